@@ -1,0 +1,22 @@
+"""`GET /v1/models`."""
+
+from typing import Literal
+
+from deepseek_client.types.base import WireModel
+
+
+class Model(WireModel):
+    """A model that the server offers; `max_model_len` is its context in tokens where the server says it."""
+
+    id: str
+    object: Literal["model"] | str = "model"
+    created: int | None = None
+    owned_by: str | None = None
+    max_model_len: int | None = None
+
+
+class ModelList(WireModel):
+    """All models that the caller may use."""
+
+    object: Literal["list"] | str = "list"
+    data: list[Model]
