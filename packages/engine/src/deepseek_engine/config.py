@@ -1,0 +1,59 @@
+"""How the engine runs: EngineConfig, given by the caller and the same for its life."""
+
+import msgspec
+
+from deepseek_engine.errors import InvalidRequestError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Every choice of the engine core, with its default.
+
+    Attributes:
+        model: a folder of safetensors, a `.gguf` file, or a built-in name (`smollm2`).
+        dtype: of weights and KV cache; `auto` is bfloat16 where the device computes it natively, else float32.
+        device: `auto` is cuda where there is one.
+        max_model_len: context in tokens; None is the checkpoint's own, at most 8192.
+        max_num_seqs: sequences in one step at most (`--max-batch-size`).
+        max_num_batched_tokens: the token budget of one step; longer prompts are prefilled in chunks of it.
+        block_size: tokens a KV-cache block.
+        kv_cache_memory_bytes: size of the KV cache; None is room for max_num_seqs sequences of an eighth of the
+            context, or one whole context if that is more, capped by a quarter of free memory.
+        num_kv_blocks: blocks of KV cache, instead of bytes.
+        enable_prefix_caching: reuse the KV of equal prompt beginnings.
+        max_waiting: requests that may wait for a place before new ones are refused.
+        num_threads: CPU threads; None is one a core.
+    """
+
+    model: str
+    dtype: str = "auto"
+    device: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    kv_cache_memory_bytes: int | None = None
+    num_kv_blocks: int | None = None
+    enable_prefix_caching: bool = True
+    max_waiting: int = 1024
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("dtype", DTYPES), ("device", DEVICES)):
+            if getattr(self, name) not in allowed:
+                raise InvalidRequestError(
+                    f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}", param=name
+                )
+        positive = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_memory_bytes")
+        for name in (*positive, "num_kv_blocks", "max_waiting", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidRequestError(f"{name}={value}: it must be at least 1", param=name)
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise InvalidRequestError(
+                f"max_num_batched_tokens={self.max_num_batched_tokens} is below max_num_seqs={self.max_num_seqs}: "
+                "every running sequence needs room for one token a step",
+                param="max_num_batched_tokens",
+            )

@@ -1,0 +1,42 @@
+"""The engine's exception tree.
+
+EngineError
+├── InvalidRequestError (also ValueError)   the request cannot be served as it is
+│   └── ContextLengthError                  prompt and max_tokens do not fit the context
+├── ModelLoadError (also ValueError)        the checkpoint is missing, broken or not supported
+├── QueueFullError                          the waiting queue is at its bound; try again later
+├── EngineStartError                        the core process did not come up
+└── EngineDeadError                         the core process is gone; no request can be served
+"""
+
+
+class EngineError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class InvalidRequestError(EngineError, ValueError):
+    """A request that cannot be served as it is; `param` names the field at fault."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and max_tokens do not fit the model's context."""
+
+
+class ModelLoadError(EngineError, ValueError):
+    """A checkpoint that is missing, broken or of a kind this engine does not run."""
+
+
+class QueueFullError(EngineError):
+    """The waiting queue is at its bound."""
+
+
+class EngineStartError(EngineError):
+    """The core process did not come up; the message holds its reason."""
+
+
+class EngineDeadError(EngineError):
+    """The core process is gone."""

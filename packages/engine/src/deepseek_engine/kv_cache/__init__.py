@@ -1,0 +1,1 @@
+"""Paged KV cache: who owns which block, which blocks hold what, and the tensors."""

@@ -1,0 +1,121 @@
+"""Messages between the API process and the core process: typed, msgpack-encoded, never pickled.
+
+To the core: one `Configure`, then `Submit` and `Cancel`. From the core: one `Ready` or `StartFailed`, then a `StepOutputs` for each
+step that had something to say.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from deepseek_engine.config import EngineConfig
+from deepseek_engine.sampling_params import SamplingParams
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of all messages; the tag is the class name."""
+
+
+class Configure(Message, frozen=True):
+    """The first message to the core: what to load and how to run it."""
+
+    config: EngineConfig
+
+
+class Submit(Message, frozen=True):
+    """A request. `cache_salt` keeps its prefix-cache entries apart from those of other salts."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    eos_token_ids: tuple[int, ...] = ()
+    cache_salt: str = ""
+
+
+class Cancel(Message, frozen=True):
+    """End a request, or one of its answers; the last delta of each says `abort`. Unknown ids are ignored."""
+
+    request_id: str
+    index: int | None = None
+
+
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A candidate token and its log-probability under the unmodified distribution."""
+
+    token_id: int
+    logprob: float
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """The chosen token's log-probability and the likeliest alternatives, likeliest first."""
+
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one step added to one answer of a request.
+
+    Attributes:
+        token_ids: new tokens, in order; may be empty when `finish_reason` is set.
+        logprobs: one entry a new token, when asked for.
+        finish_reason: set on the answer's last delta.
+        stop_token_id: the token that ended it, where one did.
+        num_prompt_tokens: prompt tokens processed: all of them once a token exists, fewer after an early abort.
+        num_cached_tokens: how many of those came from the prefix cache.
+        error: what failed, when `finish_reason` is `error`.
+    """
+
+    request_id: str
+    index: int = 0
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    error: str | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the core after a step; totals count from its start."""
+
+    num_running: int
+    num_waiting: int
+    num_free_blocks: int
+    num_blocks: int
+    num_preemptions: int
+    num_steps: int
+
+
+class Ready(Message, frozen=True, kw_only=True):
+    """The core is up."""
+
+    max_model_len: int
+    vocab_size: int
+    num_blocks: int
+    block_size: int
+    dtype: str
+    device: str
+    weight_bytes: int
+    kv_cache_bytes: int
+    load_s: float
+
+
+class StartFailed(Message, frozen=True):
+    """The core could not start."""
+
+    reason: str
+
+
+class StepOutputs(Message, frozen=True):
+    """All that one step has to say."""
+
+    deltas: tuple[Delta, ...]
+    stats: EngineStats
+
+
+ToCore = Configure | Submit | Cancel
+FromCore = Ready | StartFailed | StepOutputs
