@@ -1,1 +1,1 @@
-"""deepseek_engine"""
+"""Inference engine for dense and mixture-of-experts models."""

@@ -1,7 +1,7 @@
 """Messages between the API process and the core process: typed, msgpack-encoded, never pickled.
 
-To the core: one `Configure`, then `Submit` and `Cancel`. From the core: one `Ready` or `StartFailed`, then a `StepOutputs` for each
-step that had something to say.
+To the core: one `Configure`, then `Submit` and `Cancel`. From the core: one `Ready` or `StartFailed`, then a
+`StepOutputs` for each step that had something to say.
 """
 
 from typing import Literal

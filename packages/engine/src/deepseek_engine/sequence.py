@@ -20,8 +20,8 @@ class Sequence:
     """One answer in the making: the prompt's tokens followed by the generated ones.
 
     `num_computed_tokens` counts the tokens whose keys and values are in the cache; each step brings it nearer to
-    `len(token_ids)`, and a token is sampled in the step that makes them equal. Preemption sets it back to 0: that one rule
-    gives chunked prefill, prefix reuse and recompute (vLLM's scheduler).
+    `len(token_ids)`, and a token is sampled in the step that makes them equal. Preemption sets it back to 0: that one
+    rule gives chunked prefill, prefix reuse and recompute (vLLM's scheduler).
     """
 
     request_id: str
