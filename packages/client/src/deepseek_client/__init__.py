@@ -1,1 +1,1 @@
-"""deepseek_client"""
+"""Typed SDK for DeepSeek servers."""

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from deepseek_client.types.base import WireModel
 from deepseek_client.types.sampling import SamplingFields
 from deepseek_client.types.usage import Usage
@@ -68,7 +70,7 @@ class TopLogprob(WireModel):
 class TokenLogprob(TopLogprob):
     """A generated token, its log-probability, and the most likely alternatives."""
 
-    top_logprobs: list[TopLogprob] = []
+    top_logprobs: list[TopLogprob] = Field(default_factory=list[TopLogprob])
 
 
 class ChoiceLogprobs(WireModel):

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from deepseek_client.types.base import WireModel
 from deepseek_client.types.sampling import SamplingFields
 from deepseek_client.types.usage import Usage
@@ -20,10 +22,10 @@ class CompletionRequest(SamplingFields):
 class CompletionLogprobs(WireModel):
     """Log-probabilities in OpenAI's legacy form: parallel lists, one entry a token."""
 
-    tokens: list[str] = []
-    token_logprobs: list[float | None] = []
+    tokens: list[str] = Field(default_factory=list[str])
+    token_logprobs: list[float | None] = Field(default_factory=list[float | None])
     top_logprobs: list[dict[str, float] | None] | None = None
-    text_offset: list[int] = []
+    text_offset: list[int] = Field(default_factory=list[int])
 
 
 class CompletionChoice(WireModel):

@@ -16,7 +16,10 @@ class PromptTokensDetails(WireModel):
 
 
 class Usage(WireModel):
-    """Tokens processed for one request; `prompt_tokens` is cache hits plus misses, `completion_tokens` includes reasoning."""
+    """Tokens processed for one request.
+
+    `prompt_tokens` is cache hits plus misses; `completion_tokens` includes reasoning.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
