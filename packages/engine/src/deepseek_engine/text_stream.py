@@ -1,0 +1,88 @@
+"""Token ids to text, as they come: the pieces of a stream joined are the text of all its tokens.
+
+A byte-level vocabulary (GPT-2's, Llama 3's, Qwen's, DeepSeek's) maps each token to bytes, so a UTF-8 decoder that keeps
+its state gives the text with exactly the incomplete character held back, in constant time a token. Other vocabularies go
+through `tokenizers.DecodeStream`, which decodes a growing window until the text stops ending in U+FFFD; a model that
+keeps writing broken bytes makes that quadratic (sglang#34852), so its window is bounded here.
+"""
+
+import codecs
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import tokenizers
+from tokenizers.decoders import DecodeStream
+
+MAX_HELD_TOKENS: Final = 32
+
+
+class TextStream(Protocol):
+    """The text of one answer in the making. Special tokens add nothing; the prompt is never part of it."""
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes; empty while a character is incomplete."""
+        ...
+
+    def finish(self) -> str:
+        """The replacement characters for what stayed incomplete."""
+        ...
+
+
+class ByteLevelTextStream:
+    """For byte-level vocabularies.
+
+    Args:
+        token_bytes: a token id to its bytes; empty for special tokens and unknown ids.
+    """
+
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        # "replace" puts one U+FFFD for each maximal broken subsequence, as Rust's from_utf8_lossy does.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes."""
+        return self._decoder.decode(self._token_bytes(token_id))
+
+    def finish(self) -> str:
+        """One U+FFFD if a character stayed incomplete."""
+        return self._decoder.decode(b"", final=True)
+
+
+class WindowTextStream:
+    """For every other vocabulary.
+
+    Args:
+        backend: the tokenizer.
+        is_skipped: whether a token id adds no text. Skipped here and not in the DecodeStream, whose window would grow
+            with each token that adds nothing.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, is_skipped: Callable[[int], bool]) -> None:
+        self._backend = backend
+        self._is_skipped = is_skipped
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._last: list[int] = []  # tokens of the last text given, which decide how the next ones are joined to it
+        self._held: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes."""
+        if self._is_skipped(token_id):
+            return ""
+        self._held.append(token_id)
+        try:
+            text = self._stream.step(self._backend, token_id)
+        except Exception:  # noqa: BLE001  the binding raises the bare class when its window begins inside a character
+            return self.finish()
+        if text is None:
+            return self.finish() if len(self._held) >= MAX_HELD_TOKENS else ""
+        self._last, self._held = self._held, []
+        return text
+
+    def finish(self) -> str:
+        """The text of the held tokens as it is, broken characters replaced; the window starts anew."""
+        before = self._backend.decode(self._last, skip_special_tokens=True)
+        text = self._backend.decode([*self._last, *self._held], skip_special_tokens=True)[len(before) :]
+        self._last, self._held = [], []
+        self._stream = DecodeStream(skip_special_tokens=True)
+        return text
