@@ -1,6 +1,7 @@
 """What the engine asks of a model runner; tests give it a fake one, so that scheduling is checked without torch."""
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
@@ -8,11 +9,39 @@ from deepseek_engine.sequence import SampledToken, ScheduledSequence
 Logits = TypeVar("Logits")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerInfo:
+    """What was loaded, and how much of it there is.
+
+    Attributes:
+        max_model_len: context in tokens, prompt and answer together.
+        vocab_size: token ids are below this.
+        num_blocks: blocks of the KV cache.
+        block_size: tokens a block.
+        dtype: of weights and KV cache, by torch's name.
+        device: `cpu` or `cuda`.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    num_blocks: int
+    block_size: int
+    dtype: str
+    device: str
+    weight_bytes: int
+    kv_cache_bytes: int
+
+
 class Runner(Protocol[Logits]):
     """Turns a scheduled batch into logits, and logits into tokens.
 
     The two are separate so that a grammar mask can be prepared on the host while `forward` runs on the device.
     """
+
+    @property
+    def info(self) -> RunnerInfo:
+        """Fixed for the runner's life."""
+        ...
 
     def forward(self, batch: Seq[ScheduledSequence]) -> Logits:
         """Compute the batch and write its keys and values to the cache; logits of the sequences that need a token."""

@@ -8,20 +8,30 @@ from deepseek_engine.sampling_params import SamplingParams
 
 
 class SequenceStatus(enum.Enum):
-    """Where a sequence is in its life."""
+    """Where a sequence is in its life; only WAITING and RUNNING ones may hold blocks."""
 
+    PENDING = enum.auto()
+    """A second or later answer, until the first one has computed the prompt that they share."""
     WAITING = enum.auto()
     RUNNING = enum.auto()
     FINISHED = enum.auto()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """One answer in the making: the prompt's tokens followed by the generated ones.
 
     `num_computed_tokens` counts the tokens whose keys and values are in the cache; each step brings it nearer to
     `len(token_ids)`, and a token is sampled in the step that makes them equal. Preemption sets it back to 0: that one
     rule gives chunked prefill, prefix reuse and recompute (vLLM's scheduler).
+
+    Attributes:
+        sampling_seed: from 0 to 2**63 - 1; the same for the same request seed and index.
+        max_total_tokens: prompt and answer at most.
+        num_cached_tokens: found in the prefix cache when the sequence last got its blocks.
+        arrival: the scheduler's order of service, lower first.
+        forks: answers that start once this one has computed the prompt.
+        block_digests: the prefix cache's names for the leading full blocks, as far as they were needed.
     """
 
     request_id: str
@@ -36,7 +46,10 @@ class Sequence:
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     block_table: list[int] = field(default_factory=list[int])
-    num_prompt_tokens: int = 0
+    arrival: int = 0
+    forks: list["Sequence"] = field(default_factory=list["Sequence"])
+    block_digests: list[bytes] = field(default_factory=list[bytes])
+    num_prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)
@@ -45,6 +58,11 @@ class Sequence:
     def num_output_tokens(self) -> int:
         """Tokens generated so far."""
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens whose keys and values are not in the cache; 1 while decoding."""
+        return len(self.token_ids) - self.num_computed_tokens
 
     @property
     def is_finished(self) -> bool:
@@ -61,7 +79,10 @@ class ScheduledSequence:
 
     @property
     def needs_token(self) -> bool:
-        """Whether this step reaches the sequence's last token, so that the next one can be sampled."""
+        """Whether this step reaches the sequence's last token, so that the next one can be sampled.
+
+        Holds until the step is committed, which moves `num_computed_tokens` on.
+        """
         return self.sequence.num_computed_tokens + self.num_new_tokens == len(self.sequence.token_ids)
 
 

@@ -1,0 +1,1 @@
+"""One operation a file; `reference/` holds the plain version that every fast one is tested against."""

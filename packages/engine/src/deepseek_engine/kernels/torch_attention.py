@@ -1,0 +1,91 @@
+"""Attention over a paged cache with PyTorch operators: gather the pages, then SDPA. Serves CPUs.
+
+T tokens of the step, B decoding sequences of a group, L slots gathered for each, D head_dim, G query heads a key/value
+head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Sequences of similar length that add one token each; their rows lie together in the batch.
+
+    `mask` is 0 where a sequence has a token and -inf where L runs past its end; None when every sequence fills L.
+    """
+
+    rows: slice
+    slots: Tensor  # [B * L], int64
+    mask: Tensor | None  # [B, 1, 1, L]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """One sequence's new tokens. `slots` holds all tokens up to the last new one; None when nothing came before."""
+
+    rows: slice
+    slots: Tensor | None  # [tokens], int64
+    mask: Tensor | None  # [new tokens, tokens]: bottom-right aligned causal
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMetadata:
+    """Where the step's tokens go and what each attends to; built once a step, read by every layer."""
+
+    slot_mapping_T: Tensor
+    decode_groups: tuple[DecodeGroup, ...]
+    prefill_chunks: tuple[PrefillChunk, ...]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], metadata: AttentionMetadata) -> Tensor:
+    """Write the new keys and values to the cache, then attend.
+
+    Args:
+        q: [T, heads, D], rotated.
+        k: [T, kv heads, D], rotated.
+        v: [T, kv heads, D].
+        cache: the layer's keys and values.
+        metadata: of this step.
+
+    Returns:
+        [T, heads * D].
+    """
+    keys, values = cache
+    keys.index_copy_(0, metadata.slot_mapping_T, k)
+    values.index_copy_(0, metadata.slot_mapping_T, v)
+    parts = [_decode(q[group.rows], keys, values, group) for group in metadata.decode_groups]
+    for chunk in metadata.prefill_chunks:
+        rows = chunk.rows
+        if chunk.slots is None:
+            parts.append(_prefill(q[rows], k[rows], v[rows], None))
+        else:
+            parts.append(_prefill(q[rows], keys[chunk.slots], values[chunk.slots], chunk.mask))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _decode(q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup) -> Tensor:
+    """The G query heads of a key/value head become G queries of one head: no key is copied for its group."""
+    num_sequences, num_heads, head_dim = q.shape
+    num_kv_heads = keys.shape[1]
+    length = group.slots.shape[0] // num_sequences
+    k = keys.index_select(0, group.slots).view(num_sequences, length, num_kv_heads, head_dim).transpose(1, 2)
+    v = values.index_select(0, group.slots).view(num_sequences, length, num_kv_heads, head_dim).transpose(1, 2)
+    grouped = q.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    mask = None if group.mask is None else group.mask.expand(-1, -1, grouped.shape[2], -1)
+    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(num_sequences, -1)
+
+
+def _prefill(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """One sequence; without a mask the chunk is the whole context and plainly causal."""
+    num_new, num_heads, _ = q.shape
+    repeats = num_heads // k.shape[1]
+    k = k.repeat_interleave(repeats, dim=1).transpose(0, 1)
+    v = v.repeat_interleave(repeats, dim=1).transpose(0, 1)
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None], k[None], v[None], attn_mask=mask, is_causal=mask is None
+    )
+    return out[0].transpose(0, 1).reshape(num_new, -1)

@@ -1,0 +1,144 @@
+"""The model, its KV cache and its sampler behind the Runner protocol: a scheduled batch to logits to tokens."""
+
+import logging
+import os
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from deepseek_engine.config import EngineConfig
+from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
+from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.model_source import resolve_model
+from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.sampler import Sampler
+from deepseek_engine.sequence import SampledToken, ScheduledSequence
+from deepseek_engine.step_inputs import prepare_step
+from deepseek_engine.weights import CheckpointSource, SafetensorsSource, load_weights
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_MODEL_LEN: Final = 8192
+SHARE_OF_CONTEXT: Final = 8
+SHARE_OF_FREE_MEMORY: Final = 4
+
+
+class ModelRunner:
+    """Runs one model on one device."""
+
+    def __init__(self, model: Transformer, cache: KVCache, info: RunnerInfo) -> None:
+        self.model = model
+        self.cache = cache
+        self.info = info
+        self._sampler = Sampler(info.vocab_size)
+
+    @torch.inference_mode()
+    def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
+        """Compute the batch; logits [sequences that need a token, vocab_size], float32."""
+        inputs = prepare_step(batch, self.cache.block_size, self.model.embedding.dtype)
+        return self.model(inputs.token_ids_T, inputs.positions_T, inputs.rows_R, self.cache, inputs.metadata)
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
+        """One token for each sequence that needs one, in the batch's order."""
+        return self._sampler.sample(logits, [s.sequence for s in batch if s.needs_token])
+
+
+def build_runner(config: EngineConfig) -> ModelRunner:
+    """Load the model that `config` names and reserve its KV cache.
+
+    Raises:
+        ModelLoadError: the checkpoint is missing, broken or not supported, or does not fit the settings.
+    """
+    device = _choose_device(config.device)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    dtype = choose_dtype(config.dtype)
+    model_config, source = open_checkpoint(resolve_model(config.model))
+    max_model_len = _choose_max_model_len(config, model_config)
+    model = Transformer(model_config, max_model_len, dtype)
+    with torch.inference_mode():
+        report = load_weights(model, source)
+    num_blocks = _choose_num_blocks(config, model_config, max_model_len, dtype)
+    cache = KVCache(model_config, num_blocks, config.block_size, dtype, device)
+    info = RunnerInfo(
+        max_model_len=max_model_len,
+        vocab_size=model_config.vocab_size,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        dtype=str(dtype).removeprefix("torch."),
+        device=device.type,
+        weight_bytes=report.num_bytes,
+        kv_cache_bytes=cache.num_bytes,
+    )
+    logger.info(
+        "loaded %s: %s, %d tensors, %.0f MB of weights as %s, %d KV blocks of %d tokens (%.0f MB), %d threads",
+        config.model, model_config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
+        num_blocks, config.block_size, cache.num_bytes / 1e6, torch.get_num_threads(),
+    )  # fmt: skip
+    return ModelRunner(model, cache, info)
+
+
+def open_checkpoint(path: Path) -> tuple[ModelConfig, CheckpointSource]:
+    """The shape and the tensors of a `.gguf` file or a folder of safetensors."""
+    if path.is_file():
+        checkpoint = GGUFCheckpoint(path)
+        return checkpoint.config, checkpoint
+    return ModelConfig.from_folder(path), SafetensorsSource(path)
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """`auto` is bfloat16 where the processor multiplies it natively, else float32."""
+    if name != "auto":
+        return getattr(torch, name)
+    capabilities = torch.cpu.get_capabilities()
+    is_native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+    return torch.bfloat16 if is_native else torch.float32
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "cuda":
+        raise ModelLoadError("device='cuda' is not supported in this version: use device='cpu' or 'auto'")
+    return torch.device("cpu")
+
+
+def _choose_max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
+    trained = model_config.max_position_embeddings
+    if config.max_model_len is None:
+        return min(trained, DEFAULT_MAX_MODEL_LEN)
+    if config.max_model_len > trained:
+        raise ModelLoadError(
+            f"max_model_len={config.max_model_len} is beyond the {trained} positions that the model was trained for"
+        )
+    return config.max_model_len
+
+
+def _choose_num_blocks(config: EngineConfig, model_config: ModelConfig, max_model_len: int, dtype: torch.dtype) -> int:
+    if config.num_kv_blocks is not None:
+        return config.num_kv_blocks
+    block_bytes = model_config.kv_elements_per_token * dtype.itemsize * config.block_size
+    whole_context = -(-max_model_len // config.block_size)
+    if config.kv_cache_memory_bytes is not None:
+        num_blocks = config.kv_cache_memory_bytes // block_bytes
+        if num_blocks < 1:
+            raise ModelLoadError(
+                f"kv_cache_memory_bytes={config.kv_cache_memory_bytes} holds no block: one takes {block_bytes} bytes"
+            )
+        return num_blocks
+    wanted = max(whole_context, config.max_num_seqs * whole_context // SHARE_OF_CONTEXT)
+    affordable = available_memory_bytes() // SHARE_OF_FREE_MEMORY // block_bytes
+    return max(min(wanted, affordable), 1)
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be had without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

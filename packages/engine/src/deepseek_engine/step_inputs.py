@@ -1,0 +1,130 @@
+"""A scheduled batch as tensors: which tokens, where their keys and values go, and what each attends to."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepseek_engine.kernels.torch_attention import AttentionMetadata, DecodeGroup, PrefillChunk
+from deepseek_engine.sequence import ScheduledSequence
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+GROUP_GROWTH = 2
+GROUP_SLACK_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """What `Transformer.forward` takes. `rows_R` follows the batch's order of the sequences that need a token."""
+
+    token_ids_T: Tensor
+    positions_T: Tensor
+    rows_R: Tensor
+    metadata: AttentionMetadata
+
+
+def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: torch.dtype) -> StepInputs:
+    """Lay the batch out: single tokens first, by length of context, then the prefill chunks one after another.
+
+    Args:
+        batch: sequences with blocks for all their tokens up to the last new one.
+        block_size: tokens a block.
+        mask_dtype: of the additive attention masks; SDPA wants the queries' own.
+    """
+    decodes = sorted((s for s in batch if s.num_new_tokens == 1), key=lambda s: s.sequence.num_computed_tokens)
+    prefills = [s for s in batch if s.num_new_tokens > 1]
+    last_row: dict[int, int] = {}
+    token_ids: list[int] = []
+    positions: list[Ints] = []
+    slots: list[Ints] = []
+    chunks: list[PrefillChunk] = []
+    decode_groups: list[DecodeGroup] = []
+
+    for group in _groups_of_similar_length(decodes):
+        start = len(token_ids)
+        contexts = np.array([s.sequence.num_computed_tokens + 1 for s in group])
+        all_slots = _slots_of_group(group, block_size, int(contexts.max()))
+        for row, scheduled in enumerate(group):
+            last_row[id(scheduled.sequence)] = start + row
+            token_ids.append(scheduled.sequence.token_ids[scheduled.sequence.num_computed_tokens])
+        positions.append(contexts - 1)
+        slots.append(all_slots[np.arange(len(group)), contexts - 1])
+        decode_groups.append(
+            DecodeGroup(
+                rows=slice(start, len(token_ids)),
+                slots=torch.from_numpy(all_slots.reshape(-1)),
+                mask=_padding_mask(contexts, mask_dtype),
+            )
+        )
+
+    for scheduled in prefills:
+        sequence, start = scheduled.sequence, len(token_ids)
+        begin, end = sequence.num_computed_tokens, sequence.num_computed_tokens + scheduled.num_new_tokens
+        sequence_slots = _slots_of_group([scheduled], block_size, end)[0]
+        token_ids.extend(sequence.token_ids[begin:end])
+        positions.append(np.arange(begin, end))
+        slots.append(sequence_slots[begin:])
+        last_row[id(sequence)] = len(token_ids) - 1
+        chunks.append(
+            PrefillChunk(
+                rows=slice(start, len(token_ids)),
+                slots=torch.from_numpy(sequence_slots) if begin else None,
+                mask=_causal_mask(begin, end, mask_dtype) if begin else None,
+            )
+        )
+
+    rows = [last_row[id(s.sequence)] for s in batch if s.needs_token]
+    metadata = AttentionMetadata(
+        slot_mapping_T=torch.from_numpy(np.concatenate(slots)),
+        decode_groups=tuple(decode_groups),
+        prefill_chunks=tuple(chunks),
+    )
+    return StepInputs(
+        token_ids_T=torch.tensor(token_ids),
+        positions_T=torch.from_numpy(np.concatenate(positions)),
+        rows_R=torch.tensor(rows, dtype=torch.int64),
+        metadata=metadata,
+    )
+
+
+def _groups_of_similar_length(decodes: list[ScheduledSequence]) -> list[list[ScheduledSequence]]:
+    """Split where padding short sequences to the longest would more than double the keys that are read."""
+    groups: list[list[ScheduledSequence]] = []
+    limit = -1
+    for scheduled in decodes:
+        context = scheduled.sequence.num_computed_tokens + 1
+        if context > limit:
+            groups.append([])
+            limit = GROUP_GROWTH * context + GROUP_SLACK_TOKENS
+        groups[-1].append(scheduled)
+    return groups
+
+
+def _slots_of_group(group: Seq[ScheduledSequence], block_size: int, length: int) -> Ints:
+    """Cache slots of each sequence's first `length` tokens, [B, length]; past a sequence's end, slots of block 0."""
+    num_blocks = -(-length // block_size)
+    blocks = np.zeros((len(group), num_blocks), dtype=np.int64)
+    for row, scheduled in enumerate(group):
+        table = scheduled.sequence.block_table[:num_blocks]
+        blocks[row, : len(table)] = table
+    slots = blocks[:, :, None] * block_size + np.arange(block_size)
+    return np.ascontiguousarray(slots.reshape(len(group), -1)[:, :length])
+
+
+def _padding_mask(contexts: Ints, dtype: torch.dtype) -> Tensor | None:
+    longest = int(contexts.max())
+    if int(contexts.min()) == longest:
+        return None
+    is_padding = np.arange(longest)[None, :] >= contexts[:, None]
+    mask = torch.zeros(is_padding.shape, dtype=dtype)
+    return mask.masked_fill_(torch.from_numpy(is_padding), float("-inf"))[:, None, None, :]
+
+
+def _causal_mask(begin: int, end: int, dtype: torch.dtype) -> Tensor:
+    """Row i is token begin + i: it sees tokens 0 to begin + i."""
+    mask = torch.full((end - begin, end), float("-inf"), dtype=dtype)
+    return mask.triu_(begin + 1)

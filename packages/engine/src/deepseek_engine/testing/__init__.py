@@ -1,0 +1,1 @@
+"""What tests need: tiny checkpoints, and a runner that computes no model."""
