@@ -1,7 +1,7 @@
 """Messages between the API process and the core process: typed, msgpack-encoded, never pickled.
 
 To the core: one `Configure`, then `Submit` and `Cancel`. From the core: one `Ready` or `StartFailed`, then a
-`StepOutputs` for each step that had something to say.
+`StepOutputs` for each step.
 """
 
 from typing import Literal
@@ -62,9 +62,10 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         token_ids: new tokens, in order; may be empty when `finish_reason` is set.
         logprobs: one entry a new token, when asked for.
         finish_reason: set on the answer's last delta.
-        stop_token_id: the token that ended it, where one did.
-        num_prompt_tokens: prompt tokens processed: all of them once a token exists, fewer after an early abort.
-        num_cached_tokens: how many of those came from the prefix cache.
+        stop_token_id: the token that ended it, where one did; it is also the last of `token_ids`.
+        num_prompt_tokens: prompt tokens that the request's answers have processed together, so count it once a request:
+            the whole prompt when a token exists, fewer after an early abort, 0 if it never started.
+        num_cached_tokens: how many of those came from the prefix cache; also once a request.
         error: what failed, when `finish_reason` is `error`.
     """
 
@@ -80,7 +81,13 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """State of the core after a step; totals count from its start."""
+    """State of the core after a step; totals count from its start.
+
+    Attributes:
+        num_running: answers that hold a place in the batch.
+        num_waiting: answers that could run if there were room.
+        num_free_blocks: blocks free to be used, those whose content is kept for reuse among them.
+    """
 
     num_running: int
     num_waiting: int
@@ -117,5 +124,6 @@ class StepOutputs(Message, frozen=True):
     stats: EngineStats
 
 
-ToCore = Configure | Submit | Cancel
+Work = Submit | Cancel
+ToCore = Configure | Work
 FromCore = Ready | StartFailed | StepOutputs

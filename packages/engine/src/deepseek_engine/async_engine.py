@@ -1,0 +1,143 @@
+"""The API process's side of the engine: starts the core, sends it requests, and hands each caller its own stream."""
+
+import asyncio
+import logging
+from typing import Final, Self
+
+from deepseek_engine.config import EngineConfig
+from deepseek_engine.core_link import CoreLink, spawn_core, wait_or_kill
+from deepseek_engine.core_process import DEFAULT_RUNNER
+from deepseek_engine.errors import EngineDeadError, EngineStartError, InvalidRequestError, QueueFullError
+from deepseek_engine.messages import Cancel, Configure, EngineStats, Ready, StartFailed, StepOutputs, Submit
+from deepseek_engine.request import max_total_tokens
+from deepseek_engine.request_stream import Mailbox, RequestStream
+
+logger = logging.getLogger(__name__)
+
+_EXIT_S: Final = 2.0
+"""How long a core that has closed its socket may take to exit."""
+
+
+class AsyncEngine:
+    """A running engine core; belongs to the event loop that started it.
+
+    Attributes:
+        info: what the core has loaded.
+        stats: its state after its last step.
+    """
+
+    def __init__(self, config: EngineConfig, process: asyncio.subprocess.Process, link: CoreLink, info: Ready) -> None:
+        self.info = info
+        self.stats = EngineStats(
+            num_running=0,
+            num_waiting=0,
+            num_free_blocks=info.num_blocks,
+            num_blocks=info.num_blocks,
+            num_preemptions=0,
+            num_steps=0,
+        )
+        self._config = config
+        self._process = process
+        self._link = link
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._is_stopping = False
+        link.on_outputs = self._deliver
+        self._funeral = asyncio.create_task(self._bury())
+
+    @classmethod
+    async def start(cls, config: EngineConfig, runner: str | None = None) -> Self:
+        """Start a core and wait until it can serve.
+
+        Args:
+            config: how the core runs.
+            runner: `module:callable` that builds another runner than the real one; for tests.
+
+        Raises:
+            EngineStartError: the core could not load the model, or died on the way.
+        """
+        process, link = await spawn_core(runner or DEFAULT_RUNNER)
+        try:
+            link.send(Configure(config))
+            answer = await link.first_answer
+        except BaseException:
+            link.close()
+            await wait_or_kill(process, 0)
+            raise
+        if isinstance(answer, Ready):
+            return cls(config, process, link, answer)
+        link.close()
+        status = await wait_or_kill(process, _EXIT_S)
+        if isinstance(answer, StartFailed):
+            raise EngineStartError(answer.reason)
+        raise EngineStartError(f"the engine core ended with status {status} before it was ready")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the core can take requests."""
+        return not self._link.is_lost and not self._is_stopping
+
+    def submit(self, submit: Submit) -> RequestStream:
+        """Send a request to the core; its answers come on the stream.
+
+        Raises:
+            InvalidRequestError: it can never be served, or its id is in use.
+            QueueFullError: max_waiting requests are waiting.
+            EngineDeadError: the core is gone.
+        """
+        if not self.is_alive:
+            raise EngineDeadError("the engine core is not running")
+        if submit.request_id in self._mailboxes:
+            raise InvalidRequestError(f"request_id={submit.request_id!r} is in use: choose another", param="request_id")
+        max_total_tokens(submit, self.info)
+        self._check_queue()
+        mailbox = self._mailboxes[submit.request_id] = Mailbox(submit.params.n)
+        self._link.send(submit)
+        return RequestStream(submit.request_id, mailbox, self._abandon)
+
+    def cancel(self, request_id: str, index: int | None = None) -> bool:
+        """End a request, or one of its answers: its stream ends with `abort`. False if no such request is open."""
+        if request_id not in self._mailboxes or not self.is_alive:
+            return False
+        self._link.send(Cancel(request_id, index))
+        return True
+
+    async def wait_dead(self) -> None:
+        """Return when the core is gone, for whatever reason."""
+        await asyncio.shield(self._funeral)
+
+    async def shutdown(self, timeout_s: float = 5.0) -> None:
+        """End the core, killing it if it takes longer than the timeout; open streams raise EngineDeadError."""
+        self._is_stopping = True
+        self._link.close()
+        await wait_or_kill(self._process, timeout_s)
+        await self.wait_dead()
+
+    def _check_queue(self) -> None:
+        # What this process has sent is exact and known at once; what the core says lags by a step, but also knows of
+        # requests that cannot run for want of blocks.
+        num_waiting = max(len(self._mailboxes) - self._config.max_num_seqs, self.stats.num_waiting)
+        if num_waiting >= self._config.max_waiting:
+            raise QueueFullError(
+                f"{num_waiting} requests are waiting, max_waiting={self._config.max_waiting}: try again later"
+            )
+
+    def _deliver(self, outputs: StepOutputs) -> None:
+        self.stats = outputs.stats
+        for delta in outputs.deltas:
+            mailbox = self._mailboxes.get(delta.request_id)
+            if mailbox is not None and mailbox.put(delta):
+                del self._mailboxes[delta.request_id]
+
+    def _abandon(self, request_id: str) -> None:
+        """A stream was closed early. Its mailbox stays until the core has said the last of it: so does its id."""
+        self.cancel(request_id)
+
+    async def _bury(self) -> None:
+        await self._link.lost
+        status = await wait_or_kill(self._process, _EXIT_S)
+        if not self._is_stopping:
+            logger.error("the engine core ended with status %s; %d requests fail", status, len(self._mailboxes))
+        reason = "the engine was shut down" if self._is_stopping else f"the engine core ended with status {status}"
+        for mailbox in self._mailboxes.values():
+            mailbox.fail(EngineDeadError(reason))
+        self._mailboxes.clear()

@@ -1,0 +1,126 @@
+"""The engine core as a process of its own: `python -m deepseek_engine.core_process --fd N`, N one end of a socket pair.
+
+A thread reads messages into the engine's inbox; the main thread steps and sends. The socket is the process's life line:
+when the other side closes it, or dies, the core exits.
+"""
+
+import argparse
+import dataclasses
+import gc
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from deepseek_engine.config import EngineConfig
+from deepseek_engine.engine import Engine
+from deepseek_engine.errors import EngineDeadError, EngineError
+from deepseek_engine.framing import FrameError, FrameReader, encode_frame
+from deepseek_engine.messages import Configure, Message, Ready, StartFailed, Work
+from deepseek_engine.runner_protocol import Runner
+
+logger = logging.getLogger(__name__)
+
+RunnerBuilder = Callable[[EngineConfig], Runner[Any]]
+
+# Named, not imported: importing it loads torch, and only the core process may pay for that.
+DEFAULT_RUNNER: Final = "deepseek_engine.model_runner:build_runner"
+_READ_BYTES: Final = 2**18
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a core on the socket given; returns the process's exit status."""
+    # Ctrl-C goes to the whole foreground group, and the API process decides what becomes of running requests.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parser = argparse.ArgumentParser(prog="deepseek_engine.core_process", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="file descriptor of a connected stream socket")
+    parser.add_argument("--runner", default=DEFAULT_RUNNER, help=argparse.SUPPRESS)
+    parser.add_argument("--log-level", default="WARNING", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level, format="%(asctime)s %(levelname)s core[%(process)d] %(name)s: %(message)s"
+    )
+    with socket.socket(fileno=args.fd) as sock:
+        try:
+            return _serve(sock, args.runner)
+        except ConnectionError:
+            return 0  # the other side has gone while we were sending
+        except EngineDeadError:
+            logger.critical("the engine cannot go on", exc_info=True)
+            return 1
+
+
+def _serve(sock: socket.socket, runner: str) -> int:
+    config = _receive_config(sock)
+    inbox: deque[Work] = deque()
+    wake = threading.Event()
+    # It starts before the weights are loaded, so that a parent that dies meanwhile is noticed.
+    threading.Thread(target=_read_forever, args=(sock, inbox, wake), name="inbox", daemon=True).start()
+    try:
+        engine, ready = _start_engine(config, runner, inbox)
+    except Exception as error:  # whatever loading a model may raise is the reason that the caller is told
+        reason = str(error) if isinstance(error, EngineError) else repr(error)
+        logger.exception("the engine did not start")
+        _send(sock, StartFailed(reason))
+        return 1
+    _send(sock, ready)
+    while True:
+        if not engine.has_work:
+            wake.wait()
+        wake.clear()  # before the inbox is read: what comes after that sets it again
+        _send(sock, engine.step())
+
+
+def _receive_config(sock: socket.socket) -> EngineConfig:
+    frames = FrameReader(msgspec.msgpack.Decoder(Configure))
+    while True:
+        data = sock.recv(_READ_BYTES)
+        if not data:
+            raise ConnectionResetError("the other side left before it sent a configuration")
+        for message in frames.feed(data):
+            return message.config
+
+
+def _read_forever(sock: socket.socket, inbox: deque[Work], wake: threading.Event) -> None:
+    """Fill the inbox; ends the process when the other side has gone, even in the middle of a step."""
+    frames = FrameReader(msgspec.msgpack.Decoder[Work](Work))
+    status = 0
+    try:
+        while data := sock.recv(_READ_BYTES):
+            inbox.extend(frames.feed(data))
+            wake.set()
+    except FrameError:
+        logger.critical("unreadable message", exc_info=True)
+        status = 1
+    except OSError:
+        logger.debug("socket lost", exc_info=True)
+    logging.shutdown()
+    os._exit(status)
+
+
+def _start_engine(config: EngineConfig, runner: str, inbox: deque[Work]) -> tuple[Engine, Ready]:
+    started = time.monotonic()
+    module, _, name = runner.partition(":")
+    build_runner: RunnerBuilder = getattr(importlib.import_module(module), name)
+    engine = Engine(config, build_runner(config), inbox)
+    # What was loaded stays for good: the collector need not walk through it again while requests wait.
+    gc.collect()
+    gc.freeze()
+    return engine, Ready(load_s=time.monotonic() - started, **dataclasses.asdict(engine.info))
+
+
+def _send(sock: socket.socket, message: Message) -> None:
+    sock.sendall(encode_frame(message))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

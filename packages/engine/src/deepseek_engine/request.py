@@ -1,0 +1,109 @@
+"""One submitted request: whether it fits this engine, and the sequences that its answers become."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+from deepseek_engine.errors import ContextLengthError, InvalidRequestError
+from deepseek_engine.messages import Ready, Submit
+from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.sequence import Sequence, SequenceStatus
+
+# Both say what a loaded model can hold: the one in the core, the other in the API process.
+Capacity = RunnerInfo | Ready
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request in the engine: its answers, and how much of the prompt has been processed for it so far."""
+
+    sequences: list[Sequence]
+    num_unfinished: int
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+
+    def note_progress(self, sequence: Sequence) -> None:
+        """Take the furthest that any answer has come; what preemption repeats does not count again."""
+        if self.num_prompt_tokens == 0:
+            self.num_cached_tokens = sequence.num_cached_tokens
+        done = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+        self.num_prompt_tokens = max(self.num_prompt_tokens, done)
+
+
+def max_total_tokens(submit: Submit, capacity: Capacity) -> int:
+    """The length at which the request's answers end, prompt included.
+
+    Raises:
+        ContextLengthError: prompt and max_tokens exceed the context, or what the KV cache can hold.
+        InvalidRequestError: the prompt is empty, or a token id is not in the vocabulary.
+    """
+    num_prompt_tokens = len(submit.prompt_token_ids)
+    if not num_prompt_tokens:
+        raise InvalidRequestError("the prompt has no tokens: at least one is needed", param="prompt")
+    limit, what = capacity.max_model_len, "context"
+    num_cache_tokens = capacity.num_blocks * capacity.block_size
+    if num_cache_tokens < limit:
+        limit, what = num_cache_tokens, "KV cache"
+    max_tokens = submit.params.max_tokens
+    num_new_tokens = 1 if max_tokens is None else max_tokens
+    if num_prompt_tokens + num_new_tokens > limit:
+        asked = "" if max_tokens is None else f", max_tokens={max_tokens}"
+        if num_new_tokens < limit:
+            way_out = f"at most {limit - num_new_tokens} prompt tokens fit"
+        else:
+            way_out = f"max_tokens can be at most {max(limit - num_prompt_tokens, 1)}"
+        raise ContextLengthError(
+            f"prompt has {num_prompt_tokens} tokens{asked}: the {what} is {limit} tokens, so {way_out}",
+            param="prompt" if num_new_tokens < limit else "max_tokens",
+        )
+    _check_vocabulary(submit, capacity.vocab_size)
+    return limit if max_tokens is None else num_prompt_tokens + max_tokens
+
+
+def build_request(submit: Submit, capacity: Capacity) -> Request:
+    """Make the answers' sequences; the first one leads, the others are its forks.
+
+    Raises:
+        InvalidRequestError: as `max_total_tokens` does.
+    """
+    total = max_total_tokens(submit, capacity)
+    params = submit.params
+    seed = secrets.randbits(64) if params.seed is None else params.seed
+    eos_token_ids = () if params.ignore_eos else submit.eos_token_ids
+    sequences = [
+        Sequence(
+            request_id=submit.request_id,
+            index=index,
+            token_ids=list(submit.prompt_token_ids),
+            params=params,
+            sampling_seed=sampling_seed(seed, index),
+            stop_token_ids=frozenset((*params.stop_token_ids, *eos_token_ids)),
+            cache_salt=submit.cache_salt,
+            max_total_tokens=total,
+            status=SequenceStatus.PENDING,
+        )
+        for index in range(params.n)
+    ]
+    sequences[0].status = SequenceStatus.WAITING
+    sequences[0].forks = sequences[1:]
+    return Request(sequences, num_unfinished=params.n)
+
+
+def sampling_seed(seed: int, index: int) -> int:
+    """The seed of one answer, from 0 to 2**63 - 1: equal for equal request seed and index, else unrelated."""
+    material = (seed % 2**64).to_bytes(8, "little") + index.to_bytes(8, "little")
+    return int.from_bytes(hashlib.sha256(material).digest()[:8], "little") >> 1
+
+
+def _check_vocabulary(submit: Submit, vocab_size: int) -> None:
+    params = submit.params
+    for param, token_ids in (
+        ("prompt", submit.prompt_token_ids),
+        ("stop_token_ids", params.stop_token_ids),
+        ("logit_bias", params.logit_bias or ()),
+    ):
+        for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
+            if not 0 <= token_id < vocab_size:
+                raise InvalidRequestError(
+                    f"{param} has token id {token_id}: the vocabulary is 0 to {vocab_size - 1}", param=param
+                )

@@ -1,0 +1,229 @@
+"""Continuous batching: what runs next, what waits, what is preempted. Plain Python, without torch and without a clock.
+
+There are no prefill and decode phases: a step gives tokens of one budget to sequences, each of which catches up with
+its own length (vLLM's scheduler). A sequence gets blocks for all its tokens when it is admitted, and grows by a block
+at a time while it decodes. When no block is left, the sequence that arrived last gives up its blocks and waits again.
+"""
+
+from bisect import insort
+from collections import deque
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from operator import attrgetter
+
+from deepseek_engine.kv_cache.block_allocator import BlockAllocator
+from deepseek_engine.kv_cache.prefix_cache import PrefixCache
+from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
+
+
+class Scheduler:
+    """Decides each step's batch. Work a step is O(batch), however long the contexts are.
+
+    Use: `schedule()`, compute the batch, `commit()` it, append the sampled tokens, `finish()` what has ended.
+
+    Args:
+        num_blocks: blocks of the KV cache.
+        block_size: tokens a block.
+        max_num_seqs: sequences in one step at most.
+        max_num_batched_tokens: tokens in one step at most.
+        enable_prefix_caching: reuse the blocks of equal prompt beginnings.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        enable_prefix_caching: bool,
+    ) -> None:
+        assert max_num_batched_tokens >= max_num_seqs, "every running sequence needs room for one token a step"
+        self.block_size = block_size
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.num_preemptions = 0
+        self._prefix_cache = PrefixCache(block_size) if enable_prefix_caching else None
+        self.allocator = BlockAllocator(
+            num_blocks, self._prefix_cache.forget if self._prefix_cache is not None else None
+        )
+        self._running: list[Sequence] = []  # both in order of arrival
+        self._waiting: deque[Sequence] = deque()
+        self._num_arrivals = 0
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a place in the batch."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that could run if there were room."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute anything."""
+        return bool(self._running or self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; its forks follow it once it has computed the prompt."""
+        assert self._num_blocks_for(sequence.max_total_tokens) <= self.allocator.num_blocks, "can never fit"
+        for each in (sequence, *sequence.forks):
+            each.arrival = self._num_arrivals
+            self._num_arrivals += 1
+        self._waiting.append(sequence)
+
+    def schedule(self) -> list[ScheduledSequence]:
+        """The next step's batch: decodes first, then prefills under way, then whoever waits, oldest first."""
+        num_preemptions = self.num_preemptions
+        batch = self._schedule_decodes()
+        budget = self.max_num_batched_tokens - len(batch)
+        for sequence in self._running:
+            if sequence.num_uncomputed_tokens > 1 and budget > 0:
+                budget -= self._add_to_batch(batch, sequence, budget)
+        # Whoever was just preempted would take its blocks straight back, unless nobody else needs them.
+        if self.num_preemptions == num_preemptions or not self._running:
+            self._admit_waiting(batch, budget)
+        return batch
+
+    def commit(self, batch: Seq[ScheduledSequence]) -> None:
+        """The batch has been computed: count its tokens, offer its full blocks for reuse, let forks start."""
+        for scheduled in batch:
+            sequence = scheduled.sequence
+            first_block = sequence.num_computed_tokens // self.block_size
+            sequence.num_computed_tokens += scheduled.num_new_tokens
+            if self._prefix_cache is not None:
+                end_block = sequence.num_computed_tokens // self.block_size
+                for block in self._prefix_cache.register(sequence, first_block, end_block):
+                    self.allocator.keep_content(block)
+            if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
+                self._start_forks(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """End a sequence in whatever state it is and free its blocks; if others wait for its prompt, one takes over."""
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.remove(sequence)
+        elif sequence.status is SequenceStatus.WAITING:
+            self._waiting.remove(sequence)
+        self._release_blocks(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        forks, sequence.forks = [fork for fork in sequence.forks if not fork.is_finished], []
+        if forks:
+            leader, *leader.forks = forks
+            self._enqueue(leader)
+
+    def check(self) -> None:
+        """Assert every invariant between queues, sequences and blocks. For tests: it reads all block tables."""
+        holders = [*self._running, *self._waiting]
+        self.allocator.check(sequence.block_table for sequence in holders)
+        for queue in (self._running, self._waiting):
+            arrivals = [sequence.arrival for sequence in queue]
+            assert arrivals == sorted(set(arrivals)), "a queue is out of order"
+        assert all(sequence.status is SequenceStatus.RUNNING for sequence in self._running)
+        assert all(sequence.status is SequenceStatus.WAITING for sequence in self._waiting)
+        assert len(self._running) <= self.max_num_seqs
+        for sequence in holders:
+            assert sequence.num_computed_tokens <= len(sequence.block_table) * self.block_size
+            for index, block in enumerate(sequence.block_table):
+                is_full = (index + 1) * self.block_size <= sequence.num_computed_tokens
+                assert is_full or self.allocator.ref_count(block) == 1, f"block {block} is shared and still written to"
+
+    def _schedule_decodes(self) -> list[ScheduledSequence]:
+        batch: list[ScheduledSequence] = []
+        for sequence in list(self._running):
+            if sequence.status is not SequenceStatus.RUNNING:
+                break  # preempted for an older one, as are all that follow
+            if sequence.num_uncomputed_tokens == 1 and self._grow(sequence):
+                batch.append(ScheduledSequence(sequence, 1))
+        return batch
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Give a decoding sequence the block for its next token; False if it was itself the one to be preempted."""
+        if len(sequence.block_table) * self.block_size >= len(sequence.token_ids):
+            return True
+        while not self.allocator.num_free:
+            victim = self._running.pop()
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        sequence.block_table.append(self.allocator.allocate())
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release_blocks(sequence)
+        self._enqueue(sequence)
+        self.num_preemptions += 1
+
+    def _admit_waiting(self, batch: list[ScheduledSequence], budget: int) -> None:
+        while self._waiting and budget > 0 and len(self._running) < self.max_num_seqs:
+            sequence = self._waiting[0]
+            if not self._place(sequence):
+                if self._running:
+                    return
+                # Only forks in the queue hold blocks now. Without them the cache is empty, and anything admitted fits.
+                for holder in self._waiting:
+                    self._release_blocks(holder)
+                placed = self._place(sequence)
+                assert placed, "nothing runs and the oldest sequence does not fit"
+            self._waiting.popleft()
+            sequence.status = SequenceStatus.RUNNING
+            insort(self._running, sequence, key=attrgetter("arrival"))
+            budget -= self._add_to_batch(batch, sequence, budget)
+
+    def _place(self, sequence: Sequence) -> bool:
+        """Get blocks for all tokens of a waiting sequence, those of the prefix cache first; False if there are too few.
+
+        One block for each running sequence stays free: otherwise the next step would preempt what this one admits.
+        """
+        hits = self._prefix_cache.match(sequence) if self._prefix_cache is not None and not sequence.block_table else []
+        num_new = self._num_blocks_for(len(sequence.token_ids)) - len(sequence.block_table) - len(hits)
+        num_revived = sum(self.allocator.ref_count(block) == 0 for block in hits)
+        if num_new + num_revived + len(self._running) > self.allocator.num_free:
+            return False
+        if hits:
+            self._share_blocks(sequence, hits)
+        sequence.num_cached_tokens = len(hits) * self.block_size
+        sequence.block_table += [self.allocator.allocate() for _ in range(num_new)]
+        return True
+
+    def _start_forks(self, leader: Sequence) -> None:
+        """Queue the other answers to a prompt that is now computed; its full blocks are theirs as well."""
+        shared = leader.block_table[: (leader.num_prompt_tokens - 1) // self.block_size]
+        for fork in leader.forks:
+            if not fork.is_finished:
+                self._share_blocks(fork, shared)
+                fork.block_digests = leader.block_digests[: len(shared)]
+                self._enqueue(fork)
+        leader.forks = []
+
+    def _share_blocks(self, sequence: Sequence, blocks: Iterable[int]) -> None:
+        for block in blocks:
+            self.allocator.share(block)
+            sequence.block_table.append(block)
+        sequence.num_computed_tokens = len(sequence.block_table) * self.block_size
+
+    def _release_blocks(self, sequence: Sequence) -> None:
+        # The last block first: of a prefix that is kept, the end is then evicted before the beginning.
+        for block in reversed(sequence.block_table):
+            self.allocator.free(block)
+        sequence.block_table.clear()
+        sequence.num_computed_tokens = 0
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        """Put a sequence back where its arrival belongs: near the front, since it came before most who wait."""
+        sequence.status = SequenceStatus.WAITING
+        index = 0
+        for other in self._waiting:
+            if other.arrival > sequence.arrival:
+                break
+            index += 1
+        self._waiting.insert(index, sequence)
+
+    def _add_to_batch(self, batch: list[ScheduledSequence], sequence: Sequence, budget: int) -> int:
+        num_new_tokens = min(sequence.num_uncomputed_tokens, budget)
+        batch.append(ScheduledSequence(sequence, num_new_tokens))
+        return num_new_tokens
+
+    def _num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)

@@ -1,0 +1,125 @@
+"""A runner without a model or torch, whose every token depends on every token before it.
+
+`forward` writes token ids to cache slots and reads the whole prefix back through the block table; the next token is a
+hash of what it read. A block that was shared, freed or overwritten by mistake therefore changes the answer, and "the
+same tokens alone, batched, chunked, preempted, forked and with a prefix hit" is a real test of the scheduler.
+"""
+
+import hashlib
+import struct
+import time
+from collections.abc import Sequence as Seq
+from typing import Final
+from urllib.parse import parse_qsl
+
+from deepseek_engine.config import EngineConfig
+from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.messages import TokenLogprobs
+from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.sequence import SampledToken, ScheduledSequence
+
+DEFAULT_VOCAB_SIZE: Final = 512
+_NEVER_WRITTEN: Final = -1
+
+
+class FakeRunner:
+    """Implements the Runner protocol.
+
+    Args:
+        info: the sizes to pretend to.
+        step_s: how long each step takes.
+        fail_token: a step whose batch computes this token raises.
+    """
+
+    def __init__(self, info: RunnerInfo, *, step_s: float = 0.0, fail_token: int | None = None) -> None:
+        self.info = info
+        self._step_s = step_s
+        self._fail_token = fail_token
+        self._slots = [_NEVER_WRITTEN] * (info.num_blocks * info.block_size)
+
+    def forward(self, batch: Seq[ScheduledSequence]) -> list[bytes]:
+        """Store the new tokens; the digest of its whole prefix for each sequence that needs a token."""
+        if self._step_s:
+            time.sleep(self._step_s)
+        for scheduled in batch:
+            self._write(scheduled)
+        return [self._read_digest(scheduled) for scheduled in batch if scheduled.needs_token]
+
+    def sample(self, logits: list[bytes], batch: Seq[ScheduledSequence]) -> list[SampledToken]:
+        """The token that follows from each digest."""
+        sequences = [scheduled.sequence for scheduled in batch if scheduled.needs_token]
+        sampled: list[SampledToken] = []
+        for digest, sequence in zip(logits, sequences, strict=True):
+            seed = None if sequence.params.is_greedy else sequence.sampling_seed
+            token_id = _choose(digest, seed, self.info.vocab_size)
+            logprobs = None if sequence.params.logprobs is None else TokenLogprobs(-float(token_id))
+            sampled.append(SampledToken(token_id, logprobs))
+        return sampled
+
+    def _write(self, scheduled: ScheduledSequence) -> None:
+        sequence = scheduled.sequence
+        start = sequence.num_computed_tokens
+        for position in range(start, start + scheduled.num_new_tokens):
+            token_id = sequence.token_ids[position]
+            if token_id == self._fail_token:
+                raise RuntimeError(f"token {token_id} breaks this model")
+            self._slots[self._slot(sequence.block_table, position)] = token_id
+
+    def _read_digest(self, scheduled: ScheduledSequence) -> bytes:
+        sequence = scheduled.sequence
+        end = sequence.num_computed_tokens + scheduled.num_new_tokens
+        return _digest([self._slots[self._slot(sequence.block_table, position)] for position in range(end)])
+
+    def _slot(self, block_table: list[int], position: int) -> int:
+        block_size = self.info.block_size
+        return block_table[position // block_size] * block_size + position % block_size
+
+
+def expected_tokens(
+    prompt_token_ids: Seq[int], num_tokens: int, *, seed: int | None = None, vocab_size: int = DEFAULT_VOCAB_SIZE
+) -> list[int]:
+    """The answer that the fake model gives to a prompt alone; `seed` is the sequence's, None for greedy."""
+    token_ids = list(prompt_token_ids)
+    for _ in range(num_tokens):
+        token_ids.append(_choose(_digest(token_ids), seed, vocab_size))
+    return token_ids[len(prompt_token_ids) :]
+
+
+def build_fake_runner(config: EngineConfig) -> FakeRunner:
+    """What `AsyncEngine.start(config, runner="deepseek_engine.testing.fake_runner:build_fake_runner")` builds.
+
+    `config.model` is `fake`, with options as in `fake?step_s=0.01&fail_token=13&vocab_size=512`.
+
+    Raises:
+        ModelLoadError: the model is not called fake.
+    """
+    name, _, query = config.model.partition("?")
+    options = dict(parse_qsl(query))
+    if name != "fake":
+        raise ModelLoadError(f"model={name!r}: the fake runner runs only 'fake'")
+    info = RunnerInfo(
+        max_model_len=config.max_model_len or 8192,
+        vocab_size=int(options.get("vocab_size", DEFAULT_VOCAB_SIZE)),
+        num_blocks=config.num_kv_blocks or 1024,
+        block_size=config.block_size,
+        dtype="float32",
+        device="cpu",
+        weight_bytes=0,
+        kv_cache_bytes=0,
+    )
+    fail_token = options.get("fail_token")
+    return FakeRunner(
+        info,
+        step_s=float(options.get("step_s", 0.0)),
+        fail_token=None if fail_token is None else int(fail_token),
+    )
+
+
+def _digest(token_ids: Seq[int]) -> bytes:
+    return hashlib.sha256(struct.pack(f"<{len(token_ids)}i", *token_ids)).digest()
+
+
+def _choose(digest: bytes, seed: int | None, vocab_size: int) -> int:
+    if seed is not None:
+        digest = hashlib.sha256(digest + seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "little") % vocab_size
