@@ -1,6 +1,6 @@
 """The wire contract: what clients send and servers answer. Imports pydantic and nothing of ours."""
 
-from deepseek_client.types.base import WireModel
+from deepseek_client.types.base import AnswerModel, WireModel
 from deepseek_client.types.chat import (
     ChatChoice,
     ChatChunkChoice,
@@ -24,6 +24,7 @@ from deepseek_client.types.sampling import SamplingFields, StreamOptions
 from deepseek_client.types.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 
 __all__ = [
+    "AnswerModel",
     "ChatChoice",
     "ChatChunkChoice",
     "ChatCompletion",

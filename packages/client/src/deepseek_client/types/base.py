@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 
 class WireModel(BaseModel):
@@ -17,3 +17,19 @@ class WireModel(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """The JSON object to send: set fields and unknown fields, nothing else."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+
+class AnswerModel(WireModel):
+    """A whole answer. Beside the body it knows the id under which the server's logs have the request."""
+
+    _request_id: str | None = PrivateAttr(default=None)
+
+    @property
+    def request_id(self) -> str | None:
+        """The response's `x-request-id` (or a server's own name for it); never on the wire."""
+        return self._request_id
+
+    def with_request_id(self, request_id: str | None) -> "AnswerModel":
+        """Note the id that came in the response's headers, and return self."""
+        self._request_id = request_id
+        return self

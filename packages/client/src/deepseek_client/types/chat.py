@@ -2,11 +2,14 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
-from deepseek_client.types.base import WireModel
+from deepseek_client.types.base import AnswerModel, WireModel
 from deepseek_client.types.sampling import SamplingFields
 from deepseek_client.types.usage import Usage
+
+_REASONING = Field(default=None, validation_alias=AliasChoices("reasoning_content", "reasoning"))
+"""vLLM calls the field `reasoning`; DeepSeek, SGLang and we call it `reasoning_content`. Read both, write ours."""
 
 
 class FunctionCall(WireModel):
@@ -37,7 +40,7 @@ class ChatMessage(WireModel):
 
     role: Literal["system", "user", "assistant", "tool"] | str
     content: str | list[ContentPart] | None = None
-    reasoning_content: str | None = None
+    reasoning_content: str | None = _REASONING
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -89,7 +92,7 @@ class ChatChoice(WireModel):
     token_ids: list[int] | None = None
 
 
-class ChatCompletion(WireModel):
+class ChatCompletion(AnswerModel):
     """The answer to a chat request."""
 
     id: str
@@ -105,7 +108,7 @@ class ChatDelta(WireModel):
 
     role: str | None = None
     content: str | None = None
-    reasoning_content: str | None = None
+    reasoning_content: str | None = _REASONING
     tool_calls: list[ToolCall] | None = None
 
 

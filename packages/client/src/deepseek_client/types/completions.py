@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from deepseek_client.types.base import WireModel
+from deepseek_client.types.base import AnswerModel, WireModel
 from deepseek_client.types.sampling import SamplingFields
 from deepseek_client.types.usage import Usage
 
@@ -38,7 +38,7 @@ class CompletionChoice(WireModel):
     token_ids: list[int] | None = None
 
 
-class Completion(WireModel):
+class Completion(AnswerModel):
     """The answer to a completion request, and each event of its stream."""
 
     id: str

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from deepseek_client.types.base import WireModel
+from deepseek_client.types.base import AnswerModel, WireModel
 from deepseek_client.types.sampling import SamplingFields
 from deepseek_client.types.usage import Usage
 
@@ -15,7 +15,7 @@ class GenerateRequest(SamplingFields):
     raw: bool | None = None
 
 
-class Generation(WireModel):
+class Generation(AnswerModel):
     """The answer to a generate call."""
 
     id: str

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from deepseek_client.types.base import WireModel
+from deepseek_client.types.base import AnswerModel, WireModel
 
 
 class Model(WireModel):
@@ -15,7 +15,7 @@ class Model(WireModel):
     max_model_len: int | None = None
 
 
-class ModelList(WireModel):
+class ModelList(AnswerModel):
     """All models that the caller may use."""
 
     object: Literal["list"] | str = "list"

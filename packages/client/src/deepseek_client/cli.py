@@ -1,0 +1,142 @@
+"""`deepseek`: generate, chat and models in the terminal.
+
+Exit codes: 0 done, 1 the server or the connection failed, 2 wrong arguments or settings, 130 stopped with Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from deepseek_client.chat_loop import ChatLoop
+from deepseek_client.client import DeepSeek
+from deepseek_client.errors import AuthenticationError, ConfigurationError, DeepSeekError
+from deepseek_client.request import user_agent
+from deepseek_client.types.generate import Generation
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        with DeepSeek(
+            base_url=arguments.base_url, api_key=arguments.api_key, default_model=arguments.model, **_timeout(arguments)
+        ) as client:
+            return arguments.command(client, arguments)
+    except ConfigurationError as error:
+        return _fail(error, 2)
+    except DeepSeekError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `deepseek generate … | head`: the reader has enough
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deepseek", description="Talk to a DeepSeek server: our gateway, our engine, or any OpenAI-compatible one."
+    )
+    parser.add_argument("--version", action="version", version=user_agent())
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    generate = commands.add_parser("generate", help="one prompt, one answer, streamed to the terminal")
+    generate.add_argument("prompt", help="the prompt; - reads it from standard input")
+    generate.add_argument("--json", action="store_true", help="print the whole answer as one line of JSON")
+    generate.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
+    _add_sampling(generate, max_tokens=512)
+    generate.set_defaults(command=_generate)
+
+    chat = commands.add_parser("chat", help="a conversation; /exit, /reset, /system TEXT; Ctrl-C stops an answer")
+    chat.add_argument("--system", metavar="TEXT", help="instructions for the model, before the conversation")
+    _add_sampling(chat, max_tokens=None)
+    chat.set_defaults(command=_chat)
+
+    models = commands.add_parser("models", help="the models that the key may use")
+    models.add_argument("--json", action="store_true", help="print the server's list as one line of JSON")
+    models.set_defaults(command=_models, model=None)
+
+    for command in (generate, chat, models):
+        command.add_argument("--base-url", metavar="URL", help="the server (default: $DEEPSEEK_BASE_URL, then local)")
+        command.add_argument("--api-key", metavar="KEY", help="the key (default: $DEEPSEEK_API_KEY)")
+        command.add_argument("--timeout", type=float, metavar="SECONDS", help="limit for a whole answer")
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser, *, max_tokens: int | None) -> None:
+    parser.add_argument("--model", metavar="ID", help="the model (default: $DEEPSEEK_MODEL, then the server's)")
+    parser.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help="the longest answer, in tokens")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy; the server has its own default")
+
+
+def _timeout(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {} if arguments.timeout is None else {"timeout": arguments.timeout}
+
+
+def _generate(client: DeepSeek, arguments: argparse.Namespace) -> int:
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    sampling: dict[str, Any] = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
+    if arguments.json or arguments.no_stream:
+        answer = client.generate(prompt, **sampling)
+        print(answer.model_dump_json(exclude_unset=True) if arguments.json else answer.text)
+        return 0
+    with client.generate_stream(prompt, **sampling) as stream:
+        _write_stream(stream, sys.stdout)
+        _report(stream.generation)
+    return 0
+
+
+def _write_stream(pieces: Any, out: TextIO) -> None:
+    """Write pieces as they come; a line end at the end, also after a failure, so that the shell's prompt stands alone."""
+    try:
+        for piece in pieces:
+            out.write(piece)
+            out.flush()
+    finally:
+        out.write("\n")
+        out.flush()
+
+
+def _report(answer: Generation) -> None:
+    """Say on a terminal when the answer was cut by its token limit: it looks finished otherwise."""
+    if answer.finish_reason == "length" and sys.stderr.isatty():
+        print("[stopped at --max-tokens]", file=sys.stderr)
+
+
+def _chat(client: DeepSeek, arguments: argparse.Namespace) -> int:
+    loop = ChatLoop(
+        client,
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        system=arguments.system,
+        source=sys.stdin,
+        out=sys.stdout,
+        notes=sys.stderr,
+    )
+    return loop.run()
+
+
+def _models(client: DeepSeek, arguments: argparse.Namespace) -> int:
+    models = client.models.list()
+    if arguments.json:
+        print(models.model_dump_json(exclude_unset=True))
+        return 0
+    for model in models.data:
+        print(model.id)
+    return 0
+
+
+def _fail(error: DeepSeekError, code: int) -> int:
+    hint = ""
+    if isinstance(error, AuthenticationError):
+        hint = " (set DEEPSEEK_API_KEY or pass --api-key)"
+    print(f"deepseek: {' '.join(str(error).split())}{hint}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""DeepSeek and AsyncDeepSeek: settings in, resources out."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
+
+from deepseek_client.core import Core
+from deepseek_client.exchange import Exchange
+from deepseek_client.params import GenerateParams
+from deepseek_client.resources.chat import AsyncChat, Chat
+from deepseek_client.resources.completions import AsyncCompletions, Completions
+from deepseek_client.resources.models import AsyncModels, Models
+from deepseek_client.settings import Profile, Settings, Timeout, read_settings
+from deepseek_client.streaming import AsyncTextStream, TextStream
+from deepseek_client.transport import AsyncTransport, SyncTransport
+from deepseek_client.types.generate import Generation
+
+
+class Options(TypedDict, total=False):
+    """The settings of a client, all optional.
+
+    Attributes:
+        api_key: sent as a bearer token; DEEPSEEK_API_KEY by default. An engine without keys needs none.
+        base_url: the server; DEEPSEEK_BASE_URL by default, then http://127.0.0.1:8080. `/v1` is added where the URL
+            has no path.
+        profile: `gateway` for our gateway or engine, `openai` for other servers; `auto` (default) finds out.
+        timeout: seconds for a whole call, or a Timeout.
+        max_retries: sends after the first, 2 by default.
+        default_model: the model of calls that name none; DEEPSEEK_MODEL by default, then the server's own default.
+        default_headers: sent with every request.
+    """
+
+    api_key: str | None
+    base_url: str | None
+    profile: Profile
+    timeout: float | Timeout | None
+    max_retries: int
+    default_model: str | None
+    default_headers: Mapping[str, str] | None
+
+
+class _Client:
+    """What both clients share: settings, and what was learned about the server."""
+
+    _core: Core
+
+    @property
+    def base_url(self) -> str:
+        """The URL that paths are appended to."""
+        return self._core.settings.base_url
+
+    def __repr__(self) -> str:
+        settings = self._core.settings
+        return f"{type(self).__name__}(base_url={settings.base_url!r}, api_key={settings.masked_key!r})"
+
+    def _core_with(self, options: Options) -> Core:
+        """A core with some settings changed; it keeps what was learned if the server stays the same."""
+        settings = _changed(self._core.settings, options)
+        is_same_server = (settings.base_url, settings.profile) == (
+            self._core.settings.base_url,
+            self._core.settings.profile,
+        )
+        return Core(Exchange(settings), self._core.knowledge if is_same_server else None)
+
+
+def _changed(settings: Settings, options: Options) -> Settings:
+    fresh = read_settings(**options)
+    return replace(settings, **{name: getattr(fresh, name) for name in options})
+
+
+class DeepSeek(_Client):
+    """A client that blocks. Thread-safe; one is enough for a program.
+
+    Args:
+        http_client: an `httpx.Client` to send with (proxies, unix sockets, certificates); it stays yours to close.
+        **options: see `Options`.
+
+    Raises:
+        ConfigurationError: a setting that cannot work.
+    """
+
+    def __init__(self, *, http_client: Any | None = None, **options: Unpack[Options]) -> None:
+        settings = read_settings(**options)
+        self._bind(Core(Exchange(settings)), SyncTransport(http_client, trust_env=not settings.is_local))
+
+    def _bind(self, core: Core, transport: SyncTransport) -> None:
+        self._core = core
+        self._transport = transport
+        self.chat = Chat(core, transport)
+        self.completions = Completions(core, transport)
+        self.models = Models(core, transport)
+
+    def generate(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> Generation:
+        """Generate text for a prompt; `str()` of the result, or `.text`, is the text.
+
+        Raises:
+            DeepSeekError: see `deepseek_client.errors`.
+        """
+        return self._transport.run(self._core.generate(prompt, max_tokens, params))
+
+    def generate_stream(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> TextStream:
+        """Generate text for a prompt, piece by piece: a context manager and an iterator of strings.
+
+        Raises:
+            DeepSeekError: on entering `with` or while iterating; see `deepseek_client.errors`.
+        """
+        return TextStream(self._core.open_text(prompt, max_tokens, params), self._transport)
+
+    def with_options(self, **options: Unpack[Options]) -> Self:
+        """A client with some settings changed, over the same connections."""
+        copy = object.__new__(type(self))
+        copy._bind(self._core_with(options), self._transport)
+        return copy
+
+    def close(self) -> None:
+        """Close the connections, also of clients made by `with_options`."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncDeepSeek(_Client):
+    """A client for asyncio; one is enough for a program, also across several `asyncio.run`.
+
+    Args:
+        http_client: an `httpx.AsyncClient` to send with (proxies, unix sockets, certificates); it stays yours to close.
+        **options: see `Options`.
+
+    Raises:
+        ConfigurationError: a setting that cannot work.
+    """
+
+    def __init__(self, *, http_client: Any | None = None, **options: Unpack[Options]) -> None:
+        settings = read_settings(**options)
+        self._bind(Core(Exchange(settings)), AsyncTransport(http_client, trust_env=not settings.is_local))
+
+    def _bind(self, core: Core, transport: AsyncTransport) -> None:
+        self._core = core
+        self._transport = transport
+        self.chat = AsyncChat(core, transport)
+        self.completions = AsyncCompletions(core, transport)
+        self.models = AsyncModels(core, transport)
+
+    async def generate(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> Generation:
+        """Generate text for a prompt; `str()` of the result, or `.text`, is the text.
+
+        Raises:
+            DeepSeekError: see `deepseek_client.errors`.
+        """
+        return await self._transport.run(self._core.generate(prompt, max_tokens, params))
+
+    def generate_stream(
+        self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]
+    ) -> AsyncTextStream:
+        """Generate text for a prompt, piece by piece: a context manager and an iterator of strings.
+
+        Raises:
+            DeepSeekError: on entering `async with` or while iterating; see `deepseek_client.errors`.
+        """
+        return AsyncTextStream(self._core.open_text(prompt, max_tokens, params), self._transport)
+
+    def with_options(self, **options: Unpack[Options]) -> Self:
+        """A client with some settings changed, over the same connections."""
+        copy = object.__new__(type(self))
+        copy._bind(self._core_with(options), self._transport)
+        return copy
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop, also of clients made by `with_options`."""
+        await self._transport.close()
+
+    async def aclose(self) -> None:
+        """As `close`, under the name that asyncio's tools such as `contextlib.aclosing` call."""
+        await self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

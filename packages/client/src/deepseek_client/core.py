@@ -1,0 +1,212 @@
+"""The calls of the API, as flows: which route, which model, what the answer is. No I/O; sync and async share it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, cast
+from urllib.parse import quote
+
+from deepseek_client.effects import Flow
+from deepseek_client.errors import APIStatusError, ContextLengthError, DeepSeekError
+from deepseek_client.exchange import Attempts, Exchange
+from deepseek_client.params import Call, ChatParams, CompletionParams, GenerateParams, make_call
+from deepseek_client.readings import (
+    AnswerT,
+    ChatReading,
+    CompletionReading,
+    GenerationReading,
+    ItemT,
+    Reading,
+    TextReading,
+    as_generation,
+)
+from deepseek_client.stream_core import Connected, StreamCore
+from deepseek_client.types.base import WireModel
+from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk
+from deepseek_client.types.completions import Completion
+from deepseek_client.types.generate import Generation
+from deepseek_client.types.models import Model, ModelList
+
+T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=WireModel)
+
+ChatStreamCore = StreamCore[ChatCompletionChunk, ChatCompletion]
+CompletionStreamCore = StreamCore[Completion, Completion]
+TextStreamCore = StreamCore[str, Generation]
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What a client has found out about its server; shared by its `with_options` copies.
+
+    Attributes:
+        lacks_generate: `/v1/generate` answered that it does not exist.
+        model: the first model of the server's list, asked for because the server requires one.
+    """
+
+    lacks_generate: bool = False
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _TextRoute:
+    """One way to get a text for a prompt."""
+
+    path: str
+    answer: type[Generation] | type[ChatCompletion] | type[Completion]
+    make_reading: Callable[[], Reading[str, Generation]]
+
+
+_NATIVE = _TextRoute("generate", Generation, GenerationReading)
+_CHAT = _TextRoute("chat/completions", ChatCompletion, lambda: TextReading(ChatReading()))
+_RAW = _TextRoute("completions", Completion, lambda: TextReading(CompletionReading()))
+
+
+class Core:
+    """Every call of the API, for one server."""
+
+    def __init__(self, exchange: Exchange, knowledge: Knowledge | None = None) -> None:
+        self.exchange = exchange
+        self.settings = exchange.settings
+        self.knowledge = knowledge or Knowledge()
+
+    def generate(self, prompt: str, max_tokens: int, params: Mapping[str, Any]) -> Flow[Generation]:
+        """A text for a prompt: `/v1/generate`, or chat on a server that has no such route."""
+        call = self._call(GenerateParams, params, prompt=prompt, max_tokens=max_tokens)
+        return self._generate(call, self._fetch_text)
+
+    def open_text(self, prompt: str, max_tokens: int, params: Mapping[str, Any]) -> TextStreamCore:
+        """A stream of the text for a prompt; nothing is sent before it is started or filled."""
+        call = self._call(GenerateParams, params, prompt=prompt, max_tokens=max_tokens, stream=True)
+        return StreamCore(
+            lambda attempts: self._generate(call, partial(self._open_text, attempts)),
+            self.exchange,
+            call.timeout,
+            GenerationReading(),
+        )
+
+    def chat(self, messages: list[Any], params: Mapping[str, Any]) -> Flow[ChatCompletion]:
+        """An answer to a conversation."""
+        call = self._call(ChatParams, params, messages=messages)
+        return self._with_model(call, lambda call: self._fetch("chat/completions", call, ChatCompletion))
+
+    def open_chat(self, messages: list[Any], params: Mapping[str, Any]) -> ChatStreamCore:
+        """A stream of the answer to a conversation."""
+        call = self._call(ChatParams, params, messages=messages, stream=True)
+        choices = int(call.body.get("n") or 1)
+        return self._stream("chat/completions", call, lambda: ChatReading(choices))
+
+    def complete(self, prompt: object, params: Mapping[str, Any]) -> Flow[Completion]:
+        """A continuation of a text."""
+        call = self._call(CompletionParams, params, prompt=prompt)
+        return self._with_model(call, lambda call: self._fetch("completions", call, Completion))
+
+    def open_completion(self, prompt: object, params: Mapping[str, Any]) -> CompletionStreamCore:
+        """A stream of the continuation of a text."""
+        call = self._call(CompletionParams, params, prompt=prompt, stream=True)
+        choices = int(call.body.get("n") or 1) * _num_prompts(prompt)
+        return self._stream("completions", call, lambda: CompletionReading(choices))
+
+    def models(self) -> Flow[ModelList]:
+        """The models that the key may use."""
+        reply = yield from self.exchange.fetch("GET", "models", Call({}, self.settings.timeout))
+        return self.exchange.parse(reply, ModelList)
+
+    def model(self, model_id: str) -> Flow[Model]:
+        """One model."""
+        path = f"models/{quote(model_id, safe='/')}"
+        reply = yield from self.exchange.fetch("GET", path, Call({}, self.settings.timeout))
+        return self.exchange.parse(reply, Model)
+
+    def _call(self, schema: type, params: Mapping[str, Any], **required: object) -> Call:
+        return make_call(self.settings, schema, required, params)
+
+    def _fetch(self, path: str, call: Call, model: type[ModelT]) -> Flow[ModelT]:
+        reply = yield from self.exchange.fetch("POST", path, call)
+        return self.exchange.parse(reply, model)
+
+    def _stream(
+        self, path: str, call: Call, make_reading: Callable[[], Reading[ItemT, AnswerT]]
+    ) -> StreamCore[ItemT, AnswerT]:
+        def connect(attempts: Attempts) -> Flow[Connected[ItemT, AnswerT]]:
+            return self._with_model(call, lambda call: self._open(path, call, make_reading, attempts))
+
+        return StreamCore(connect, self.exchange, call.timeout, make_reading())
+
+    def _open(
+        self, path: str, call: Call, make_reading: Callable[[], Reading[ItemT, AnswerT]], attempts: Attempts
+    ) -> Flow[Connected[ItemT, AnswerT]]:
+        opened = yield from self.exchange.open(path, call, attempts)
+        return Connected(opened, make_reading())
+
+    def _generate(self, call: Call, send: Callable[[_TextRoute, Call], Flow[T]]) -> Flow[T]:
+        """Take the route that the server has; ask once, and remember."""
+        if self.settings.profile != "openai" and not self.knowledge.lacks_generate:
+            try:
+                return (yield from self._with_model(call, partial(send, _NATIVE)))
+            except APIStatusError as error:
+                if self.settings.profile == "gateway" or not _means_no_such_route(error):
+                    raise
+            self.knowledge.lacks_generate = True
+        route = _RAW if call.body.get("raw") else _CHAT
+        return (yield from self._with_model(_for_openai(call), partial(send, route)))
+
+    def _fetch_text(self, route: _TextRoute, call: Call) -> Flow[Generation]:
+        answer = yield from self._fetch(route.path, call, route.answer)
+        return answer if isinstance(answer, Generation) else as_generation(answer)
+
+    def _open_text(self, attempts: Attempts, route: _TextRoute, call: Call) -> Flow[Connected[str, Generation]]:
+        return self._open(route.path, call, route.make_reading, attempts)
+
+    def _with_model(self, call: Call, send: Callable[[Call], Flow[T]]) -> Flow[T]:
+        """Name a model if the caller or the server wants one named.
+
+        Our engine and gateway have a default. A server that requires a model says so; it is then asked for its list,
+        once, and the first model of it is used.
+        """
+        model = call.body.get("model") or self.settings.default_model or self.knowledge.model
+        if model is not None:
+            return (yield from send(call.with_body(model=model)))
+        try:
+            return (yield from send(call))
+        except APIStatusError as error:
+            if not _asks_for_a_model(error):
+                raise
+            try:
+                models = yield from self.models()
+            except DeepSeekError:
+                raise error from None
+            if not models.data:
+                raise
+        self.knowledge.model = models.data[0].id
+        return (yield from send(call.with_body(model=self.knowledge.model)))
+
+
+def _for_openai(call: Call) -> Call:
+    """A generate call as a chat (one user turn), or, with `raw`, as a completion."""
+    body = {name: value for name, value in call.body.items() if name not in ("prompt", "raw")}
+    if call.body.get("raw"):
+        body["prompt"] = call.body["prompt"]
+    else:
+        body["messages"] = [{"role": "user", "content": call.body["prompt"]}]
+    if body.get("stream"):
+        body.setdefault("stream_options", {"include_usage": True})
+    return Call(body, call.timeout, call.headers)
+
+
+def _means_no_such_route(error: APIStatusError) -> bool:
+    return error.status_code in (404, 405) and error.code != "model_not_found"
+
+
+def _asks_for_a_model(error: APIStatusError) -> bool:
+    if error.status_code not in (400, 404, 422) or isinstance(error, ContextLengthError):
+        return False
+    return error.param == "model" or "model" in error.message.lower()
+
+
+def _num_prompts(prompt: object) -> int:
+    """A list of texts, or of token-id lists, asks for a choice for each; a list of ids is one prompt."""
+    if not isinstance(prompt, list | tuple) or not prompt:
+        return 1
+    prompts = cast("list[object]", prompt)
+    return 1 if isinstance(prompts[0], int) else len(prompts)

@@ -1,0 +1,92 @@
+"""What the core asks of a driver. The core is generators that yield effects and are sent the answers.
+
+So every decision (what to send, what to retry, what an answer means) is written once, and tested without a socket; the
+two drivers in `transport` know how to do each effect, and nothing else.
+
+| effect  | the driver sends back                                                                     |
+|---------|-------------------------------------------------------------------------------------------|
+| `Fetch` | the whole answer, a Reply                                                                 |
+| `Open`  | an Opened if a stream of events began, else the whole answer, a Reply                     |
+| `Read`  | the next bytes, `b""` at the end of the body                                              |
+| `Close` | None; a body that was not read to its end takes its connection with it                    |
+| `Sleep` | None                                                                                      |
+
+A driver throws APIConnectionError or APITimeoutError into the core, and nothing else.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from deepseek_client.errors import Phase
+from deepseek_client.request import HTTPRequest
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole response; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A response whose body is a stream of events. `body` belongs to the driver."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Send a request and read the whole answer; `deadline` is on the monotonic clock."""
+
+    request: HTTPRequest
+    deadline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Send a request that asks for a stream."""
+
+    request: HTTPRequest
+    deadline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read the next bytes of a stream; past `deadline` the body is closed and APITimeoutError says `phase`."""
+
+    body: Any
+    deadline: float | None
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Let go of a stream's response."""
+
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait."""
+
+    seconds: float
+
+
+Effect = Fetch | Open | Read | Close | Sleep
+Flow = Generator[Effect, Any, ResultT]
+"""A generator of effects that returns a ResultT."""
+
+
+def is_event_stream(status: int, headers: dict[str, str]) -> bool:
+    """Whether a response is to be read as events. Some servers send no content type, or a loose one."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return 200 <= status < 300 and kind in ("text/event-stream", "", "text/plain", "application/octet-stream")

@@ -1,0 +1,168 @@
+"""One request and its retries, as flows: send, judge the answer, wait, send again. No I/O."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from deepseek_client.effects import Fetch, Flow, Open, Opened, Reply, Sleep
+from deepseek_client.error_mapping import error_of_event, error_of_response, excerpt, request_id_of
+from deepseek_client.errors import DeepSeekError, EmptyResponseError, ResponseValidationError, StreamProtocolError
+from deepseek_client.params import Call
+from deepseek_client.request import build_request
+from deepseek_client.retries import RetryPolicy, retry_delay_s
+from deepseek_client.settings import Settings, Timeout
+from deepseek_client.types.base import AnswerModel, WireModel
+
+ModelT = TypeVar("ModelT", bound=WireModel)
+
+
+class Attempts:
+    """The retries of one call: how many there were, and until when there may be more.
+
+    Args:
+        max_retries: sends after the first.
+        timeout: the call's limits.
+        clock: seconds, monotonic.
+        chance: a random number in [0, 1).
+    """
+
+    def __init__(
+        self, max_retries: int, timeout: Timeout, clock: Callable[[], float], chance: Callable[[], float]
+    ) -> None:
+        self._policy = RetryPolicy(max_retries=max_retries)
+        self._clock = clock
+        self._chance = chance
+        self.retries_taken = 0
+        self.sent_at = clock()
+        self.deadline = None if timeout.total_s is None else self.sent_at + timeout.total_s
+
+    def note_sent(self) -> None:
+        """A request is about to be sent."""
+        self.sent_at = self._clock()
+
+    def next_delay_s(self, error: DeepSeekError) -> float | None:
+        """The wait before the next attempt, which is counted; None if the error is to be raised."""
+        error.retries_taken = self.retries_taken
+        delay = retry_delay_s(
+            self._policy,
+            error,
+            retries_taken=self.retries_taken,
+            left_s=None if self.deadline is None else self.deadline - self._clock(),
+            chance=self._chance(),
+        )
+        if delay is not None:
+            self.retries_taken += 1
+        return delay
+
+
+class Exchange:
+    """Sends the requests of one client; holds its settings, a clock and a source of chance."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._chance = chance
+
+    def attempts(self, timeout: Timeout) -> Attempts:
+        """Start counting the attempts of a call."""
+        return Attempts(self.settings.max_retries, timeout, self.clock, self._chance)
+
+    def fetch(self, method: str, path: str, call: Call) -> Flow[Reply]:
+        """Send a plain request until it succeeds, fails for good, or may not be sent again.
+
+        Raises:
+            DeepSeekError: the last attempt's failure.
+        """
+        request = build_request(self.settings, method, path, call)
+        attempts = self.attempts(call.timeout)
+        while True:
+            attempts.note_sent()
+            try:
+                reply: Reply = yield Fetch(request, attempts.deadline)
+                self._check(reply)
+            except DeepSeekError as error:
+                delay = attempts.next_delay_s(error)
+                if delay is None:
+                    raise
+            else:
+                return reply
+            yield Sleep(delay)
+
+    def open(self, path: str, call: Call, attempts: Attempts) -> Flow[Opened]:
+        """Send a request for a stream until one begins, or it fails for good. Raises as `fetch` does."""
+        request = build_request(self.settings, "POST", path, call, is_stream=True)
+        while True:
+            attempts.note_sent()
+            try:
+                answer: Opened | Reply = yield Open(request, attempts.deadline)
+                if isinstance(answer, Opened):
+                    return answer
+                self._check(answer)
+                raise self._not_a_stream(answer)
+            except DeepSeekError as error:
+                delay = attempts.next_delay_s(error)
+                if delay is None:
+                    raise
+            yield Sleep(delay)
+
+    def parse(self, reply: Reply, model: type[ModelT]) -> ModelT:
+        """The answer in a successful reply.
+
+        Raises:
+            APIStatusError: the body is an error although the status says success.
+            ResponseValidationError: it is something else.
+        """
+        try:
+            answer = model.model_validate_json(reply.body)
+        except ValidationError as invalid:
+            raise self._unreadable(reply, model.__name__, invalid) from invalid
+        if isinstance(answer, AnswerModel):
+            answer.with_request_id(request_id_of(reply.headers))
+        return answer
+
+    def _check(self, reply: Reply) -> None:
+        secret = self.settings.api_key
+        if not 200 <= reply.status < 300:
+            raise error_of_response(reply.status, reply.headers, reply.body, secret=secret, now_s=time.time())
+        if not reply.body.strip():
+            raise EmptyResponseError(
+                f"the server answered {reply.status} with an empty body", request_id=request_id_of(reply.headers)
+            )
+
+    def _not_a_stream(self, reply: Reply) -> DeepSeekError:
+        secret = self.settings.api_key
+        error = error_of_event(
+            reply.body.decode("utf-8", "replace"), reply.headers, secret=secret, is_error_event=False
+        )
+        return error or StreamProtocolError(
+            f"asked for a stream of events, got {reply.headers.get('content-type', 'no content type')}: "
+            f"{excerpt(reply.body, secret)}",
+            request_id=request_id_of(reply.headers),
+        )
+
+    def _unreadable(self, reply: Reply, name: str, invalid: ValidationError) -> DeepSeekError:
+        secret = self.settings.api_key
+        error = error_of_event(
+            reply.body.decode("utf-8", "replace"), reply.headers, secret=secret, is_error_event=False
+        )
+        return error or ResponseValidationError(
+            f"the answer is not a {name}: {describe(invalid)}; it begins: {excerpt(reply.body, secret)}",
+            request_id=request_id_of(reply.headers),
+        )
+
+
+def describe(invalid: ValueError) -> str:
+    """The first fault of a validation, without the values."""
+    if not isinstance(invalid, ValidationError):
+        return str(invalid)
+    fault = invalid.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(step) for step in fault["loc"])
+    return f"{where}: {fault['msg']}" if where else fault["msg"]

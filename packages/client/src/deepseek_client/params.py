@@ -1,0 +1,119 @@
+"""The optional parameters of each call, typed once for the sync and the async client.
+
+A parameter that is left out, or is None, is not sent: the server's default applies. `extra_body` is the door for
+fields that are not listed here; they are sent as they are and override the rest.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict, cast
+
+from deepseek_client.settings import Settings, Timeout, as_timeout
+from deepseek_client.types.sampling import StreamOptions
+
+
+class CallOptions(TypedDict, total=False):
+    """What concerns this call rather than the model."""
+
+    extra_body: Mapping[str, Any] | None
+    extra_headers: Mapping[str, str] | None
+    timeout: float | Timeout | None
+
+
+class SamplingParams(CallOptions, total=False):
+    """What every generating call takes."""
+
+    model: str | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    seed: int | None
+    stop: str | list[str] | None
+    stop_token_ids: list[int] | None
+    logit_bias: Mapping[str, float] | None
+    min_tokens: int | None
+    ignore_eos: bool | None
+    return_token_ids: bool | None
+    user: str | None
+
+
+class GenerateParams(SamplingParams, total=False):
+    """`generate` and `generate_stream`; `raw` sends the prompt without a chat template."""
+
+    raw: bool | None
+
+
+class CompletionParams(SamplingParams, total=False):
+    """`completions.create`."""
+
+    max_tokens: int | None
+    n: int | None
+    logprobs: int | None
+    echo: bool | None
+    suffix: str | None
+    stream_options: StreamOptions | Mapping[str, bool] | None
+
+
+class ChatParams(SamplingParams, total=False):
+    """`chat.completions.create`."""
+
+    max_tokens: int | None
+    max_completion_tokens: int | None
+    n: int | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    response_format: Mapping[str, Any] | None
+    tools: Iterable[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    thinking: Mapping[str, Any] | None
+    reasoning_effort: str | None
+    stream_options: StreamOptions | Mapping[str, bool] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as the caller stated it: the JSON body, and what is not part of it."""
+
+    body: Mapping[str, Any]
+    timeout: Timeout
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def with_body(self, **changes: object) -> "Call":
+        """The same call with some fields of the body set."""
+        return replace(self, body={**self.body, **changes})
+
+
+def make_call(settings: Settings, schema: type, required: Mapping[str, object], params: Mapping[str, Any]) -> Call:
+    """Merge the parts of a call.
+
+    Args:
+        settings: the client's.
+        schema: the TypedDict of the parameters that the call takes.
+        required: body fields that always go.
+        params: the optional parameters, None for what is left out.
+
+    Raises:
+        TypeError: a parameter that the call does not take.
+    """
+    allowed: frozenset[str] = getattr(schema, "__optional_keys__")  # noqa: B009 (typing does not show it)
+    unknown = params.keys() - allowed
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise TypeError(f"unknown parameter: {names}. A field of another server goes into extra_body={{...}}")
+    fields = {name: value for name, value in params.items() if value is not None and name not in _OPTIONS}
+    if "tools" in fields:
+        fields["tools"] = list(cast("Iterable[object]", fields["tools"]))
+    timeout = as_timeout(params["timeout"]) if "timeout" in params else settings.timeout
+    body = {name: value for name, value in required.items() if value is not None} | fields
+    return Call(
+        {**body, **(params.get("extra_body") or {})},
+        timeout,
+        dict(params.get("extra_headers") or {}),
+    )
+
+
+_OPTIONS = frozenset(CallOptions.__annotations__)

@@ -1,0 +1,65 @@
+"""Reading: the state of one stream, of whichever kind."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from deepseek_client.types.chat import ChatCompletionChunk
+from deepseek_client.types.completions import Completion
+from deepseek_client.types.generate import GenerationChunk
+from deepseek_client.types.usage import Usage
+
+ItemT = TypeVar("ItemT")
+AnswerT = TypeVar("AnswerT")
+
+
+class ErrorInChunkError(ValueError):
+    """A chunk carries an error beside its choices, as OpenRouter sends it."""
+
+
+class Reading(ABC, Generic[ItemT, AnswerT]):
+    """The state of one stream.
+
+    Args:
+        expected_choices: how many choices must report a finish_reason before the answer is whole without `[DONE]`.
+    """
+
+    def __init__(self, expected_choices: int = 1) -> None:
+        self.expected_choices = expected_choices
+        self.usage: Usage | None = None
+        self._head: dict[str, Any] = {}
+
+    @abstractmethod
+    def read(self, data: str) -> ItemT | None:
+        """Take one event's data.
+
+        Returns:
+            the caller's item, or None if the event holds nothing for the caller.
+
+        Raises:
+            ValueError: the data is not the chunk that the contract names (pydantic.ValidationError), or it carries an
+                error (ErrorInChunkError).
+        """
+
+    @property
+    @abstractmethod
+    def finish_reasons(self) -> dict[int, str]:
+        """The finish_reason of each choice that has one."""
+
+    @abstractmethod
+    def answer(self) -> AnswerT:
+        """All that has arrived, as the answer that a plain call would have given."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every choice has its finish_reason."""
+        return len(self.finish_reasons) >= self.expected_choices
+
+    def _note(self, chunk: ChatCompletionChunk | Completion | GenerationChunk) -> None:
+        """Keep what stands beside the choices: ids of the first chunk, usage of the last that has one."""
+        extra = chunk.model_extra
+        if extra and extra.get("error"):
+            raise ErrorInChunkError
+        if not self._head:
+            self._head = {"id": chunk.id, "created": chunk.created, "model": chunk.model, **(extra or {})}
+        if chunk.usage is not None:
+            self.usage = chunk.usage

@@ -1,0 +1,113 @@
+"""A stream of chat completions."""
+
+from dataclasses import dataclass, field
+
+from typing_extensions import override
+
+from deepseek_client.readings.base import Reading
+from deepseek_client.types.chat import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatMessage,
+    ChoiceLogprobs,
+    FunctionCall,
+    TokenLogprob,
+    ToolCall,
+)
+
+
+@dataclass(slots=True)
+class _ToolCallParts:
+    id: str | None = None
+    type: str | None = None
+    name: str | None = None
+    arguments: list[str] = field(default_factory=list[str])
+
+    def add(self, piece: ToolCall) -> None:
+        self.id = piece.id or self.id
+        self.type = piece.type or self.type
+        self.name = piece.function.name or self.name
+        if piece.function.arguments:
+            self.arguments.append(piece.function.arguments)
+
+    def build(self) -> ToolCall:
+        function = FunctionCall(name=self.name, arguments="".join(self.arguments))
+        return ToolCall(id=self.id, type=self.type or "function", function=function)
+
+
+@dataclass(slots=True)
+class _ChoiceParts:
+    role: str = "assistant"
+    content: list[str] = field(default_factory=list[str])
+    reasoning: list[str] = field(default_factory=list[str])
+    tool_calls: dict[int, _ToolCallParts] = field(default_factory=dict[int, _ToolCallParts])
+    token_ids: list[int] = field(default_factory=list[int])
+    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+
+    def add(self, choice: ChatChunkChoice) -> None:
+        delta = choice.delta
+        if delta.content:
+            self.content.append(delta.content)
+        if delta.reasoning_content:
+            self.reasoning.append(delta.reasoning_content)
+        if delta.role:
+            self.role = delta.role
+        for piece in delta.tool_calls or ():
+            position = piece.index if piece.index is not None else max(len(self.tool_calls) - 1, 0)
+            self.tool_calls.setdefault(position, _ToolCallParts()).add(piece)
+        if choice.token_ids:
+            self.token_ids += choice.token_ids
+        if choice.logprobs is not None and choice.logprobs.content:
+            self.logprobs += choice.logprobs.content
+
+    def build(self, index: int, finish_reason: str | None) -> ChatChoice:
+        calls = [self.tool_calls[position].build() for position in sorted(self.tool_calls)]
+        content = "".join(self.content)
+        message = ChatMessage(role=self.role, content=content)
+        if self.reasoning:
+            message.reasoning_content = "".join(self.reasoning)
+        if calls:
+            message.tool_calls = calls
+        return ChatChoice(
+            index=index,
+            message=message,
+            finish_reason=finish_reason,
+            logprobs=ChoiceLogprobs(content=self.logprobs) if self.logprobs else None,
+            token_ids=self.token_ids or None,
+        )
+
+
+class ChatReading(Reading[ChatCompletionChunk, ChatCompletion]):
+    """A stream of chat completions: the chunks themselves out."""
+
+    def __init__(self, expected_choices: int = 1) -> None:
+        super().__init__(expected_choices)
+        self._choices: dict[int, _ChoiceParts] = {}
+        self._finish_reasons: dict[int, str] = {}
+
+    @override
+    def read(self, data: str) -> ChatCompletionChunk:
+        chunk = ChatCompletionChunk.model_validate_json(data)
+        self._note(chunk)
+        for choice in chunk.choices:
+            parts = self._choices.get(choice.index)
+            if parts is None:
+                parts = self._choices[choice.index] = _ChoiceParts()
+            parts.add(choice)
+            if choice.finish_reason:
+                self._finish_reasons[choice.index] = choice.finish_reason
+        return chunk
+
+    @property
+    @override
+    def finish_reasons(self) -> dict[int, str]:
+        return self._finish_reasons
+
+    @override
+    def answer(self) -> ChatCompletion:
+        choices = [
+            self._choices[index].build(index, self._finish_reasons.get(index)) for index in sorted(self._choices)
+        ]
+        return ChatCompletion(**self._head, choices=choices, usage=self.usage)

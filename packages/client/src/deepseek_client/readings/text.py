@@ -1,0 +1,97 @@
+"""A stream of text: our own generate stream, or another one read as if it were."""
+
+from typing_extensions import override
+
+from deepseek_client.readings.base import Reading
+from deepseek_client.readings.chat import ChatReading
+from deepseek_client.readings.completions import CompletionReading
+from deepseek_client.types.chat import ChatChoice, ChatChunkChoice, ChatCompletion, ChatMessage
+from deepseek_client.types.completions import Completion
+from deepseek_client.types.generate import Generation, GenerationChunk
+
+
+class GenerationReading(Reading[str, Generation]):
+    """A stream of our `/v1/generate`: strings out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[str] = []
+        self._token_ids: list[int] = []
+        self._finish_reason: str | None = None
+
+    @override
+    def read(self, data: str) -> str | None:
+        chunk = GenerationChunk.model_validate_json(data)
+        self._note(chunk)
+        if chunk.finish_reason:
+            self._finish_reason = chunk.finish_reason
+        if chunk.token_ids:
+            self._token_ids += chunk.token_ids
+        if chunk.text:
+            self._parts.append(chunk.text)
+        return chunk.text or None
+
+    @property
+    @override
+    def finish_reasons(self) -> dict[int, str]:
+        return {0: self._finish_reason} if self._finish_reason else {}
+
+    @override
+    def answer(self) -> Generation:
+        return Generation(
+            **self._head,
+            text="".join(self._parts),
+            finish_reason=self._finish_reason,
+            token_ids=self._token_ids or None,
+            usage=self.usage,
+        )
+
+
+class TextReading(Reading[str, Generation]):
+    """A chat or completion stream read as our generate stream: strings out. For servers without `/v1/generate`."""
+
+    def __init__(self, inner: ChatReading | CompletionReading) -> None:
+        super().__init__()
+        self._inner = inner
+
+    @override
+    def read(self, data: str) -> str | None:
+        chunk = self._inner.read(data)
+        self.usage = self._inner.usage
+        if not chunk.choices:
+            return None
+        choice = chunk.choices[0]
+        return (choice.delta.content if isinstance(choice, ChatChunkChoice) else choice.text) or None
+
+    @property
+    @override
+    def finish_reasons(self) -> dict[int, str]:
+        return self._inner.finish_reasons
+
+    @override
+    def answer(self) -> Generation:
+        return as_generation(self._inner.answer())
+
+
+def as_generation(answer: ChatCompletion | Completion) -> Generation:
+    """The first choice of a chat or completion answer, in the shape of a generate answer."""
+    text, finish_reason, token_ids = "", None, None
+    if answer.choices:
+        choice = answer.choices[0]
+        text = _text_of(choice.message) if isinstance(choice, ChatChoice) else choice.text
+        finish_reason, token_ids = choice.finish_reason, choice.token_ids
+    return Generation(
+        id=answer.id,
+        created=answer.created,
+        model=answer.model,
+        text=text,
+        finish_reason=finish_reason,
+        token_ids=token_ids,
+        usage=answer.usage,
+    )
+
+
+def _text_of(message: ChatMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(part.text or "" for part in message.content or ())

@@ -1,0 +1,69 @@
+"""A call to an HTTP request. Pure."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from deepseek_client.params import Call
+from deepseek_client.settings import Settings, Timeout
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPRequest:
+    """One request, ready to send. Header names are in lower case; the headers hold the key, so repr leaves them out."""
+
+    method: str
+    url: str
+    timeout: Timeout
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+def build_request(settings: Settings, method: str, path: str, call: Call, *, is_stream: bool = False) -> HTTPRequest:
+    """The request for a call; `path` is relative to the base URL.
+
+    Raises:
+        TypeError, ValueError: a value that JSON cannot hold.
+    """
+    body = encode_body(call.body) if method == "POST" else None
+    headers = {"user-agent": user_agent(), "accept": "text/event-stream" if is_stream else "application/json"}
+    if is_stream:
+        headers["accept-encoding"] = "identity"  # a compressor in between would hold events back
+    if body is not None:
+        headers["content-type"] = "application/json"
+    if settings.api_key:
+        headers["authorization"] = f"Bearer {settings.api_key}"
+    for extra in (settings.default_headers, call.headers):
+        headers.update({name.lower(): value for name, value in extra.items()})
+    return HTTPRequest(method, f"{settings.base_url}/{path}", call.timeout, headers, body)
+
+
+def encode_body(body: Mapping[str, Any]) -> bytes:
+    """Compact JSON; messages may be dicts or our models."""
+    return json.dumps(body, default=_plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, object]", value))
+    if isinstance(value, tuple | set | frozenset):
+        return list(cast("Iterable[object]", value))
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON: {value!r:.100}")
+
+
+@cache
+def user_agent() -> str:
+    """`deepseek-client/<version> python/<version>`."""
+    try:
+        ours = version("deepseek-client")
+    except PackageNotFoundError:  # a copy on the path that was never installed
+        ours = "unknown"
+    return f"deepseek-client/{ours} python/{sys.version_info.major}.{sys.version_info.minor}"

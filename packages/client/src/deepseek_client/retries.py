@@ -1,0 +1,110 @@
+"""What to send again and how long to wait before. Pure functions: clocks and chance are handed in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from deepseek_client.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    DeepSeekError,
+    EmptyResponseError,
+    StreamTruncatedError,
+)
+
+RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently to try again.
+
+    Attributes:
+        max_retries: sends after the first.
+        base_s: the upper end of the first wait; it doubles with each retry.
+        cap_s: the most that a wait without Retry-After grows to.
+        max_retry_after_s: a Retry-After beyond this is raised at once, for the caller to plan with.
+    """
+
+    max_retries: int = 2
+    base_s: float = 0.5
+    cap_s: float = 8.0
+    max_retry_after_s: float = 60.0
+
+
+def is_retryable(error: DeepSeekError) -> bool:
+    """Whether sending the same request again may help and cannot bill a running answer twice.
+
+    A server that accepted the request and stays silent may still be working on it, so of the timeouts only those
+    before the request was sent are retried.
+    """
+    if isinstance(error, APITimeoutError):
+        return error.phase in ("connect", "pool")
+    if isinstance(error, APIStatusError):
+        verdict = error.headers.get("x-should-retry")
+        if verdict in ("true", "false"):
+            return verdict == "true"
+        return error.status_code in RETRYABLE_STATUSES
+    return isinstance(error, APIConnectionError | EmptyResponseError | StreamTruncatedError)
+
+
+def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
+    """The wait that a server asked for, in seconds: `retry-after-ms`, or `retry-after` as seconds or as a date.
+
+    Args:
+        headers: response headers, names in lower case.
+        now_s: seconds since the epoch.
+
+    Returns:
+        None without a usable header; a date in the past is 0.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _number(value)
+    if seconds is not None or value is None:
+        return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return None
+
+
+def retry_delay_s(
+    policy: RetryPolicy, error: DeepSeekError, *, retries_taken: int, left_s: float | None, chance: float
+) -> float | None:
+    """How long to wait before the next attempt.
+
+    Args:
+        policy: the caller's limits.
+        error: what the last attempt ended with.
+        retries_taken: how many retries there were before.
+        left_s: seconds until the caller's deadline, None if there is none.
+        chance: a random number in [0, 1): the wait is spread over the whole range (full jitter), so that clients
+            which failed together do not come back together.
+
+    Returns:
+        seconds, or None if the error is to be raised.
+    """
+    if retries_taken >= policy.max_retries or not is_retryable(error):
+        return None
+    asked = error.retry_after if isinstance(error, APIStatusError) else None
+    if asked is None:
+        delay = chance * min(policy.cap_s, policy.base_s * 2.0**retries_taken)
+    elif asked > policy.max_retry_after_s:
+        return None
+    else:
+        delay = asked
+    if left_s is not None and delay >= left_s:
+        return None
+    return delay
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value) if value is not None else None
+    except ValueError:
+        return None
+    return number if number is not None and 0 <= number < 1e9 else None

@@ -1,0 +1,255 @@
+"""The life of one stream, as flows: connect, read, decide when it is over, and what a break in it means. No I/O."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from deepseek_client.effects import Close, Flow, Opened, Read, Sleep
+from deepseek_client.error_mapping import error_of_event, excerpt, request_id_of
+from deepseek_client.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    DeepSeekError,
+    EmptyResponseError,
+    ResponseValidationError,
+    StreamProtocolError,
+    StreamTruncatedError,
+)
+from deepseek_client.exchange import Attempts, Exchange, describe
+from deepseek_client.readings import AnswerT, ItemT, Reading
+from deepseek_client.settings import Timeout
+from deepseek_client.sse import ServerSentEvent, SSEError, SSEParser
+
+DRAIN_S = 0.1
+"""How long to wait, after `[DONE]`, for the end of the body that lets the connection be used again."""
+
+_SNIFF_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Generic[ItemT, AnswerT]):
+    """A stream that has begun, and how its events are to be read."""
+
+    opened: Opened
+    reading: Reading[ItemT, AnswerT]
+
+
+class StreamCore(Generic[ItemT, AnswerT]):
+    """One stream. `fill` until `items` holds something or `is_over`; `take` what it holds.
+
+    Until the first item was taken, a failure that a retry may help starts the stream again; after that, it is raised
+    with what had arrived as its `snapshot`.
+
+    Args:
+        connect: the flow that starts the stream, or starts it again.
+        exchange: the client's.
+        timeout: the call's limits.
+        reading: what `answer` reports from before the stream has begun.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[Attempts], Flow[Connected[ItemT, AnswerT]]],
+        exchange: Exchange,
+        timeout: Timeout,
+        reading: Reading[ItemT, AnswerT],
+    ) -> None:
+        self.items: deque[ItemT] = deque()
+        self.is_over = False
+        self.headers: Mapping[str, str] = {}
+        self.reading = reading
+        self._connect = connect
+        self._timeout = timeout
+        self._clock = exchange.clock
+        self._secret = exchange.settings.api_key
+        self._make_attempts = exchange.attempts
+        self._attempts: Attempts | None = None
+        self._opened: Opened | None = None
+        self._failure: DeepSeekError | None = None
+        self._parser = SSEParser()
+        self._head_s = 0.0
+        self._has_data = False
+        self._has_comment = False
+        self._is_done = False
+        self._is_delivered = False
+        self._sniffed = b""
+
+    @property
+    def body(self) -> Any | None:
+        """The driver's handle of a response that is still open."""
+        return self._opened.body if self._opened is not None else None
+
+    @property
+    def request_id(self) -> str | None:
+        """The id under which the server's logs know the request."""
+        return request_id_of(self.headers)
+
+    def take(self) -> ItemT:
+        """The next item; from now on the stream cannot start again unseen."""
+        self._is_delivered = True
+        return self.items.popleft()
+
+    def start(self) -> Flow[None]:
+        """Send the request, with retries; returns when the response has begun.
+
+        Raises:
+            DeepSeekError: it never began.
+        """
+        attempts = self._attempts = self._attempts or self._make_attempts(self._timeout)
+        connected = yield from self._connect(attempts)
+        self._opened, self.reading = connected.opened, connected.reading
+        self.headers = connected.opened.headers
+        self._parser = SSEParser(on_comment=self._note_comment)
+        self._head_s = self._clock() - attempts.sent_at
+        self._has_data = self._has_comment = self._is_done = False
+        self._sniffed = b""
+
+    def fill(self) -> Flow[None]:
+        """Read until there is an item, or the stream is over.
+
+        Raises:
+            DeepSeekError: the stream broke; with `snapshot`.
+        """
+        waiting_since = self._clock()
+        while not self.items and not self.is_over:
+            if self._failure is not None:
+                self.is_over = True
+                raise self._failure
+            if self._opened is None:
+                yield from self.start()
+                waiting_since = self._clock()
+            assert self._opened is not None
+            try:
+                data: bytes = yield self._next_read(self._opened, waiting_since)
+                if self._consume(data):
+                    waiting_since = self._clock()
+            except DeepSeekError as error:
+                yield from self.release()
+                yield from self._recover(error)
+            else:
+                if self._is_done or not data:
+                    yield from self._finish()
+
+    def release(self) -> Flow[None]:
+        """Let go of the response; the server sees a disconnect if it was not done."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            yield Close(opened.body)
+
+    def close(self) -> Flow[None]:
+        """End the stream, whatever is left of it."""
+        self.is_over = True
+        self.items.clear()
+        yield from self.release()
+
+    def _note_comment(self, _text: str) -> None:
+        self._has_comment = True
+
+    def _next_read(self, opened: Opened, waiting_since: float) -> Read:
+        """The next read and its limit. The clock runs from the caller's wish for data, or from the last data event."""
+        if self._has_data:
+            phase, limit = "idle", self._timeout.idle_s
+        else:
+            phase, limit = "first_token", self._timeout.first_token_s
+            waiting_since -= self._head_s
+        deadline = None if limit is None else waiting_since + limit
+        total = self._attempts.deadline if self._attempts is not None else None
+        if total is not None and (deadline is None or total < deadline):
+            return Read(opened.body, total, "total")
+        return Read(opened.body, deadline, phase)
+
+    def _consume(self, data: bytes) -> bool:
+        """Take the bytes of one read; tells whether they completed an event with data. Empty is the end of the body."""
+        if not data:
+            self._check_end()
+            return False
+        if len(self._sniffed) < _SNIFF_BYTES:
+            self._sniffed += data[:_SNIFF_BYTES]
+        try:
+            events = self._parser.feed(data)
+        except SSEError as error:
+            raise StreamProtocolError(f"the stream cannot be read: {error}") from error
+        has_data = False
+        for event in events:
+            if self._is_done:
+                break
+            if event.data and not event.data.isspace():
+                has_data = True
+                self._read_event(event)
+        self._has_data |= has_data
+        return has_data
+
+    def _read_event(self, event: ServerSentEvent) -> None:
+        if event.data == "[DONE]":
+            self._is_done = True
+            return
+        if event.event == "error":
+            error = error_of_event(event.data, self.headers, secret=self._secret)
+            assert error is not None, "an event named error always gives one"
+            raise error
+        try:
+            item = self.reading.read(event.data)
+        except ValueError as invalid:
+            error = error_of_event(event.data, self.headers, secret=self._secret, is_error_event=False)
+            raise error or ResponseValidationError(
+                f"an event of the stream is not what the contract names: {describe(invalid)}; "
+                f"it begins: {excerpt(event.data.encode(), self._secret)}"
+            ) from invalid
+        if item is not None:
+            self.items.append(item)
+
+    def _check_end(self) -> None:
+        """The body is over without `[DONE]`.
+
+        Raises:
+            DeepSeekError: so is the answer, and it was not whole.
+        """
+        try:
+            self._parser.close()
+        except SSEError as error:
+            raise StreamProtocolError(f"the stream cannot be read: {error}") from error
+        if self.reading.is_complete:
+            return
+        if not self._sniffed.strip():
+            raise EmptyResponseError("the server began a stream and ended it without a byte of data")
+        if not self._has_data and not self._has_comment and b"data:" not in self._sniffed:
+            kind = self.headers.get("content-type", "no content type")
+            raise StreamProtocolError(
+                f"asked for a stream of events, got {kind}: {excerpt(self._sniffed, self._secret)}"
+            )
+        raise StreamTruncatedError("the stream ended before the answer did: no [DONE], and no finish_reason")
+
+    def _finish(self) -> Flow[None]:
+        """After `[DONE]`, read what is left of the body, for a moment: then the connection can be used again."""
+        self.is_over = True
+        opened = self._opened
+        if opened is not None and self._is_done:
+            deadline = self._clock() + DRAIN_S
+            try:
+                while (yield Read(opened.body, deadline, "idle")):
+                    pass
+            except APIConnectionError:
+                pass  # the answer is whole; only the connection is lost
+        yield from self.release()
+
+    def _recover(self, error: DeepSeekError) -> Flow[None]:
+        """A read failed and the response is closed: start again, or see that nothing is missing, or raise."""
+        if self.reading.is_complete and isinstance(error, APIConnectionError | StreamTruncatedError):
+            self.is_over = True
+            return
+        if isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError):
+            broken = StreamTruncatedError(f"the connection broke before the answer was complete: {error.message}")
+            broken.__cause__ = error
+            error = broken
+        error.request_id = error.request_id or self.request_id
+        attempts = self._attempts
+        assert attempts is not None, "a stream that was read has been started"
+        if not self._is_delivered and not self.items:
+            delay = attempts.next_delay_s(error)
+            if delay is not None:
+                yield Sleep(delay)
+                return
+        error.retries_taken = attempts.retries_taken
+        error.snapshot = self.reading.answer() if self._has_data else None
+        self._failure = error  # raised once the items that came before it are taken

@@ -1,0 +1,156 @@
+"""What a caller holds while an answer streams: iterators of chunks or of text, closed by `with` or by their end."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import TracebackType
+from typing import Generic, Self
+
+from deepseek_client.readings import AnswerT, ItemT
+from deepseek_client.stream_core import StreamCore
+from deepseek_client.transport import AsyncTransport, SyncTransport
+from deepseek_client.types.generate import Generation
+from deepseek_client.types.usage import Usage
+
+
+class _StreamState(Generic[ItemT, AnswerT]):
+    """What can be asked of a stream at any time, without waiting."""
+
+    def __init__(self, core: StreamCore[ItemT, AnswerT]) -> None:
+        self._core = core
+
+    @property
+    def usage(self) -> Usage | None:
+        """The token counts, once the server has sent them."""
+        return self._core.reading.usage
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended; None while it has not."""
+        return self._core.reading.finish_reasons.get(0)
+
+    @property
+    def snapshot(self) -> AnswerT:
+        """All that has arrived, in the shape of a plain call's answer; built when asked for."""
+        return self._core.reading.answer()
+
+    @property
+    def request_id(self) -> str | None:
+        """The id under which the server's logs know the request."""
+        return self._core.request_id
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The response's headers, names in lower case; empty before it has begun."""
+        return self._core.headers
+
+
+class Stream(_StreamState[ItemT, AnswerT]):
+    """An answer as it comes. Iterate over it; leaving early (`close`, or the end of `with`) cancels it."""
+
+    def __init__(self, core: StreamCore[ItemT, AnswerT], transport: SyncTransport) -> None:
+        super().__init__(core)
+        self._transport = transport
+
+    def __iter__(self) -> Iterator[ItemT]:
+        return self
+
+    def __next__(self) -> ItemT:
+        core = self._core
+        if not core.items:
+            self._transport.run(core.fill())
+            if not core.items:
+                raise StopIteration
+        return core.take()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the answer. The server sees a disconnect if it was not done."""
+        self._transport.run(self._core.close())
+
+    def until_done(self) -> AnswerT:
+        """Read what is left, and return the whole answer."""
+        for _ in self:
+            pass
+        return self.snapshot
+
+    def __del__(self) -> None:
+        core = getattr(self, "_core", None)
+        if core is not None and core.body is not None and not sys.is_finalizing():
+            self.close()
+
+
+class AsyncStream(_StreamState[ItemT, AnswerT]):
+    """An answer as it comes. Iterate over it; leaving early (`close`, or the end of `async with`) cancels it."""
+
+    def __init__(self, core: StreamCore[ItemT, AnswerT], transport: AsyncTransport) -> None:
+        super().__init__(core)
+        self._transport = transport
+
+    def __aiter__(self) -> AsyncIterator[ItemT]:
+        return self
+
+    async def __anext__(self) -> ItemT:
+        core = self._core
+        if not core.items:
+            await self._transport.run(core.fill())
+            if not core.items:
+                raise StopAsyncIteration
+        return core.take()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the answer. The server sees a disconnect if it was not done."""
+        await self._transport.run(self._core.close())
+
+    async def until_done(self) -> AnswerT:
+        """Read what is left, and return the whole answer."""
+        async for _ in self:
+            pass
+        return self.snapshot
+
+    def __del__(self) -> None:
+        core = getattr(self, "_core", None)
+        if core is not None and core.body is not None and not sys.is_finalizing():
+            core.body.abandon()
+
+
+class TextStream(Stream[str, Generation]):
+    """A generated text, piece by piece. The request is sent on entering `with`, or with the first piece."""
+
+    def __enter__(self) -> Self:
+        if self._core.body is None and not self._core.is_over:
+            self._transport.run(self._core.start())
+        return self
+
+    @property
+    def generation(self) -> Generation:
+        """All that has arrived, as `generate` would have returned it."""
+        return self.snapshot
+
+
+class AsyncTextStream(AsyncStream[str, Generation]):
+    """A generated text, piece by piece. The request is sent on entering `async with`, or with the first piece."""
+
+    async def __aenter__(self) -> Self:
+        if self._core.body is None and not self._core.is_over:
+            await self._transport.run(self._core.start())
+        return self
+
+    @property
+    def generation(self) -> Generation:
+        """All that has arrived, as `generate` would have returned it."""
+        return self.snapshot
