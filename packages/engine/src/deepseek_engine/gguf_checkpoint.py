@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import torch
@@ -117,5 +117,4 @@ class GGUFCheckpoint:
 def _unpermute(values: Array, head_dim: int) -> Array:
     """Undo llama.cpp's row order of Q and K: it interleaves the two halves that rotary embedding pairs up."""
     pairs = values.reshape(values.shape[0] // head_dim, head_dim // 2, 2, -1)
-    restored: Array = pairs.swapaxes(1, 2).reshape(values.shape)
-    return restored
+    return cast("Array", pairs.swapaxes(1, 2).reshape(values.shape))

@@ -22,7 +22,7 @@ class Linear(nn.Module):
 
     def split(self, y: Tensor) -> tuple[Tensor, ...]:
         """The output of each fused projection."""
-        return torch.split(y, self.out_features, dim=-1)
+        return torch.split(y, list(self.out_features), dim=-1)
 
     def part(self, parameter: nn.Parameter, index: int) -> Tensor:
         """The rows of a parameter that belong to projection `index`, for loading."""

@@ -1,0 +1,49 @@
+"""`deepseek-bench`: benchmarks that end in one line of JSON."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from deepseek_engine.bench.offline import run_offline
+from deepseek_engine.config import DTYPES, EngineConfig
+from deepseek_engine.errors import EngineError
+from deepseek_engine.model_source import DEFAULT_MODEL
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="deepseek-bench", description="Measure the engine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    offline = commands.add_parser("offline", help="prefill and decode rates and peak memory, without a server")
+    offline.add_argument("--model-path", default=DEFAULT_MODEL, help="folder, .gguf file or built-in name")
+    offline.add_argument("--dtype", default="auto", choices=DTYPES)
+    offline.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16], metavar="N")
+    offline.add_argument("--prompt-tokens", type=int, default=128)
+    offline.add_argument("--output-tokens", type=int, default=128)
+    offline.add_argument("--runs", type=int, default=3, help="measured runs of each batch size, after a warm-up")
+    offline.add_argument("--threads", type=int, default=None, help="CPU threads; one a core by default")
+    options = parser.parse_args(arguments)
+    for name in ("prompt_tokens", "output_tokens", "runs", *(["threads"] if options.threads is not None else [])):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if min(options.batch_sizes) < 1:
+        parser.error("--batch-sizes must be at least 1")
+    try:
+        config = EngineConfig(
+            model=options.model_path,
+            dtype=options.dtype,
+            max_num_seqs=max(options.batch_sizes),
+            max_num_batched_tokens=max(2048, *options.batch_sizes),
+            num_threads=options.threads,
+        )
+        run_offline(config, options.batch_sizes, options.prompt_tokens, options.output_tokens, options.runs)
+    except EngineError as error:
+        print(f"deepseek-bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
