@@ -81,7 +81,7 @@ class ChatLoop:
             self._note(f"(there is no {name}: {_HELP})")
 
     def _turn(self, words: str) -> bool:
-        """Ask, stream the answer, remember both; False if it failed. A stopped answer is remembered as far as it went."""
+        """Ask, stream the answer, remember both as far as it went; False if it failed."""
         question = ChatMessage(role="user", content=words)
         before = [ChatMessage(role="system", content=self.system)] if self.system else []
         answer: list[str] = []

@@ -91,7 +91,7 @@ def _generate(client: DeepSeek, arguments: argparse.Namespace) -> int:
 
 
 def _write_stream(pieces: Any, out: TextIO) -> None:
-    """Write pieces as they come; a line end at the end, also after a failure, so that the shell's prompt stands alone."""
+    """Write pieces as they come, and a line end after the last, so that the shell's prompt stands alone."""
     try:
         for piece in pieces:
             out.write(piece)
