@@ -170,15 +170,12 @@ class StreamCore(Generic[ItemT, AnswerT]):
             events = self._parser.feed(data)
         except SSEError as error:
             raise StreamProtocolError(f"the stream cannot be read: {error}") from error
-        has_data = False
+        events = [event for event in events if event.data and not event.data.isspace()]
         for event in events:
-            if self._is_done:
-                break
-            if event.data and not event.data.isspace():
-                has_data = True
+            if not self._is_done:
                 self._read_event(event)
-        self._has_data |= has_data
-        return has_data
+                self._has_data = True
+        return bool(events)
 
     def _read_event(self, event: ServerSentEvent) -> None:
         if event.data == "[DONE]":

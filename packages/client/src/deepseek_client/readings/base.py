@@ -26,7 +26,7 @@ class Reading(ABC, Generic[ItemT, AnswerT]):
     def __init__(self, expected_choices: int = 1) -> None:
         self.expected_choices = expected_choices
         self.usage: Usage | None = None
-        self._head: dict[str, Any] = {}
+        self._head: dict[str, Any] = {"id": ""}
 
     @abstractmethod
     def read(self, data: str) -> ItemT | None:
@@ -59,7 +59,7 @@ class Reading(ABC, Generic[ItemT, AnswerT]):
         extra = chunk.model_extra
         if extra and extra.get("error"):
             raise ErrorInChunkError
-        if not self._head:
+        if not self._head["id"]:
             self._head = {"id": chunk.id, "created": chunk.created, "model": chunk.model, **(extra or {})}
         if chunk.usage is not None:
             self.usage = chunk.usage
