@@ -31,10 +31,9 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
+        helpers = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         try:
-            self._template = environment.from_string(source)
+            self._template = environment.from_string(source, globals=helpers)
         except jinja2.TemplateError as error:
             raise ModelLoadError(f"the checkpoint's chat template does not compile: {error}") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
@@ -67,7 +66,9 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
             if isinstance(error, InvalidRequestError):
                 raise
-            raise InvalidRequestError(f"the model's chat template refuses these messages: {error}", param="messages") from error
+            raise InvalidRequestError(
+                f"the model's chat template refuses these messages: {error}", param="messages"
+            ) from error
         if continue_final:
             parts.append(messages[-1]["content"])
         return "".join(parts)
@@ -82,7 +83,7 @@ def _strftime_now(format: str) -> str:  # noqa: A002  the name that templates ma
 
 
 def _tojson(
-    value: Any,  # noqa: ANN401  whatever the template holds
+    value: Any,
     ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,

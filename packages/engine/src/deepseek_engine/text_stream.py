@@ -1,9 +1,9 @@
 """Token ids to text, as they come: the pieces of a stream joined are the text of all its tokens.
 
 A byte-level vocabulary (GPT-2's, Llama 3's, Qwen's, DeepSeek's) maps each token to bytes, so a UTF-8 decoder that keeps
-its state gives the text with exactly the incomplete character held back, in constant time a token. Other vocabularies go
-through `tokenizers.DecodeStream`, which decodes a growing window until the text stops ending in U+FFFD; a model that
-keeps writing broken bytes makes that quadratic (sglang#34852), so its window is bounded here.
+its state gives the text with exactly the incomplete character held back, in constant time a token. Others go through
+`tokenizers.DecodeStream`, which decodes a growing window until the text stops ending in U+FFFD; a model that keeps
+writing broken bytes makes that quadratic (sglang#34852), so its window is bounded here.
 """
 
 import codecs
@@ -72,7 +72,7 @@ class WindowTextStream:
         self._held.append(token_id)
         try:
             text = self._stream.step(self._backend, token_id)
-        except Exception:  # noqa: BLE001  the binding raises the bare class when its window begins inside a character
+        except Exception:
             return self.finish()
         if text is None:
             return self.finish() if len(self._held) >= MAX_HELD_TOKENS else ""

@@ -175,7 +175,9 @@ def load_tokenizer(model: str) -> Tokenizer:
 def _from_folder(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ModelLoadError(f"{folder} has no tokenizer.json: convert the tokenizer with transformers and save it there")
+        raise ModelLoadError(
+            f"{folder} has no tokenizer.json: convert the tokenizer with transformers and save it there"
+        )
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the binding raises the bare class
@@ -213,7 +215,7 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _token_content(token: Any) -> str | None:  # noqa: ANN401  JSON
+def _token_content(token: Any) -> str | None:
     """Token settings are a string, or an object with the string in `content`."""
     if isinstance(token, dict):
         token = cast("dict[str, Any]", token).get("content")

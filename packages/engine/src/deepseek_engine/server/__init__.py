@@ -1,1 +1,1 @@
-"""HTTP in front of the engine; needs the `server` extra."""
+"""The engine behind HTTP. The only folder that knows HTTP; needs the `[server]` extra."""

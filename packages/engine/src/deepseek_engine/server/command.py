@@ -1,0 +1,114 @@
+"""The command line: flags over ENGINE_* variables over defaults."""
+
+import argparse
+import asyncio
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import pydantic
+
+from deepseek_engine.errors import EngineError, InvalidRequestError
+from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.server.listener import ListenError
+from deepseek_engine.server.serve import serve
+from deepseek_engine.server.settings import ServerSettings
+
+# Flag, field of ServerSettings, its type, and more spellings of it.
+_FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
+    ("--model-path", "model_path", str, ("--model",)),
+    ("--max-batch-size", "max_batch_size", int, ("--batch-size",)),
+    ("--dtype", "dtype", str, ()),
+    ("--device", "device", str, ()),
+    ("--max-model-len", "max_model_len", int, ()),
+    ("--max-num-batched-tokens", "max_num_batched_tokens", int, ()),
+    ("--kv-cache-memory", "kv_cache_memory", str, ()),
+    ("--threads", "threads", int, ()),
+    ("--host", "host", str, ()),
+    ("--port", "port", int, ()),
+    ("--uds", "uds", str, ()),
+    ("--api-key", "api_key", str, ()),
+    ("--temperature", "temperature", float, ()),
+    ("--top-p", "top_p", float, ()),
+    ("--repetition-penalty", "repetition_penalty", float, ()),
+    ("--max-tokens", "max_tokens", int, ()),
+    ("--drain-timeout", "drain_timeout_s", float, ()),
+    ("--log-level", "log_level", str, ()),
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve as the arguments say; the process's exit status."""
+    settings = parse_settings(arguments)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # our own lines say when it starts and stops
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(serve(settings))
+    except (EngineError, ListenError) as error:
+        sys.stderr.write(f"deepseek-server: {error}\n")
+        return 1
+    except KeyboardInterrupt:  # while the model was loading, before our own handlers
+        return 130
+
+
+def parse_settings(arguments: Sequence[str]) -> ServerSettings:
+    """Settings from flags and variables; a bad one ends the process with its name."""
+    parser = _parser()
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    try:
+        settings = ServerSettings(**given)
+        # The defaults of requests are judged by what judges requests.
+        SamplingParams(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            repetition_penalty=settings.repetition_penalty,
+            max_tokens=settings.max_tokens,
+        )
+        _ = settings.engine_config
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        parser.error(f"{_spelling(str(problem['loc'][0]))}: {problem['msg']}")
+    except InvalidRequestError as error:
+        parser.error(str(error))
+    return settings
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it exists: not on Windows."""
+    return importlib.import_module("uvloop").new_event_loop if importlib.util.find_spec("uvloop") else None
+
+
+def _parser() -> argparse.ArgumentParser:
+    fields = ServerSettings.model_fields
+    parser = argparse.ArgumentParser(
+        prog="deepseek-server",
+        description="Serve a model over HTTP: /v1/generate, /v1/chat/completions, /v1/completions and more.",
+        epilog="Every flag has a variable: --max-batch-size is ENGINE_MAX_BATCH_SIZE. Flags win.",
+        allow_abbrev=False,
+    )
+    for flag, name, kind, aliases in _FLAGS:
+        field = fields[name]
+        default = "" if field.default is None else f" (default {field.default})"
+        parser.add_argument(
+            flag, *aliases, dest=name, type=kind, help=f"{field.description}{default}".replace("%", "%%")
+        )
+    parser.add_argument(
+        "--served-model-name", dest="served_model_name", nargs="+", help=fields["served_model_name"].description
+    )
+    parser.add_argument(
+        "--no-prefix-cache",
+        dest="prefix_cache",
+        action="store_const",
+        const=False,
+        help="do not reuse KV of equal prompts",
+    )
+    return parser
+
+
+def _spelling(name: str) -> str:
+    flags = {field: flag for flag, field, _, _ in _FLAGS}
+    return f"{flags.get(name, '--' + name.replace('_', '-'))} (ENGINE_{name.upper()})"

@@ -1,0 +1,210 @@
+"""Wire request to job: texts to token ids, fields to sampling parameters, with the server's defaults and limits."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar, cast
+
+from deepseek_client.types import ChatCompletionRequest, CompletionRequest, GenerateRequest, SamplingFields
+from deepseek_engine.errors import InvalidRequestError
+from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.server.chat_messages import plain_messages
+from deepseek_engine.server.errors import ApiError, unsupported
+from deepseek_engine.server.job import Job, Prompt
+from deepseek_engine.server.limits import DEFAULT_GENERATE_MAX_TOKENS, MAX_CHOICES, MAX_PROMPTS
+from deepseek_engine.server.settings import ServerSettings
+from deepseek_engine.server.unsupported import refuse_unsupported
+from deepseek_engine.tokenizer import Tokenizer
+
+_THREAD_CHARS: Final = 4096
+"""Longer texts are tokenised in a thread: about 5 ms of work, which running streams would feel."""
+
+Result = TypeVar("Result")
+
+
+class Converter:
+    """Turns requests into jobs for one model.
+
+    Args:
+        tokenizer: the model's.
+        settings: defaults of requests, and the model's names.
+        context_len: most tokens of a prompt and its answer together.
+        vocab_size: ids that the model knows.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, settings: ServerSettings, *, context_len: int, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._context_len = context_len
+        self._vocab_size = vocab_size
+
+    async def generate(self, request: GenerateRequest) -> Job:
+        """A one-shot instruct call: one user turn of the chat template, if there is one and `raw` is not set."""
+        if request.n not in (None, 1):
+            raise unsupported("n", f"n={request.n}: generate gives one answer; use /v1/completions for several")
+        text = request.prompt
+        if request.raw or self._tokenizer.chat_template is None:
+            token_ids = await _off_loop(len(text), lambda: self._tokenizer.encode(text))
+        else:
+            turn = [{"role": "user", "content": text}]
+            token_ids = await _off_loop(len(text), lambda: self._tokenizer.encode_chat(turn))
+        prompt = self._prompt(request, token_ids, request.max_tokens, default=DEFAULT_GENERATE_MAX_TOKENS)
+        return self._job(request, (prompt,))
+
+    async def chat(self, request: ChatCompletionRequest) -> Job:
+        """A conversation; with `prefix` on the last message, which is the assistant's, the answer continues it."""
+        messages, continue_final = plain_messages(request.messages)
+        num_logprobs = _chat_logprobs(request)
+        size = sum(len(message["content"]) for message in messages)
+        token_ids = await _off_loop(size, lambda: self._tokenizer.encode_chat(messages, continue_final=continue_final))
+        max_tokens = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+        name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+        prompt = self._prompt(request, token_ids, max_tokens, num_logprobs=num_logprobs, max_tokens_name=name)
+        return self._job(request, (prompt,))
+
+    async def completions(self, request: CompletionRequest) -> Job:
+        """One or several texts or token-id lists to continue."""
+        if request.echo and request.logprobs is not None:
+            raise unsupported("logprobs", "logprobs with echo is not supported: leave one of them out")
+        texts = _listed_prompts(request.prompt)
+        if not texts or len(texts) > MAX_PROMPTS:
+            raise ApiError(400, f"prompt has {len(texts)} entries: from 1 to {MAX_PROMPTS} are allowed", param="prompt")
+        choices = len(texts) * (request.n or 1)
+        if choices > MAX_CHOICES:
+            message = (
+                f"{len(texts)} prompts with n={request.n} are {choices} answers: at most {MAX_CHOICES} are allowed"
+            )
+            raise ApiError(422, message, param="n")
+        encoded = await _off_loop(sum(map(len, texts)), lambda: [self._prompt_ids(text) for text in texts])
+        prompts = tuple(
+            self._prompt(
+                request,
+                token_ids,
+                request.max_tokens,
+                num_logprobs=request.logprobs,
+                echo=self._echo(text) if request.echo else "",
+            )
+            for text, token_ids in zip(texts, encoded, strict=True)
+        )
+        return self._job(request, prompts)
+
+    def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
+        return self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+
+    def _echo(self, prompt: str | list[int]) -> str:
+        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+
+    def _job(self, request: SamplingFields, prompts: tuple[Prompt, ...]) -> Job:
+        options = request.stream_options
+        return Job(
+            model=request.model or self._settings.model_names[0],
+            prompts=prompts,
+            stream=bool(request.stream),
+            include_usage=bool(options and options.include_usage),
+            continuous_usage=bool(options and options.continuous_usage_stats),
+            return_token_ids=bool(request.return_token_ids),
+        )
+
+    def _prompt(
+        self,
+        request: SamplingFields,
+        token_ids: list[int],
+        max_tokens: int | None,
+        *,
+        default: int | None = None,
+        max_tokens_name: str = "max_tokens",
+        num_logprobs: int | None = None,
+        echo: str = "",
+    ) -> Prompt:
+        self._known_ids("prompt", token_ids)
+        if max_tokens is None and (default := self._settings.max_tokens or default) is not None:
+            # A default gives way to a long prompt; what the caller asked for does not, and the engine says so.
+            max_tokens = min(default, max(self._context_len - len(token_ids), 1))
+        return Prompt(token_ids, self._params(request, max_tokens, max_tokens_name, num_logprobs), echo)
+
+    def _params(
+        self, request: SamplingFields, max_tokens: int | None, max_tokens_name: str, num_logprobs: int | None
+    ) -> SamplingParams:
+        settings = self._settings
+        try:
+            return SamplingParams(
+                n=_given(request.n, 1),
+                max_tokens=max_tokens,
+                min_tokens=_given(request.min_tokens, 0),
+                temperature=_given(request.temperature, settings.temperature),
+                top_p=_given(request.top_p, settings.top_p),
+                top_k=_given(request.top_k, 0),
+                min_p=_given(request.min_p, 0.0),
+                repetition_penalty=_given(request.repetition_penalty, settings.repetition_penalty),
+                presence_penalty=_given(request.presence_penalty, 0.0),
+                frequency_penalty=_given(request.frequency_penalty, 0.0),
+                seed=request.seed,
+                stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+                stop_token_ids=self._known_ids("stop_token_ids", request.stop_token_ids or ()),
+                ignore_eos=bool(request.ignore_eos),
+                logit_bias=self._logit_bias(request.logit_bias),
+                logprobs=num_logprobs,
+            )
+        except InvalidRequestError as error:
+            param = max_tokens_name if error.param == "max_tokens" else error.param
+            raise ApiError(422, str(error), param=param) from error
+
+    def _logit_bias(self, given: dict[str, float] | None) -> dict[int, float] | None:
+        if not given:
+            return None
+        try:
+            ids = [int(key) for key in given]
+        except ValueError as error:
+            raise ApiError(400, "logit_bias: every key must be a token id", param="logit_bias") from error
+        return dict(zip(self._known_ids("logit_bias", ids), given.values(), strict=True))
+
+    def _known_ids(self, name: str, ids: Sequence[int]) -> tuple[int, ...]:
+        for index in (min(ids, default=0), max(ids, default=0)):
+            if not 0 <= index < self._vocab_size:
+                raise ApiError(422, f"{name}: token id {index} is outside 0..{self._vocab_size - 1}", param=name)
+        return tuple(ids)
+
+
+def check_request(request: SamplingFields, model_names: Sequence[str]) -> None:
+    """Refuse another model's name and features that are not here.
+
+    Raises:
+        ApiError: 404 or 400.
+    """
+    if request.model is not None and request.model not in model_names:
+        raise unknown_model(request.model, model_names)
+    refuse_unsupported(request)
+
+
+def unknown_model(name: str, model_names: Sequence[str]) -> ApiError:
+    """The answer to a name that is not this server's."""
+    return ApiError(
+        404,
+        f"model {name[:100]!r} is not served here; there is: {', '.join(model_names)}",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _chat_logprobs(request: ChatCompletionRequest) -> int | None:
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+    return None
+
+
+def _listed_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and isinstance(prompt[0], int):
+        return [cast("list[int]", prompt)]
+    return list(cast("list[str | list[int]]", prompt))
+
+
+def _given(value: Result | None, default: Result) -> Result:
+    return default if value is None else value
+
+
+async def _off_loop(num_chars: int, work: Callable[[], Result]) -> Result:
+    """Do short work here and long work in a thread."""
+    return await asyncio.to_thread(work) if num_chars > _THREAD_CHARS else work()

@@ -1,0 +1,164 @@
+"""The three generating endpoints: read, convert, run, answer. Raw ASGI; beside each request a task watches its caller.
+
+Every request ends in exactly one way. A caller that leaves cancels the request as the abort endpoint does: the engine
+ends it within a step, its last delta carries the exact usage, and the request is recorded like any other.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Final, Generic, TypeVar
+
+import pydantic
+from starlette.types import Receive, Scope, Send
+
+from deepseek_client.types import ChatCompletionRequest, CompletionRequest, GenerateRequest, SamplingFields
+from deepseek_engine.server.caller_watch import CallerWatch
+from deepseek_engine.server.convert import Converter, check_request
+from deepseek_engine.server.errors import ApiError, as_api_error, validation_error
+from deepseek_engine.server.event_stream import EventStream
+from deepseek_engine.server.generation import ChoiceUpdate, Generation
+from deepseek_engine.server.http import REQUEST_ID_KEY, ClientGoneError, header, read_body, send_answer, send_error
+from deepseek_engine.server.job import Job
+from deepseek_engine.server.record import CLIENT_GONE, RequestRecord
+from deepseek_engine.server.render import ChatRenderer, CompletionRenderer, GenerationRenderer, Renderer
+from deepseek_engine.server.state import ServerState
+from deepseek_engine.tokenizer import Tokenizer
+
+Request = TypeVar("Request", bound=SamplingFields)
+
+_MAX_SALT_CHARS: Final = 256
+
+
+@dataclass(frozen=True)
+class Dialect(Generic[Request]):
+    """What sets one endpoint apart: its request, how that becomes a job, and how answers look."""
+
+    route: str
+    request_type: type[Request]
+    convert: Callable[[Converter, Request], Awaitable[Job]]
+    renderer: Callable[[Job, Tokenizer], Renderer]
+
+
+GENERATE: Final = Dialect("generate", GenerateRequest, Converter.generate, GenerationRenderer)
+CHAT: Final = Dialect("chat/completions", ChatCompletionRequest, Converter.chat, ChatRenderer)
+COMPLETIONS: Final = Dialect("completions", CompletionRequest, Converter.completions, CompletionRenderer)
+
+
+class GenerateEndpoint(Generic[Request]):
+    """An ASGI app that answers one dialect."""
+
+    def __init__(self, state: ServerState, dialect: Dialect[Request]) -> None:
+        self._state = state
+        self._dialect = dialect
+        self._numbers = count()
+        dialect.request_type.model_rebuild()  # compile the validator now, not within the first request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request_id: str = scope[REQUEST_ID_KEY]
+        record = RequestRecord(self._dialect.route, request_id)
+        events = EventStream(send, self._state.settings.keep_alive_s)
+        try:
+            job, generation = await self._start(scope, receive, request_id, record)
+            with self._state.running.track(request_id, generation):
+                await self._answer(job, generation, receive, events, send, record)
+        except ClientGoneError:
+            record.fail(CLIENT_GONE, "abort")
+        except asyncio.CancelledError:
+            record.fail(CLIENT_GONE, "abort")
+            raise
+        except Exception as error:
+            failure = as_api_error(error)
+            record.fail(failure.status)
+            if events.has_begun:
+                await events.fail(failure.body)
+            else:
+                await send_error(send, failure)
+        finally:
+            record.close(self._state.metrics)
+
+    async def _start(
+        self, scope: Scope, receive: Receive, request_id: str, record: RequestRecord
+    ) -> tuple[Job, Generation]:
+        """Read the request and hand it to the engine."""
+        state = self._state
+        body = await read_body(scope, receive, state.settings.max_body_bytes)
+        state.check_available()
+        try:
+            # strict: "5" is not a number and 1 is not true
+            request = self._dialect.request_type.model_validate_json(body, strict=True)
+        except pydantic.ValidationError as error:
+            raise validation_error(error) from None
+        check_request(request, state.settings.model_names)
+        record.model = request.model or state.settings.model_names[0]
+        job = await self._dialect.convert(state.converter, request)
+        generation = Generation(
+            state.engine,
+            state.tokenizer,
+            job,
+            # The caller's id may come twice; the engine's may not.
+            request_id=f"{request_id}#{self._dialect.route}-{next(self._numbers)}",
+            cache_salt=(header(scope, b"x-cache-salt") or "")[:_MAX_SALT_CHARS],
+        )
+        record.usage = generation.usage
+        return job, generation
+
+    async def _answer(
+        self, job: Job, generation: Generation, receive: Receive, events: EventStream, send: Send, record: RequestRecord
+    ) -> None:
+        renderer = self._dialect.renderer(job, self._state.tokenizer)
+        try:
+            async with CallerWatch(receive, on_leave=generation.cancel) as caller:
+                if job.stream:
+                    await self._stream(generation, renderer, events, record)
+                else:
+                    await self._answer_whole(job, generation, renderer, send, record)
+            record.succeed(CLIENT_GONE if caller.has_left else 200, _overall_finish(generation))
+        finally:
+            generation.close()
+
+    async def _stream(
+        self, generation: Generation, renderer: Renderer, events: EventStream, record: RequestRecord
+    ) -> None:
+        beat = asyncio.create_task(events.keep_alive())
+        has_opened = False
+        try:
+            async for updates in generation.updates():
+                _note(updates, record)
+                usage = generation.usage.to_json()
+                last = updates[-1] if generation.is_finished else None
+                chunks = [renderer.chunk(update, usage, is_last=update is last) for update in updates]
+                if not has_opened:
+                    has_opened = True
+                    chunks.insert(0, renderer.opening(usage))
+                if any(chunks):
+                    await events.write(b"".join(chunks))
+        finally:
+            beat.cancel()
+        await events.end(renderer.closing(generation.usage.to_json()))
+
+    async def _answer_whole(
+        self, job: Job, generation: Generation, renderer: Renderer, send: Send, record: RequestRecord
+    ) -> None:
+        choices: list[list[ChoiceUpdate]] = [[] for _ in range(job.num_choices)]
+        async for updates in generation.updates():
+            _note(updates, record)
+            for update in updates:
+                choices[update.index].append(update)
+        await send_answer(send, 200, renderer.answer(choices, generation.usage.to_json()))
+
+
+def _note(updates: list[ChoiceUpdate], record: RequestRecord) -> None:
+    for update in updates:
+        if update.finish_reason == "error":
+            raise ApiError(500, update.error or "the engine failed on this request")
+        if update.token_ids:
+            record.note_tokens()
+
+
+def _overall_finish(generation: Generation) -> str:
+    """One word for the log: how the answers ended, the most unusual first."""
+    reasons = set(generation.finish_reasons.values())
+    return next(reason for reason in ("error", "abort", "length", "stop") if reason in reasons)

@@ -1,0 +1,154 @@
+"""Generation: a job in the engine, as a stream of what each step added to each answer."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from deepseek_engine.detokenizer import Detokenizer
+from deepseek_engine.messages import Delta, FinishReason, Submit, TokenLogprobs
+from deepseek_engine.server.engine_client import DeltaStream, EngineClient
+from deepseek_engine.server.job import Job
+from deepseek_engine.server.usage import UsageMeter
+from deepseek_engine.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceUpdate:
+    """What a step added to one answer; `error` says what failed when `finish_reason` is `error`."""
+
+    index: int
+    text: str
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+
+class Generation:
+    """Runs a job: submits its prompts, turns tokens into text, ends answers at stop strings, counts usage.
+
+    Args:
+        engine: where it runs.
+        tokenizer: the model's.
+        job: what to run.
+        request_id: unique in this process; prompts are submitted as `request_id/0` and so on.
+        cache_salt: keeps its prefix-cache entries apart.
+
+    Raises:
+        QueueFullError, EngineDeadError, InvalidRequestError: the engine does not take it.
+    """
+
+    def __init__(
+        self, engine: EngineClient, tokenizer: Tokenizer, job: Job, *, request_id: str, cache_salt: str = ""
+    ) -> None:
+        self.job = job
+        self.usage = UsageMeter(len(job.prompts))
+        self.finish_reasons: dict[int, FinishReason] = {}
+        self._engine = engine
+        self._ids = [f"{request_id}/{index}" for index in range(len(job.prompts))]
+        self._detokenizers = [
+            Detokenizer(tokenizer.text_stream(), prompt.params.stop)
+            for prompt in job.prompts
+            for _ in range(job.num_choices_per_prompt)
+        ]
+        self._streams: list[DeltaStream] = []
+        try:
+            for engine_id, prompt in zip(self._ids, job.prompts, strict=True):
+                request = Submit(
+                    request_id=engine_id,
+                    prompt_token_ids=prompt.token_ids,
+                    params=prompt.params,
+                    eos_token_ids=tokenizer.eos_token_ids,
+                    cache_salt=cache_salt,
+                )
+                self._streams.append(engine.submit(request))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every answer has ended."""
+        return len(self.finish_reasons) == self.job.num_choices
+
+    def cancel(self) -> None:
+        """End what still runs; `updates` then ends by itself with finish reason `abort`."""
+        for engine_id in self._ids[: len(self._streams)]:
+            self._engine.cancel(engine_id)
+
+    def close(self) -> None:
+        """Cancel what still runs and take no more of it."""
+        for stream in self._streams:
+            stream.close()
+
+    async def updates(self) -> AsyncGenerator[list[ChoiceUpdate]]:
+        """What is new, as it comes, until every answer has ended: one update an answer and engine step.
+
+        Raises:
+            EngineDeadError: the core is gone.
+        """
+        batches = _numbered(self._streams[0]) if len(self._streams) == 1 else _merged(self._streams)
+        async with aclosing(batches):
+            async for prompt_index, deltas in batches:
+                updates = [update for delta in deltas if (update := self._take(prompt_index, delta)) is not None]
+                if updates:
+                    yield updates
+                if self.is_finished:
+                    return
+
+    def _take(self, prompt_index: int, delta: Delta) -> ChoiceUpdate | None:
+        index = prompt_index * self.job.num_choices_per_prompt + delta.index
+        if index in self.finish_reasons:
+            return None  # what the engine still made before it heard of the stop string
+        detokenizer = self._detokenizers[index]
+        # The token that ended the answer counts, and is in no text even where it is not a special one.
+        ended_by_token = delta.stop_token_id is not None and delta.token_ids[-1:] == (delta.stop_token_id,)
+        added = detokenizer.push(delta.token_ids[:-1] if ended_by_token else delta.token_ids)
+        text, stop = added.text, added.stop
+        num_tokens = len(delta.token_ids) if stop is None else added.num_tokens
+        finish_reason = delta.finish_reason
+        if stop is None and finish_reason is not None:
+            rest = detokenizer.finish()
+            text, stop = text + rest.text, rest.stop
+        if stop is not None:
+            if finish_reason is None:
+                self._engine.cancel(self._ids[prompt_index], delta.index)
+            finish_reason = "stop"
+        if finish_reason is not None:
+            self.finish_reasons[index] = finish_reason
+        self.usage.add(prompt_index, delta, num_tokens)
+        logprobs = delta.logprobs[:num_tokens] if delta.logprobs is not None else ()
+        return ChoiceUpdate(index, text, delta.token_ids[:num_tokens], logprobs, finish_reason, delta.error)
+
+
+async def _numbered(stream: DeltaStream) -> AsyncGenerator[tuple[int, list[Delta]]]:
+    async for deltas in stream:
+        yield 0, deltas
+
+
+async def _merged(streams: Sequence[DeltaStream]) -> AsyncGenerator[tuple[int, list[Delta]]]:
+    """Deltas of several streams as they come, each with its stream's number."""
+    queue: asyncio.Queue[tuple[int, list[Delta] | None]] = asyncio.Queue()
+
+    async def pump(number: int, stream: DeltaStream) -> None:
+        try:
+            async for deltas in stream:
+                queue.put_nowait((number, deltas))
+        finally:
+            queue.put_nowait((number, None))
+
+    pumps = [asyncio.create_task(pump(number, stream)) for number, stream in enumerate(streams)]
+    num_open = len(pumps)
+    try:
+        while num_open:
+            number, deltas = await queue.get()
+            if deltas is not None:
+                yield number, deltas
+            else:
+                num_open -= 1
+                await pumps[number]  # raises what ended it
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

@@ -1,0 +1,36 @@
+"""Job: one HTTP request as the engine understands it."""
+
+from dataclasses import dataclass
+
+from deepseek_engine.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a request; `echo` is text that its answers begin with."""
+
+    token_ids: list[int]
+    params: SamplingParams
+    echo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run and how to answer. All prompts have the same `n`; choices are numbered through all prompts."""
+
+    model: str
+    prompts: tuple[Prompt, ...]
+    stream: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+    return_token_ids: bool = False
+
+    @property
+    def num_choices_per_prompt(self) -> int:
+        """Answers to each prompt."""
+        return self.prompts[0].params.n
+
+    @property
+    def num_choices(self) -> int:
+        """Answers to all prompts together."""
+        return len(self.prompts) * self.num_choices_per_prompt

@@ -1,0 +1,75 @@
+"""Log-probabilities in the two forms of the wire."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from deepseek_engine.messages import TokenLogprobs
+from deepseek_engine.tokenizer import Tokenizer
+
+_LOWEST: Final = -9999.0
+"""JSON has no -inf; the same stand-in that vLLM and OpenAI use."""
+
+
+def chat_logprobs(tokenizer: Tokenizer, token_ids: Sequence[int], entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    """The chat form: one object a token, with its bytes, as a token alone is not always text."""
+    content = [
+        {
+            **_chat_token(tokenizer, token_id, entry.logprob),
+            "top_logprobs": [_chat_token(tokenizer, top.token_id, top.logprob) for top in entry.top],
+        }
+        for token_id, entry in zip(token_ids, entries, strict=True)
+    ]
+    return {"content": content}
+
+
+class LegacyLogprobs:
+    """The completions form: parallel lists. One instance an answer, as `text_offset` counts from its beginning."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = tokenizer.text_stream()
+        self._offset = 0
+
+    def next(self, token_ids: Sequence[int], entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        """The lists of the next tokens."""
+        offsets: list[int] = []
+        for token_id in token_ids:
+            offsets.append(self._offset)
+            self._offset += len(self._stream.push(token_id))
+        names = [_legacy_name(self._tokenizer, token_id) for token_id in token_ids]
+        return {
+            "tokens": names,
+            "token_logprobs": [_finite(entry.logprob) for entry in entries],
+            "top_logprobs": [
+                {
+                    **{_legacy_name(self._tokenizer, top.token_id): _finite(top.logprob) for top in entry.top},
+                    name: _finite(entry.logprob),
+                }
+                for name, entry in zip(names, entries, strict=True)
+            ],
+            "text_offset": offsets,
+        }
+
+
+def join_legacy(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The lists of several steps as one."""
+    keys = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    return {key: [item for part in parts for item in part[key]] for key in keys}
+
+
+def _chat_token(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:
+    raw = tokenizer.token_bytes(token_id)
+    return {"token": raw.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(raw)}
+
+
+def _legacy_name(tokenizer: Tokenizer, token_id: int) -> str:
+    r"""The token's text, or OpenAI's spelling `bytes:\xe4\xbd` where it has none: names are keys and must differ."""
+    raw = tokenizer.token_bytes(token_id)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _finite(logprob: float) -> float:
+    return logprob if logprob > _LOWEST else _LOWEST

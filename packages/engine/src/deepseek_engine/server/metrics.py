@@ -1,0 +1,84 @@
+"""Every counter and histogram of the server, named once; all begin with `deepseek_engine_`."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from deepseek_engine.messages import EngineStats
+
+CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+
+_TTFT_BUCKETS: Final = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_PER_TOKEN_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
+_E2E_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300)
+
+
+class Metrics:
+    """One server's metrics, in a registry of their own, so that several servers can live in a process.
+
+    Args:
+        stats: gives the engine's state at the time of a scrape.
+    """
+
+    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+        self._registry = CollectorRegistry()
+        prefix = "deepseek_engine_"
+        self.requests = Counter(
+            f"{prefix}requests", "Requests by endpoint and how they ended", ("route", "status", "finish"),
+            registry=self._registry,
+        )  # fmt: skip
+        self.prompt_tokens = Counter(
+            f"{prefix}prompt_tokens", "Prompt tokens processed, as reported in usage", registry=self._registry
+        )
+        self.generation_tokens = Counter(
+            f"{prefix}generation_tokens", "Tokens generated, as reported in usage", registry=self._registry
+        )
+        self.ttft = Histogram(
+            f"{prefix}time_to_first_token_seconds", "From the request's arrival to its first token",
+            buckets=_TTFT_BUCKETS, registry=self._registry,
+        )  # fmt: skip
+        self.time_per_token = Histogram(
+            f"{prefix}time_per_output_token_seconds", "Mean time between the tokens of one request after its first",
+            buckets=_PER_TOKEN_BUCKETS, registry=self._registry,
+        )  # fmt: skip
+        self.e2e = Histogram(
+            f"{prefix}request_seconds", "From the request's arrival to its end",
+            buckets=_E2E_BUCKETS, registry=self._registry,
+        )  # fmt: skip
+        self._registry.register(_EngineCollector(stats))
+
+    def exposition(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    """The engine's own numbers, read when asked for."""
+
+    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        gauges = (
+            ("requests_running", "Sequences in the batch", stats.num_running),
+            ("requests_waiting", "Sequences waiting for a place", stats.num_waiting),
+            (
+                "kv_blocks_used",
+                "KV-cache blocks that hold a running sequence",
+                stats.num_blocks - stats.num_free_blocks,
+            ),
+            ("kv_blocks_total", "KV-cache blocks", stats.num_blocks),
+        )
+        for name, documentation, value in gauges:
+            yield GaugeMetricFamily(f"deepseek_engine_{name}", documentation, value=value)
+        counters = (
+            ("preemptions", "Sequences put back to make room", stats.num_preemptions),
+            ("steps", "Steps of the engine", stats.num_steps),
+        )
+        for name, documentation, value in counters:
+            yield CounterMetricFamily(f"deepseek_engine_{name}", documentation, value=value)

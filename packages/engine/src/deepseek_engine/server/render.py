@@ -1,0 +1,207 @@
+"""Answers as bytes: what is constant in a stream is encoded once, and `usage` is the last key of every object.
+
+A chunk is then three joined byte strings. The gateway counts on the order: it cuts a usage that its caller did not ask
+for off the end without decoding JSON.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from deepseek_engine.messages import FinishReason
+from deepseek_engine.server.generation import ChoiceUpdate
+from deepseek_engine.server.job import Job
+from deepseek_engine.server.logprobs import LegacyLogprobs, chat_logprobs, join_legacy
+from deepseek_engine.tokenizer import Tokenizer
+
+_to_json: Final = msgspec.json.Encoder().encode
+
+
+class Renderer(Protocol):
+    """One request's answers in the form of its endpoint."""
+
+    def opening(self, usage: bytes) -> bytes:
+        """Events that go before the first text."""
+        ...
+
+    def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:
+        """The event of one update; nothing if it would say nothing. `is_last`: every answer has ended."""
+        ...
+
+    def closing(self, usage: bytes) -> bytes:
+        """Events between the last text and `[DONE]`."""
+        ...
+
+    def answer(self, choices: Sequence[Sequence[ChoiceUpdate]], usage: bytes) -> bytes:
+        """The whole answer: all updates of each choice."""
+        ...
+
+
+class _Base:
+    """What the three endpoints share."""
+
+    id_prefix: str
+    chunk_object: str
+    answer_object: str
+
+    def __init__(self, job: Job, tokenizer: Tokenizer) -> None:
+        self._job = job
+        self._tokenizer = tokenizer
+        head = {"id": f"{self.id_prefix}-{secrets.token_hex(16)}", "object": self.chunk_object}
+        rest = {"created": int(time.time()), "model": job.model}
+        self._event_head = b"data: " + _to_json(head | rest)[:-1]
+        self._answer_head = _to_json(head | {"object": self.answer_object} | rest)[:-1]
+
+    def _says_something(self, update: ChoiceUpdate) -> bool:
+        wants_all = self._job.continuous_usage or self._job.return_token_ids or bool(update.logprobs)
+        return bool(update.text or update.finish_reason or (wants_all and update.token_ids))
+
+    def _continuous(self, usage: bytes) -> bytes:
+        return b',"usage":' + usage if self._job.continuous_usage else b""
+
+    def _token_ids(self, updates: Sequence[ChoiceUpdate]) -> bytes:
+        if not self._job.return_token_ids:
+            return b""
+        return b',"token_ids":' + _to_json([token_id for update in updates for token_id in update.token_ids])
+
+
+class _ChoicesBase(_Base):
+    """The two endpoints of OpenAI's form, with a list of choices."""
+
+    def closing(self, usage: bytes) -> bytes:
+        """The usage event, if it was asked for."""
+        if not self._job.include_usage:
+            return b""
+        return self._event_head + b',"choices":[],"usage":' + usage + b"}\n\n"
+
+    def _event(self, choice: bytes, usage: bytes) -> bytes:
+        return self._event_head + b',"choices":[' + choice + b"]" + usage + b"}\n\n"
+
+    def _whole(self, choices: Sequence[bytes], usage: bytes) -> bytes:
+        return self._answer_head + b',"choices":[' + b",".join(choices) + b'],"usage":' + usage + b"}"
+
+
+class ChatRenderer(_ChoicesBase):
+    """`chat.completion` and its chunks."""
+
+    id_prefix = "chatcmpl"
+    chunk_object = "chat.completion.chunk"
+    answer_object = "chat.completion"
+
+    def opening(self, usage: bytes) -> bytes:
+        """Each choice's role."""
+        usage = self._continuous(usage)
+        delta = b',"delta":{"role":"assistant","content":""},"finish_reason":null}'
+        return b"".join(self._event(b'{"index":%d' % index + delta, usage) for index in range(self._job.num_choices))
+
+    def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002  Renderer's
+        """New text in `delta.content`."""
+        if not self._says_something(update):
+            return b""
+        delta = b'{"content":' + _to_json(update.text) + b"}" if update.text or not update.finish_reason else b"{}"
+        choice = (
+            b'{"index":%d,"delta":' % update.index + delta + self._logprobs([update]) + _finish(update.finish_reason)
+        )
+        return self._event(choice + self._token_ids([update]) + b"}", self._continuous(usage))
+
+    def answer(self, choices: Sequence[Sequence[ChoiceUpdate]], usage: bytes) -> bytes:
+        """Each choice's message."""
+        rendered: list[bytes] = []
+        for index, updates in enumerate(choices):
+            text = _to_json("".join(update.text for update in updates))
+            head = (
+                b'{"index":%d,"message":{"role":"assistant","content":' % index + text + b"}" + self._logprobs(updates)
+            )
+            rendered.append(head + _finish(updates[-1].finish_reason) + self._token_ids(updates) + b"}")
+        return self._whole(rendered, usage)
+
+    def _logprobs(self, updates: Sequence[ChoiceUpdate]) -> bytes:
+        entries = [entry for update in updates for entry in update.logprobs]
+        token_ids = [token_id for update in updates if update.logprobs for token_id in update.token_ids]
+        return b',"logprobs":' + _to_json(chat_logprobs(self._tokenizer, token_ids, entries)) if entries else b""
+
+
+class CompletionRenderer(_ChoicesBase):
+    """`text_completion`, streamed and whole."""
+
+    id_prefix = "cmpl"
+    chunk_object = "text_completion"
+    answer_object = "text_completion"
+
+    def __init__(self, job: Job, tokenizer: Tokenizer) -> None:
+        super().__init__(job, tokenizer)
+        self._logprobs = [LegacyLogprobs(tokenizer) for _ in range(job.num_choices)]
+
+    def opening(self, usage: bytes) -> bytes:
+        """The echoed prompts."""
+        per_prompt = self._job.num_choices_per_prompt
+        usage = self._continuous(usage)
+        return b"".join(
+            self._event(b'{"index":%d,"text":' % index + _to_json(echo) + b',"finish_reason":null}', usage)
+            for index in range(self._job.num_choices)
+            if (echo := self._job.prompts[index // per_prompt].echo)
+        )
+
+    def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002  Renderer's
+        """New text in `text`."""
+        if not self._says_something(update):
+            return b""
+        choice = b'{"index":%d,"text":' % update.index + _to_json(update.text)
+        choice += self._legacy_logprobs([update]) + _finish(update.finish_reason) + self._token_ids([update]) + b"}"
+        return self._event(choice, self._continuous(usage))
+
+    def answer(self, choices: Sequence[Sequence[ChoiceUpdate]], usage: bytes) -> bytes:
+        """Each choice's text."""
+        rendered: list[bytes] = []
+        for index, updates in enumerate(choices):
+            echo = self._job.prompts[index // self._job.num_choices_per_prompt].echo
+            text = _to_json(echo + "".join(update.text for update in updates))
+            choice = b'{"index":%d,"text":' % index + text + self._legacy_logprobs(updates)
+            rendered.append(choice + _finish(updates[-1].finish_reason) + self._token_ids(updates) + b"}")
+        return self._whole(rendered, usage)
+
+    def _legacy_logprobs(self, updates: Sequence[ChoiceUpdate]) -> bytes:
+        parts = [
+            self._logprobs[update.index].next(update.token_ids, update.logprobs)
+            for update in updates
+            if update.logprobs
+        ]
+        return b',"logprobs":' + _to_json(join_legacy(parts)) if parts else b""
+
+
+class GenerationRenderer(_Base):
+    """`generation` and its chunks; the last event always has the usage."""
+
+    id_prefix = "gen"
+    chunk_object = "generation.chunk"
+    answer_object = "generation"
+
+    def opening(self, usage: bytes) -> bytes:  # noqa: ARG002  Renderer's
+        """Nothing."""
+        return b""
+
+    def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:
+        """New text in `text`."""
+        if not self._says_something(update):
+            return b""
+        body = b',"text":' + _to_json(update.text) + _finish(update.finish_reason) + self._token_ids([update])
+        usage = b',"usage":' + usage if is_last else self._continuous(usage)
+        return self._event_head + body + usage + b"}\n\n"
+
+    def closing(self, usage: bytes) -> bytes:  # noqa: ARG002  Renderer's
+        """Nothing."""
+        return b""
+
+    def answer(self, choices: Sequence[Sequence[ChoiceUpdate]], usage: bytes) -> bytes:
+        """The text."""
+        (updates,) = choices
+        text = b',"text":' + _to_json("".join(update.text for update in updates))
+        rest = _finish(updates[-1].finish_reason) + self._token_ids(updates)
+        return self._answer_head + text + rest + b',"usage":' + usage + b"}"
+
+
+def _finish(reason: FinishReason | None) -> bytes:
+    return b',"finish_reason":null' if reason is None else b',"finish_reason":"%s"' % reason.encode()

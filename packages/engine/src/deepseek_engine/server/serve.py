@@ -1,0 +1,55 @@
+"""Put the parts together and serve: socket, then model and tokenizer side by side, then HTTP."""
+
+import asyncio
+import logging
+import socket
+import time
+
+from deepseek_engine.async_engine import AsyncEngine
+from deepseek_engine.server.lifecycle import Lifecycle
+from deepseek_engine.server.listener import bind_socket, describe_socket, remove_socket_file
+from deepseek_engine.server.settings import ServerSettings
+from deepseek_engine.server.state import ServerState
+from deepseek_engine.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+async def serve(settings: ServerSettings) -> int:
+    """Serve until a signal comes or the core dies; the process's exit status.
+
+    Raises:
+        ListenError: the address cannot be listened on.
+        ModelLoadError, EngineStartError: the model cannot be loaded.
+    """
+    start_s = time.perf_counter()
+    bound = bind_socket(settings)
+    try:
+        starting = asyncio.create_task(AsyncEngine.start(settings.engine_config))
+        try:
+            tokenizer = await asyncio.to_thread(load_tokenizer, settings.model_path)
+            engine = await starting
+        except BaseException:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            raise
+        state = ServerState(engine, tokenizer, settings)
+        return await Lifecycle(state, bound, lambda: _log_ready(state, bound, start_s)).run()
+    finally:
+        bound.close()
+        remove_socket_file(settings)
+
+
+def _log_ready(state: ServerState, bound: socket.socket, start_s: float) -> None:
+    info = state.engine.info
+    logger.info(
+        "ready on %s: model=%s device=%s dtype=%s context=%d kv_blocks=%d startup_s=%.1f load_s=%.1f",
+        describe_socket(bound),
+        state.settings.model_names[0],
+        info.device,
+        info.dtype,
+        state.context_len,
+        info.num_blocks,
+        time.perf_counter() - start_s,
+        info.load_s,
+    )

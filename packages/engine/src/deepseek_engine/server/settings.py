@@ -1,0 +1,95 @@
+"""Every knob of the server: ENGINE_* variables, overridden by the command line."""
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from deepseek_engine.config import EngineConfig
+from deepseek_engine.model_source import DEFAULT_MODEL, model_display_name
+
+_UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+class ServerSettings(BaseSettings):
+    """Settings of `deepseek-server`; the variable of `port` is ENGINE_PORT, its flag is `--port`."""
+
+    model_config = SettingsConfigDict(env_prefix="ENGINE_", extra="ignore", frozen=True, protected_namespaces=())
+
+    model_path: str = Field(DEFAULT_MODEL, description="folder of safetensors, .gguf file, or built-in name")
+    served_model_name: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names that requests may use, the first in answers; the model's own name if not given"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of weights and KV cache")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto is cuda where there is one")
+    max_model_len: int | None = Field(None, ge=1, description="context in tokens; the checkpoint's own, at most 8192")
+    max_batch_size: int = Field(32, ge=1, description="sequences in one step at most")
+    max_num_batched_tokens: int = Field(2048, ge=1, description="tokens in one step at most")
+    kv_cache_memory: int | None = Field(None, ge=1, description="bytes of KV cache, or with a unit: 2GiB")
+    prefix_cache: bool = Field(True, description="reuse the KV of equal prompt beginnings")
+    threads: int | None = Field(None, ge=1, description="CPU threads; one a core")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 is any free one")
+    uds: str | None = Field(None, description="unix socket to listen on instead of host and port")
+    api_key: SecretStr | None = Field(None, description="bearer key that callers must send")
+    max_body_bytes: int = Field(4 * 2**20, ge=1, description="largest request body")
+
+    temperature: float = Field(1.0, description="a request's temperature if it gives none")
+    top_p: float = Field(1.0, description="a request's top_p if it gives none")
+    repetition_penalty: float = Field(1.0, description="a request's repetition_penalty if it gives none")
+    max_tokens: int | None = Field(
+        None, ge=1, description="a request's max_tokens if it gives none; 512 for generate, else what the context holds"
+    )
+
+    keep_alive_s: float = Field(15.0, gt=0, description="seconds of silence before a stream carries a comment")
+    drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
+    core_death_grace_s: float = Field(3.0, ge=0, description="seconds of 503 answers before the exit, if the core dies")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
+
+    @field_validator("served_model_name", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("kv_cache_memory", mode="before")
+    @classmethod
+    def _parse_bytes(cls, value: object) -> object:
+        return parse_bytes(value) if isinstance(value, str) else value
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names that a request may give as `model`; answers carry the first when it gives none."""
+        return self.served_model_name or (model_display_name(self.model_path),)
+
+    @property
+    def engine_config(self) -> EngineConfig:
+        """The engine's part.
+
+        Raises:
+            InvalidRequestError: the values do not fit together.
+        """
+        return EngineConfig(
+            model=self.model_path,
+            dtype=self.dtype,
+            device=self.device,
+            max_model_len=self.max_model_len,
+            max_num_seqs=self.max_batch_size,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            kv_cache_memory_bytes=self.kv_cache_memory,
+            enable_prefix_caching=self.prefix_cache,
+            num_threads=self.threads,
+        )
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes: `1048576`, `512MiB`, `2G`; units are powers of 1024.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a number of bytes: write 2GiB, 512MiB or 1048576")
+    return int(float(match[1]) * _UNITS[match[2]])

@@ -1,0 +1,38 @@
+"""What the routes of one server share."""
+
+from deepseek_engine.server.convert import Converter
+from deepseek_engine.server.engine_client import EngineClient
+from deepseek_engine.server.errors import unavailable
+from deepseek_engine.server.metrics import Metrics
+from deepseek_engine.server.running import RunningRequests
+from deepseek_engine.server.settings import ServerSettings
+from deepseek_engine.tokenizer import Tokenizer
+
+
+class ServerState:
+    """Engine, tokenizer, settings, and who is being served.
+
+    Attributes:
+        is_draining: set at shutdown: what runs may finish, nothing new is taken.
+    """
+
+    def __init__(self, engine: EngineClient, tokenizer: Tokenizer, settings: ServerSettings) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.metrics = Metrics(lambda: engine.stats)
+        self.running = RunningRequests()
+        self.is_draining = False
+        self.context_len = min(engine.info.max_model_len, engine.info.num_blocks * engine.info.block_size)
+        self.converter = Converter(tokenizer, settings, context_len=self.context_len, vocab_size=engine.info.vocab_size)
+
+    def check_available(self) -> None:
+        """Raise if no new request can be taken.
+
+        Raises:
+            ApiError: 503 with the reason and Retry-After.
+        """
+        if self.is_draining:
+            raise unavailable("the server is shutting down: send the request to another one")
+        if not self.engine.is_alive:
+            raise unavailable("the engine core is gone: the server is about to exit")

@@ -1,0 +1,68 @@
+"""Fields that are known and whose feature is not here: refused by name rather than ignored.
+
+A caller who asks for a JSON schema and gets prose has been misled; an unknown field says nothing and is ignored. Values
+that ask for nothing (`tools: []`, `response_format: {"type": "text"}`) pass.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from deepseek_client.types import SamplingFields
+from deepseek_engine.server.errors import unsupported
+
+
+def _any_entry(value: Any) -> bool:
+    return bool(value)
+
+
+def _other_type(*harmless: str) -> Callable[[Any], bool]:
+    def asks(value: Any) -> bool:
+        return not (isinstance(value, dict) and cast("dict[str, Any]", value).get("type") in harmless)
+
+    return asks
+
+
+def _other_than(*harmless: Any) -> Callable[[Any], bool]:
+    def asks(value: Any) -> bool:
+        return value not in harmless
+
+    return asks
+
+
+_ASKS_FOR_SOMETHING: Final[dict[str, Callable[[Any], bool]]] = {
+    "audio": _any_entry,
+    "best_of": _other_than(1),
+    "chat_template": _any_entry,
+    "chat_template_kwargs": _any_entry,
+    "function_call": _other_than("none", "auto"),
+    "functions": _any_entry,
+    "grammar": _any_entry,
+    "guided_choice": _any_entry,
+    "guided_grammar": _any_entry,
+    "guided_json": _any_entry,
+    "guided_regex": _any_entry,
+    "modalities": _other_than(["text"]),
+    "prompt_logprobs": _any_entry,
+    "reasoning_effort": _other_than("none"),
+    "regex": _any_entry,
+    "response_format": _other_type("text"),
+    "structured_outputs": _any_entry,
+    "suffix": _any_entry,
+    "thinking": _other_type("disabled"),
+    "tool_choice": _other_than("none", "auto"),
+    "tools": _any_entry,
+    "use_beam_search": _any_entry,
+}
+
+
+def refuse_unsupported(request: SamplingFields) -> None:
+    """Raise for the first field that asks for a feature that is not here.
+
+    Raises:
+        ApiError: 400, `param` is the field.
+    """
+    for name in request.model_fields_set:
+        asks = _ASKS_FOR_SOMETHING.get(name)
+        value = getattr(request, name, None)
+        if asks is not None and value is not None and asks(value):
+            raise unsupported(name, f"{name} is not supported by this server: leave it out")
