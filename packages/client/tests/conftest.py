@@ -145,16 +145,31 @@ def events(*data: object, done: bool = True, **headers: str) -> Handler:
 
 
 def text_event(text: str, finish_reason: str | None = None, **fields: object) -> dict[str, Any]:
-    return {"id": "gen-1", "object": "generation.chunk", "model": "m", "text": text, "finish_reason": finish_reason} | fields
+    return {
+        "id": "gen-1",
+        "object": "generation.chunk",
+        "model": "m",
+        "text": text,
+        "finish_reason": finish_reason,
+    } | fields
 
 
-def chat_event(content: str | None, finish_reason: str | None = None, index: int = 0, **delta: object) -> dict[str, Any]:
+def chat_event(
+    content: str | None, finish_reason: str | None = None, index: int = 0, **delta: object
+) -> dict[str, Any]:
     choice = {"index": index, "delta": {"content": content} | delta, "finish_reason": finish_reason}
     return {"id": "chat-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
 
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-GENERATION = {"id": "gen-1", "object": "generation", "model": "m", "text": "Hello", "finish_reason": "stop", "usage": USAGE}
+GENERATION = {
+    "id": "gen-1",
+    "object": "generation",
+    "model": "m",
+    "text": "Hello",
+    "finish_reason": "stop",
+    "usage": USAGE,
+}
 CHAT = {
     "id": "chat-1",
     "object": "chat.completion",
@@ -176,6 +191,15 @@ async def collect(stream: Any) -> list[Any]:
     if hasattr(stream, "__aiter__"):
         return [item async for item in stream]
     return list(stream)
+
+
+async def collect_into(items: list[Any], stream: Any) -> None:
+    """All items of a stream of either client, kept also when it fails."""
+    if hasattr(stream, "__aiter__"):
+        async for item in stream:
+            items.append(item)
+    else:
+        items.extend(stream)
 
 
 async def take(stream: Any) -> Any:
@@ -211,6 +235,7 @@ class Kit:
     chat_event = staticmethod(chat_event)
     settle = staticmethod(settle)
     collect = staticmethod(collect)
+    collect_into = staticmethod(collect_into)
     take = staticmethod(take)
     entered = staticmethod(entered)
     until = staticmethod(until)

@@ -69,7 +69,9 @@ async def test_a_base_url_with_a_path_is_taken_as_it_stands(server, connect, kit
 
 
 async def test_generate_falls_back_to_chat_on_a_foreign_server_and_remembers(server, connect, kit):
-    server.script(kit.reply({"detail": "Not Found"}, 404), kit.reply(kit.CHAT), kit.reply(kit.CHAT), kit.reply(kit.CHAT))
+    server.script(
+        kit.reply({"detail": "Not Found"}, 404), kit.reply(kit.CHAT), kit.reply(kit.CHAT), kit.reply(kit.CHAT)
+    )
     client = connect()
     assert (await kit.settle(client.generate("Hi", model="m"))).text == "Hello"
     await kit.settle(client.generate("Hi", model="m", top_k=1))

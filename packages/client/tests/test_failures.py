@@ -36,7 +36,9 @@ async def test_a_refusal_is_raised_at_once_as_its_class(server, connect, kit, st
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
 async def test_a_passing_failure_is_tried_again(server, connect, kit, status):
-    server.script(kit.reply({}, status, retry_after="0"), kit.reply({}, status, retry_after="0"), kit.reply(kit.GENERATION))
+    server.script(
+        kit.reply({}, status, retry_after="0"), kit.reply({}, status, retry_after="0"), kit.reply(kit.GENERATION)
+    )
     assert (await kit.settle(connect().generate("Hi"))).text == "Hello"
     assert len(server.requests) == 3
     assert server.num_connections == 1

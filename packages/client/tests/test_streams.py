@@ -59,7 +59,7 @@ async def test_chat_chunks_are_typed_and_add_up(server, connect, kit):
     server.script(kit.events(*chunks))
     async with kit.entered(await open_chat(connect(), kit, model="m")) as stream:
         received = await kit.collect(stream)
-    assert [chunk.model_dump(exclude_unset=True) for chunk in received][0] == chunks[0]
+    assert received[0].model_dump(exclude_unset=True) == chunks[0]
     assert received[-1].model_extra == {"system_fingerprint": "fp"}
     message = stream.snapshot.choices[0].message
     assert (message.role, message.content, message.reasoning_content) == ("assistant", "4", "2+2 is 4")
@@ -115,8 +115,7 @@ async def test_a_stream_cut_anywhere_is_never_a_success(server, connect, kit):
             if is_clean and 0 < cut < len("data:"):
                 expected = errors.StreamError
             with pytest.raises(expected) as caught:
-                while True:
-                    seen.append(await kit.take(stream))
+                await kit.collect_into(seen, stream)
             assert caught.value.partial_text == "".join(seen)
 
 
@@ -147,7 +146,11 @@ async def test_a_stream_that_breaks_before_its_first_token_starts_again(server, 
 @pytest.mark.parametrize(
     ("event", "expected", "message"),
     [
-        (b'event: error\ndata: {"error": {"message": "m", "type": "overloaded_error"}}\n\n', errors.OverloadedError, "m"),
+        (
+            b'event: error\ndata: {"error": {"message": "m", "type": "overloaded_error"}}\n\n',
+            errors.OverloadedError,
+            "m",
+        ),
         (b'event: error\ndata: {"message": "m", "code": "402"}\n\n', errors.InsufficientBalanceError, "m"),
         (b"event: error\ndata: it broke\n\n", errors.InternalServerError, "it broke"),
         (b'data: {"error": {"message": "m", "code": 429}}\n\n', errors.RateLimitError, "m"),
@@ -158,7 +161,9 @@ async def test_a_stream_that_breaks_before_its_first_token_starts_again(server, 
         (b"data: \xff\n\n", errors.StreamProtocolError, "not UTF-8"),
     ],
 )
-async def test_an_error_inside_a_stream_is_of_its_class_and_keeps_the_text(server, connect, kit, event, expected, message):
+async def test_an_error_inside_a_stream_is_of_its_class_and_keeps_the_text(
+    server, connect, kit, event, expected, message
+):
     first = encode_event(json.dumps(kit.text_event("Hel")))
     server.script(kit.events(first + event, x_request_id="req-2"))
     stream = connect().generate_stream("Hi")
@@ -258,6 +263,26 @@ async def test_a_forgotten_stream_disconnects_too(server, connect, kit):
     await kit.take(stream)
     del stream
     gc.collect()
+    await kit.until(server.disconnected.is_set)
+
+
+async def test_closing_from_elsewhere_ends_a_read_that_waits(server, connect, kit):
+    def endless(connection):
+        connection.head()
+        connection.chunk(encode_event(json.dumps(kit.text_event("Hel"))))
+        connection.until_closed()
+
+    server.script(endless)
+    stream = connect().generate_stream("Hi")
+    assert await kit.take(stream) == "Hel"
+    if hasattr(stream, "__anext__"):
+        reader = asyncio.create_task(kit.collect(stream))
+        await asyncio.sleep(0)
+    else:
+        reader = asyncio.create_task(asyncio.to_thread(list, stream))
+        await kit.until(lambda: stream._core.body._is_reading)
+    await kit.settle(stream.close())
+    assert await asyncio.wait_for(reader, 10) == []
     await kit.until(server.disconnected.is_set)
 
 

@@ -41,11 +41,13 @@ class ReadGuard:
         with self._changed:
             self._deadline = None
 
-    def close(self) -> None:
-        """Never touch the socket again: it may already serve another request."""
+    def close(self, *, cut: bool) -> None:
+        """Never touch the socket again: it may soon serve another request. `cut` ends a read that blocks on it now."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
+            if cut:
+                self._shut_down()
 
     def _watch(self) -> None:
         with self._changed:
@@ -53,10 +55,13 @@ class ReadGuard:
                 now = time.monotonic()
                 if self._deadline is not None and self._deadline <= now:
                     self.is_expired = True
-                    with contextlib.suppress(OSError):
-                        # Of the plain class: ssl's own shutdown would pull the session from under the reader.
-                        socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                    self._shut_down()
                     return
                 # Between reads there is no deadline; arm() wakes the thread for one that is sooner than this.
                 self._wakes_at = self._deadline if self._deadline is not None else now + 60
                 self._changed.wait(self._wakes_at - now)
+
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError):
+            # Of the plain class: ssl's own shutdown would pull the session from under the reader.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

@@ -94,6 +94,7 @@ class _SyncBody:
         stream = response.extensions.get("network_stream")
         sock = stream.get_extra_info("socket") if stream is not None else None
         self._guard = ReadGuard(sock) if sock is not None else None
+        self._is_reading = False
 
     def read(self, deadline: float | None, phase: Phase) -> bytes:
         """The next bytes, `b""` at the end."""
@@ -102,6 +103,7 @@ class _SyncBody:
         guard = self._guard
         if guard is not None and deadline is not None:
             guard.arm(deadline)
+        self._is_reading = True
         try:
             chunk: bytes = next(self._chunks, b"")
         except _library_errors() as error:
@@ -109,6 +111,7 @@ class _SyncBody:
                 raise _late(self._url, phase) from error
             raise _translate(error, self._url, phase) from error
         finally:
+            self._is_reading = False
             if guard is not None:
                 guard.disarm()
         if not chunk and guard is not None and guard.is_expired:
@@ -130,9 +133,10 @@ class _SyncBody:
     def close(self) -> None:
         """Release the connection: to the pool if the body was read to its end, else for good."""
         if self._guard is not None:
-            self._guard.close()
-        with contextlib.suppress(*_library_errors()):
-            self._response.close()
+            self._guard.close(cut=self._is_reading)
+        if not self._is_reading:  # else the thread that reads sees the cut, and the library closes there
+            with contextlib.suppress(*_library_errors()):
+                self._response.close()
 
 
 class AsyncTransport:
@@ -246,7 +250,8 @@ class _AsyncBody:
     async def close(self) -> None:
         """Release the connection: to the pool if the body was read to its end, else for good."""
         with contextlib.suppress(*_library_errors()):
-            await self._chunks.aclose()
+            with contextlib.suppress(RuntimeError):  # another task is reading: closing the response ends its read
+                await self._chunks.aclose()
             await self._response.aclose()
 
     def abandon(self) -> None:

@@ -1,0 +1,74 @@
+"""Every error shape that servers send gives a message, a class and an id."""
+
+import json
+
+import pytest
+
+from deepseek_client import errors
+from deepseek_client.error_mapping import error_of_response, request_id_of
+
+
+def error_of(status, body, **headers):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return error_of_response(status, headers, content, secret=None, now_s=0)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"error": {"message": "m"}}, "m"),
+        ({"error": "m"}, "m"),
+        ({"object": "error", "message": "m", "code": 400}, "m"),
+        ({"detail": "m"}, "m"),
+        ({"detail": [{"loc": ["body", "n"], "msg": "too big"}, {"loc": ["body"], "msg": "x"}]}, "n: too big; body: x"),
+        ("m", "m"),
+        ([{"error": {"message": "m"}}], "m"),
+        (b"plain words", "plain words"),
+        (b"", "Bad Request"),
+        ({}, "Bad Request"),
+        (None, "Bad Request"),
+        ({"error": {"message": {"nested": 1}}}, "Bad Request"),
+    ],
+)
+def test_a_message_is_found_in_every_shape(body, message):
+    assert error_of(400, body).message == message
+
+
+def test_deepseek_s_402_is_classed_by_its_status():
+    body = {"error": {"message": "Insufficient Balance", "type": "unknown_error", "code": "invalid_request_error"}}
+    error = error_of(402, body, **{"x-ds-trace-id": "t"})
+    assert (type(error), error.request_id) == (errors.InsufficientBalanceError, "t")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "no", "code": "context_length_exceeded"}},
+        {"error": {"message": "This model's maximum context length is 8192 tokens. However, you requested 9000"}},
+        {"error": {"message": "prompt has 9000 tokens, max_tokens=512: the context is 8192 tokens, so at most 7680"}},
+        {"object": "error", "message": "The input exceeds the maximum allowed length (8192 tokens)", "code": 400},
+        {"error": {"message": "the request exceeds the available context size", "type": "exceed_context_size_error"}},
+    ],
+)
+def test_a_prompt_that_is_too_long_is_known_on_every_server(body):
+    assert type(error_of(400, body)) is errors.ContextLengthError
+
+
+@pytest.mark.parametrize(
+    ("status", "cls"),
+    [
+        (500, errors.InternalServerError),
+        (504, errors.InternalServerError),
+        (503, errors.OverloadedError),
+        (418, errors.APIStatusError),
+    ],
+)
+def test_statuses_without_a_class_of_their_own_fall_to_the_branch(status, cls):
+    assert type(error_of(status, {})) is cls
+
+
+def test_the_request_id_is_found_under_every_name():
+    names = ["x-request-id", "x-ds-trace-id", "x-deepseek-request-id", "request-id"]
+    for position, name in enumerate(names):
+        assert request_id_of({later: later for later in names[position:]}) == name
+    assert request_id_of({}) is None

@@ -1,0 +1,93 @@
+"""The HTTP client may be the caller's: httpx, mocked by respx, or httpx2."""
+
+import asyncio
+
+import httpx
+import pytest
+import respx
+
+from deepseek_client import APIConnectionError, APITimeoutError, AsyncDeepSeek, ConfigurationError, DeepSeek
+
+
+@respx.mock
+def test_respx_sees_our_requests(kit):
+    route = respx.post("http://h/v1/generate").respond(json=kit.GENERATION)
+    with DeepSeek(base_url="http://h") as client:
+        assert client.generate("Hi").text == "Hello"
+    assert "authorization" not in route.calls[0].request.headers
+    assert route.calls[0].request.content == b'{"prompt":"Hi","max_tokens":512}'
+
+
+@respx.mock
+async def test_a_stream_mocked_whole_is_read_like_any_other(kit):
+    body = b'data: {"id":"x","text":"Hel"}\n\ndata: {"id":"x","text":"lo","finish_reason":"stop"}\n\ndata: [DONE]\n\n'
+    respx.post("http://h/v1/generate").respond(content=body, content_type="text/event-stream")
+    async with AsyncDeepSeek(base_url="http://h") as client, client.generate_stream("Hi") as stream:
+        assert [piece async for piece in stream] == ["Hel", "lo"]
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    ("failure", "expected", "calls"),
+    [
+        (httpx.ConnectTimeout, APITimeoutError, 2),
+        (httpx.ReadTimeout, APITimeoutError, 1),
+        (httpx.WriteTimeout, APITimeoutError, 1),
+        (httpx.ReadError, APIConnectionError, 2),
+        (httpx.RemoteProtocolError, APIConnectionError, 2),
+        (httpx.ProxyError, APIConnectionError, 2),
+        (httpx.LocalProtocolError, ConfigurationError, 1),
+    ],
+)
+def test_every_failure_of_the_library_becomes_ours(failure, expected, calls):
+    route = respx.post("http://h/v1/generate").mock(side_effect=failure)
+    with DeepSeek(base_url="http://h", max_retries=1) as client, pytest.raises(expected) as caught:
+        client.generate("Hi")
+    assert type(caught.value) is expected
+    assert isinstance(caught.value.__cause__, failure)
+    assert route.call_count == calls
+
+
+@respx.mock
+def test_an_exception_that_is_not_the_library_s_passes_untouched():
+    respx.post("http://h/v1/generate").mock(side_effect=ZeroDivisionError)
+    with DeepSeek(base_url="http://h") as client, pytest.raises(ZeroDivisionError):
+        client.generate("Hi")
+
+
+def test_a_caller_s_client_is_used_and_left_open(server, kit):
+    server.script(kit.reply(kit.GENERATION))
+    with httpx.Client(headers={"x-mine": "1"}) as mine:
+        with DeepSeek(base_url=server.url, http_client=mine) as client:
+            client.generate("Hi")
+        assert not mine.is_closed
+    assert server.requests[0].headers["x-mine"] == "1"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_httpx2_client_is_accepted(server, kit, kind):
+    httpx2 = pytest.importorskip("httpx2")
+    server.script(kit.events(kit.text_event("Hello", "stop")), lambda connection: False)
+
+    async def asynchronous():
+        async with httpx2.AsyncClient() as mine:
+            client = AsyncDeepSeek(base_url=server.url, http_client=mine, max_retries=0)
+            assert await kit.collect(client.generate_stream("Hi")) == ["Hello"]
+            with pytest.raises(APIConnectionError):
+                await client.generate("Hi")
+
+    def synchronous():
+        with httpx2.Client() as mine:
+            client = DeepSeek(base_url=server.url, http_client=mine, max_retries=0)
+            assert list(client.generate_stream("Hi")) == ["Hello"]
+            with pytest.raises(APIConnectionError):
+                client.generate("Hi")
+
+    asyncio.run(asynchronous()) if kind == "async" else synchronous()
+
+
+async def test_a_closed_async_client_says_so():
+    client = AsyncDeepSeek(base_url="http://h")
+    await client.aclose()
+    with pytest.raises(Exception, match="the client has been closed"):
+        await client.generate("Hi")
