@@ -63,9 +63,9 @@ class ChatTemplate:
                         param="messages",
                     )
                 parts.append(part)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            if isinstance(error, InvalidRequestError):
-                raise
+        except InvalidRequestError:
+            raise
+        except Exception as error:  # a template is a program and may fail in any way
             raise InvalidRequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
