@@ -101,3 +101,11 @@ def test_types_import_nothing_of_ours():
     for path in (SOURCE / "types").glob("*.py"):
         for line in re.findall(r"^(?:from|import) (deepseek_client\S*)", path.read_text(), re.M):
             assert line.startswith("deepseek_client.types"), path
+
+
+def test_the_version_is_the_distribution_s():
+    from importlib.metadata import version
+
+    from deepseek_client.version import VERSION
+
+    assert version("deepseek-client") == VERSION

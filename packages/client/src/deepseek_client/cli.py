@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from deepseek_client.chat_loop import ChatLoop
 from deepseek_client.client import DeepSeek
 from deepseek_client.errors import AuthenticationError, ConfigurationError, DeepSeekError
-from deepseek_client.request import user_agent
+from deepseek_client.request import USER_AGENT
 from deepseek_client.types.generate import Generation
 
 
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deepseek", description="Talk to a DeepSeek server: our gateway, our engine, or any OpenAI-compatible one."
     )
-    parser.add_argument("--version", action="version", version=user_agent())
+    parser.add_argument("--version", action="version", version=USER_AGENT)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     generate = commands.add_parser("generate", help="one prompt, one answer, streamed to the terminal")

@@ -4,14 +4,15 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 from pydantic import BaseModel
 
 from deepseek_client.params import Call
 from deepseek_client.settings import Settings, Timeout
+from deepseek_client.version import VERSION
+
+USER_AGENT = f"deepseek-client/{VERSION} python/{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def build_request(settings: Settings, method: str, path: str, call: Call, *, is_
         TypeError, ValueError: a value that JSON cannot hold.
     """
     body = encode_body(call.body) if method == "POST" else None
-    headers = {"user-agent": user_agent(), "accept": "text/event-stream" if is_stream else "application/json"}
+    headers = {"user-agent": USER_AGENT, "accept": "text/event-stream" if is_stream else "application/json"}
     if is_stream:
         headers["accept-encoding"] = "identity"  # a compressor in between would hold events back
     if body is not None:
@@ -57,13 +58,3 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple | set | frozenset):
         return list(cast("Iterable[object]", value))
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON: {value!r:.100}")
-
-
-@cache
-def user_agent() -> str:
-    """`deepseek-client/<version> python/<version>`."""
-    try:
-        ours = version("deepseek-client")
-    except PackageNotFoundError:  # a copy on the path that was never installed
-        ours = "unknown"
-    return f"deepseek-client/{ours} python/{sys.version_info.major}.{sys.version_info.minor}"
