@@ -1,0 +1,177 @@
+"""An append-only file of checksummed JSON lines: what a kill or a power cut must not lose.
+
+A record is `length (4 bytes) + CRC-32 (4 bytes) + JSON + LF`, big-endian. `append` hands it to the kernel at once, so
+that it outlives this process; `durable` waits for the disk, so that it outlives the machine. Waiters share one fdatasync.
+"""
+
+import asyncio
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from deepseek_gateway.errors import ConfigurationError, JournalError
+
+MAX_RECORD_BYTES = 64 * 1024
+_HEAD = struct.Struct(">II")
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """The journal of one gateway process, in segments `00000001.log`, `00000002.log`, … of a folder.
+
+    Raises:
+        ConfigurationError: another process uses the folder, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"the journal {folder} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it however we die
+        except OSError:
+            os.close(self._lock_fd)
+            raise ConfigurationError(f"another gateway uses {folder}: give each its own state directory") from None
+        self._folder = folder
+        self._sequence = max((_sequence_of(path) for path in _segments(folder)), default=0)
+        self._retired_fds: list[int] = []
+        self._fd = -1
+        self._size = 0
+        self._written = self._synced = 0
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self._executor = ThreadPoolExecutor(1, "journal-sync")
+        self.failure: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes in the segment that is written now."""
+        return self._size
+
+    def read(self) -> Iterator[Record]:
+        """All records on disk, the oldest first; a torn end of a segment is left out."""
+        for path in _segments(self._folder):
+            yield from read_segment(path)
+
+    def start_segment(self, carried: Iterable[Record] = ()) -> int:
+        """Go on in a new file that begins with `carried`; gives its number, for `drop_before`."""
+        self._sequence += 1
+        if self._fd >= 0:
+            self._retired_fds.append(self._fd)
+        path = self._folder / f"{self._sequence:08d}.log"
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._size = 0
+        for record in carried:
+            self.append(record)
+        return self._sequence
+
+    def drop_before(self, sequence: int) -> None:
+        """Delete older segments, the oldest first: what is left is always the journal's end."""
+        for path in _segments(self._folder):
+            if _sequence_of(path) < sequence:
+                path.unlink()
+
+    def append(self, record: Record) -> int:
+        """Write a record to the file; gives its ticket for `durable`.
+
+        Raises:
+            JournalError: the disk is full or broken; the file is as it was before.
+        """
+        payload = orjson.dumps(record) + b"\n"
+        data = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+        try:
+            written = os.write(self._fd, data)
+            if written != len(data):
+                raise OSError(28, f"{written} of {len(data)} bytes were written")  # noqa: TRY301  same clean-up
+        except OSError as error:
+            self.failure = error.strerror
+            os.ftruncate(self._fd, self._size)
+            raise JournalError(f"the journal cannot be written: {error.strerror}") from error
+        self.failure = None
+        self._size += len(data)
+        self._written += 1
+        return self._written
+
+    async def durable(self, ticket: int) -> None:
+        """Wait until the record of a ticket is on the disk.
+
+        Raises:
+            JournalError: the disk refused.
+        """
+        if ticket <= self._synced:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append((ticket, waiter))
+        if self._syncing is None or self._syncing.done():
+            self._syncing = asyncio.create_task(self._sync())
+        await waiter
+
+    async def close(self) -> None:
+        """Write everything to the disk and let the folder go."""
+        if self._fd >= 0:
+            await self.durable(self._written)
+        self._executor.shutdown()
+        for descriptor in (*self._retired_fds, self._fd, self._lock_fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    async def _sync(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiters:
+            target, retired, current = self._written, self._retired_fds, self._fd
+            self._retired_fds = []
+            try:
+                await loop.run_in_executor(self._executor, _sync_files, retired, current)
+            except OSError as error:
+                self.failure = error.strerror
+                self._finish_waiters(target, JournalError(f"the journal cannot be synced: {error.strerror}"))
+            else:
+                self._synced = target
+                self._finish_waiters(target, None)
+
+    def _finish_waiters(self, target: int, error: JournalError | None) -> None:
+        waiting, self._waiters = self._waiters, []
+        for ticket, waiter in waiting:
+            if ticket > target:
+                self._waiters.append((ticket, waiter))
+            elif not waiter.done():
+                waiter.set_result(None) if error is None else waiter.set_exception(error)
+
+
+def read_segment(path: Path) -> Iterator[Record]:
+    """The records of one file, up to the first that is cut or corrupt: a write that a crash interrupted."""
+    data = path.read_bytes()
+    at = 0
+    while at + _HEAD.size <= len(data):
+        length, checksum = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
+        payload = data[at : at + length]
+        if length > MAX_RECORD_BYTES or len(payload) != length or zlib.crc32(payload) != checksum:
+            return
+        yield orjson.loads(payload)
+        at += length
+
+
+def _sync_files(retired: list[int], current: int) -> None:
+    for descriptor in retired:
+        os.fdatasync(descriptor)
+        os.close(descriptor)
+    os.fdatasync(current)
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.log"))
+
+
+def _sequence_of(path: Path) -> int:
+    return int(path.stem)

@@ -1,0 +1,60 @@
+"""The values that the ledger keeps."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["finished", "cancelled", "failed"]
+Accuracy = Literal["exact", "estimated"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of one request; `cached` is the part of `prompt` that the prefix cache held."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+    @property
+    def total(self) -> int:
+        """Prompt and completion together: what is billed."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that was let in: what the journal knows before anything happened. `created` is Unix time."""
+
+    request_id: str
+    key_id: str
+    route: str
+    model: str | None
+    stream: bool
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """How a request ended. Field names are the columns of the store.
+
+    `attempt` is the number of the upstream attempt that answered, from 1. `end_reason` is the finish_reason of a
+    finished request, else what ended it. `http_status` is what the caller got; 499 when it was not there to get it.
+    """
+
+    request_id: str
+    attempt: int
+    key_id: str
+    route: str
+    model: str | None
+    upstream: str | None
+    stream: bool
+    status: Status
+    end_reason: str
+    http_status: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    accuracy: Accuracy
+    latency_ms: float
+    ttft_ms: float | None
+    created: float

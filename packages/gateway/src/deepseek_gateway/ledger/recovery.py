@@ -1,0 +1,92 @@
+"""What the journal says about requests whose process died."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
+
+CRASHED = "gateway_crash"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The tokens of a running request, as last journaled."""
+
+    attempt: int
+    tokens: TokenCounts
+    at: float
+
+
+def admit_record(admission: Admission) -> dict[str, Any]:
+    """The journal's form of an admission."""
+    return {"kind": "admit", **asdict(admission)}
+
+
+def observe_record(request_id: str, seen: Observation) -> dict[str, Any]:
+    """The journal's form of an observation."""
+    tokens = asdict(seen.tokens)
+    return {"kind": "observe", "request_id": request_id, "attempt": seen.attempt, "at": seen.at, "tokens": tokens}
+
+
+def settle_record(row: LedgerRow) -> dict[str, Any]:
+    """The journal's form of a row."""
+    return {"kind": "settle", **asdict(row)}
+
+
+def recovered_rows(records: Iterable[dict[str, Any]]) -> list[LedgerRow]:
+    """Rows for the store: settled requests as they were settled, and orphans at what was last seen of them.
+
+    An orphan was admitted and never settled: its process died. It is billed what the caller may have received, as far
+    as the journal saw it, and marked `estimated`.
+    """
+    admitted: dict[str, Admission] = {}
+    seen: dict[str, Observation] = {}
+    settled: dict[tuple[str, int], LedgerRow] = {}
+    for record in records:
+        values = dict(record)
+        kind = values.pop("kind")
+        if kind == "admit":
+            admission = Admission(**values)
+            admitted[admission.request_id] = admission
+        elif kind == "observe":
+            tokens = TokenCounts(**values["tokens"])
+            seen[values["request_id"]] = Observation(values["attempt"], tokens, values["at"])
+        else:
+            row = LedgerRow(**values)
+            settled[row.request_id, row.attempt] = row
+    for request_id, _ in settled:
+        admitted.pop(request_id, None)
+    return [*settled.values(), *(_orphan(admission, seen.get(key)) for key, admission in admitted.items())]
+
+
+def _orphan(admission: Admission, seen: Observation | None) -> LedgerRow:
+    row = LedgerRow(
+        request_id=admission.request_id,
+        attempt=1,
+        key_id=admission.key_id,
+        route=admission.route,
+        model=admission.model,
+        upstream=None,
+        stream=admission.stream,
+        status="failed",
+        end_reason=CRASHED,
+        http_status=499,
+        prompt_tokens=0,
+        completion_tokens=0,
+        cached_tokens=0,
+        accuracy="estimated",
+        latency_ms=0.0,
+        ttft_ms=None,
+        created=admission.created,
+    )
+    if seen is None:
+        return row
+    return replace(
+        row,
+        attempt=seen.attempt,
+        prompt_tokens=seen.tokens.prompt,
+        completion_tokens=seen.tokens.completion,
+        cached_tokens=seen.tokens.cached,
+        latency_ms=max(0.0, (seen.at - admission.created) * 1000),
+    )
