@@ -146,7 +146,7 @@ def test_a_folder_gives_tokenizer_template_and_every_end_token(tmp_path: Path):
 
 
 def test_a_folder_without_a_usable_tokenizer_is_a_load_error(tmp_path: Path):
-    with pytest.raises(ModelLoadError, match="no tokenizer.json"):
+    with pytest.raises(ModelLoadError, match=r"no tokenizer\.json"):
         load_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="not a usable tokenizer"):

@@ -1,7 +1,8 @@
 """Wire request to job: texts to token ids, fields to sampling parameters, with the server's defaults and limits."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, TypeVar, cast
 
 from deepseek_client.types import ChatCompletionRequest, CompletionRequest, GenerateRequest, SamplingFields
@@ -56,9 +57,11 @@ class Converter:
         num_logprobs = _chat_logprobs(request)
         size = sum(len(message["content"]) for message in messages)
         token_ids = await _off_loop(size, lambda: self._tokenizer.encode_chat(messages, continue_final=continue_final))
-        max_tokens = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-        name = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
-        prompt = self._prompt(request, token_ids, max_tokens, num_logprobs=num_logprobs, max_tokens_name=name)
+        spellings = {"logprobs": "top_logprobs"}
+        max_tokens = request.max_tokens
+        if request.max_completion_tokens is not None:
+            max_tokens, spellings["max_tokens"] = request.max_completion_tokens, "max_completion_tokens"
+        prompt = self._prompt(request, token_ids, max_tokens, num_logprobs=num_logprobs, spellings=spellings)
         return self._job(request, (prompt,))
 
     async def completions(self, request: CompletionRequest) -> Job:
@@ -111,7 +114,7 @@ class Converter:
         max_tokens: int | None,
         *,
         default: int | None = None,
-        max_tokens_name: str = "max_tokens",
+        spellings: Mapping[str, str] = MappingProxyType({}),
         num_logprobs: int | None = None,
         echo: str = "",
     ) -> Prompt:
@@ -119,10 +122,10 @@ class Converter:
         if max_tokens is None and (default := self._settings.max_tokens or default) is not None:
             # A default gives way to a long prompt; what the caller asked for does not, and the engine says so.
             max_tokens = min(default, max(self._context_len - len(token_ids), 1))
-        return Prompt(token_ids, self._params(request, max_tokens, max_tokens_name, num_logprobs), echo)
+        return Prompt(token_ids, self._params(request, max_tokens, num_logprobs, spellings), echo)
 
     def _params(
-        self, request: SamplingFields, max_tokens: int | None, max_tokens_name: str, num_logprobs: int | None
+        self, request: SamplingFields, max_tokens: int | None, num_logprobs: int | None, spellings: Mapping[str, str]
     ) -> SamplingParams:
         settings = self._settings
         try:
@@ -145,8 +148,9 @@ class Converter:
                 logprobs=num_logprobs,
             )
         except InvalidRequestError as error:
-            param = max_tokens_name if error.param == "max_tokens" else error.param
-            raise ApiError(422, str(error), param=param) from error
+            name = error.param or ""
+            spelling = spellings.get(name, name)
+            raise ApiError(422, str(error).replace(name, spelling, 1), param=spelling) from error
 
     def _logit_bias(self, given: dict[str, float] | None) -> dict[int, float] | None:
         if not given:

@@ -73,7 +73,9 @@ def validation_error(error: pydantic.ValidationError) -> ApiError:
     """A body of the wrong shape: 400 that names the first field at fault; values are not repeated."""
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     first = problems[0]
-    param = field_path(first["loc"])
+    # Of a union's members the one that got furthest was meant: `stop: ["a", 3]` is a list with a wrong entry.
+    meant = max((item["loc"] for item in problems if item["loc"][:1] == first["loc"][:1]), key=len)
+    param = field_path(meant)
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not valid JSON: {first['msg']}")
     reasons = dict.fromkeys(item["msg"] for item in problems if field_path(item["loc"]) == param)

@@ -16,6 +16,11 @@ class RunningRequests:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @property
+    def num_running(self) -> int:
+        """Generations under way."""
+        return sum(map(len, self._by_id.values()))
+
     @contextmanager
     def track(self, request_id: str, generation: Generation) -> Generator[None]:
         """Keep the generation listed while the block runs."""
