@@ -1,4 +1,5 @@
 import pytest
+
 from deepseek_engine.kv_cache.block_allocator import BlockAllocator
 
 

@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
 from deepseek_engine.errors import ContextLengthError, EngineDeadError, InvalidRequestError

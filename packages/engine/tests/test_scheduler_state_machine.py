@@ -1,7 +1,11 @@
-"""Random submits, cancels, failures and steps against the real engine and a fake model that notices any block mix-up."""
+"""Random submits, cancels, failures and steps: the real engine with a fake model that notices any block mix-up."""
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
@@ -11,9 +15,6 @@ from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence
 from deepseek_engine.testing.fake_runner import FakeRunner, expected_tokens
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 MIN_STEPS = 10_000
 VOCAB_SIZE = 16  # small, so that stop tokens really come up
