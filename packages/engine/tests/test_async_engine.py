@@ -347,13 +347,15 @@ async def test_the_core_ends_when_its_parent_dies(runner):
     await until(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE)
 
 
-async def test_the_core_logs_at_the_level_of_its_parent(capfd, caplog):
-    caplog.set_level(logging.INFO, "deepseek_engine")
+@pytest.mark.parametrize("level", [logging.ERROR, logging.CRITICAL])
+async def test_the_core_logs_at_the_level_of_its_parent(capfd, caplog, level):
+    caplog.set_level(level, "deepseek_engine")
     async with running("fake?fail_token=13") as engine:
         await read(engine.submit(submit("bad", [13])))
     errors = capfd.readouterr().err
-    assert "ERROR core[" in errors
-    assert "Traceback" in errors
+    is_logged = level == logging.ERROR
+    assert ("ERROR core[" in errors) is is_logged
+    assert ("Traceback" in errors) is is_logged
 
 
 def _cores_of(pid: int) -> list[psutil.Process]:
