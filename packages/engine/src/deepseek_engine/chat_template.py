@@ -5,7 +5,7 @@ helpers that transformers gives them (`chat_template_utils.py`). A request never
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -15,7 +15,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from deepseek_engine.errors import InvalidRequestError, ModelLoadError
 
-ROLES: Final = ("system", "user", "assistant")
 MAX_PROMPT_CHARS: Final = 16 * 1024 * 1024
 
 
@@ -51,27 +50,30 @@ class ChatTemplate:
         Raises:
             InvalidRequestError: the template refuses the messages, fails on them, or gives too much text.
         """
-        turns = messages[:-1] if continue_final else messages
-        parts: list[str] = []
-        size = 0
+        turns = list(messages[:-1] if continue_final else messages)
         try:
-            for part in self._template.generate(messages=list(turns), add_generation_prompt=True, **self._tokens):
-                size += len(part)
-                if size > MAX_PROMPT_CHARS:
-                    raise InvalidRequestError(
-                        f"the chat template gives more than {MAX_PROMPT_CHARS} characters: send less text",
-                        param="messages",
-                    )
-                parts.append(part)
+            prompt = _bounded(self._template.generate(messages=turns, add_generation_prompt=True, **self._tokens))
         except InvalidRequestError:
             raise
         except Exception as error:  # a template is a program and may fail in any way
             raise InvalidRequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        if continue_final:
-            parts.append(messages[-1]["content"])
-        return "".join(parts)
+        return prompt + messages[-1]["content"] if continue_final else prompt
+
+
+def _bounded(parts: Iterator[str]) -> str:
+    """The parts joined, as long as they are not too long."""
+    taken: list[str] = []
+    size = 0
+    for part in parts:
+        size += len(part)
+        if size > MAX_PROMPT_CHARS:
+            raise InvalidRequestError(
+                f"the chat template gives more than {MAX_PROMPT_CHARS} characters: send less text", param="messages"
+            )
+        taken.append(part)
+    return "".join(taken)
 
 
 def _raise_exception(message: str) -> NoReturn:

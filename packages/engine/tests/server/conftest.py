@@ -3,9 +3,8 @@ process with the fake runner."""
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +36,7 @@ def tokenizer() -> Tokenizer:
 async def eventually(holds: Callable[[], bool]) -> None:
     """Wait until it holds; fails after a deadline."""
     async with asyncio.timeout(DEADLINE_S):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - what is waited for belongs to the server, which has no event for it
             await asyncio.sleep(0.005)
 
 
@@ -315,8 +314,6 @@ Scripted = Callable[..., Awaitable[Server]]
 @pytest_asyncio.fixture
 async def scripted(tokenizer: Tokenizer) -> AsyncIterator[Scripted]:
     """Start a server over an engine that waits for the test."""
-    from contextlib import AsyncExitStack
-
     async with AsyncExitStack() as stack:
 
         async def start(answer: str | None = None, **settings: Any) -> Server:
@@ -340,10 +337,3 @@ async def core(tokenizer: Tokenizer) -> AsyncIterator[Server]:
     """A server over a real core process with the fake runner: 2 ms a step, eight sequences at once."""
     async with run_core(tokenizer) as server:
         yield server
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
