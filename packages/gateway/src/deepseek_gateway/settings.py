@@ -1,87 +1,75 @@
-"""Every knob of the gateway: GATEWAY_* variables, overridden by the command line."""
+"""Every knob of the gateway: GATEWAY_* variables, overridden by flags."""
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from deepseek_gateway.operator_errors import OperatorError
+from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.upstream.address import UpstreamAddress
 
-MIN_PEPPER_BYTES = 16
-
-
-class SettingsError(OperatorError):
-    """A setting that cannot work, by the name of its variable."""
+PREFIX = "GATEWAY_"
 
 
 def default_state_dir() -> Path:
-    """`deepseek-gateway` in the user's state folder, as XDG has it."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "deepseek-gateway"
+    """`$XDG_STATE_HOME/deepseek-gateway`, or its default in the home folder."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "deepseek-gateway"
 
 
 class Settings(BaseSettings):
-    """Settings of the gateway; the variable of `port` is GATEWAY_PORT. Build it with `load_settings`."""
+    """Settings of one gateway process; the variable of `port` is GATEWAY_PORT, its flag is `--port`."""
 
-    model_config = SettingsConfigDict(env_prefix="GATEWAY_", extra="ignore", frozen=True, protected_namespaces=())
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    state_dir: Path = Field(default_factory=default_state_dir, description="folder of store, journal and key pepper")
-    key_pepper: SecretStr | None = Field(
-        None, description="secret under all key hashes; a file in the state folder if not given"
-    )
-
+    state_dir: Path = Field(default_factory=default_state_dir, description="folder of store, journal and pepper")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 is any free one")
-    max_body_bytes: int = Field(4 * 2**20, ge=1, description="largest request body, bytes")
-    max_connections: int = Field(4096, ge=1, description="connections and running requests at one time at most")
-    keep_alive_s: float = Field(15.0, gt=0, description="seconds of silence before a stream carries a comment")
-    drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
-    abort_timeout_s: float = Field(
-        5.0, gt=0, description="seconds that an aborted request's exact usage is waited for before it is estimated"
-    )
-
     upstreams: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("http://127.0.0.1:8081",), description="engines, comma-separated: http://host:port or unix:/path.sock"
+        (), description="engines, separated by commas: http://host:port, https://host/v1, unix:///path.sock"
     )
-    upstream_api_key: SecretStr | None = Field(None, description="bearer key that the engines ask for")
-    connect_timeout_s: float = Field(2.0, gt=0, description="seconds to reach an engine")
-    first_byte_timeout_s: float = Field(600.0, gt=0, description="seconds from sending a request to its first byte")
-    idle_timeout_s: float = Field(120.0, gt=0, description="seconds between two pieces of an engine's answer")
-    health_interval_s: float = Field(2.0, gt=0, description="seconds between two looks at an engine's /ready")
-    mark_down_s: float = Field(1.0, gt=0, description="seconds that an engine gets nothing after its first failure")
-    mark_down_max_s: float = Field(30.0, gt=0, description="longest such wait, reached by doubling")
-
-    default_max_tokens: int = Field(512, ge=1, description="answer tokens assumed of a request that names no limit")
-    slice_tokens: int = Field(256, ge=1, description="answer tokens reserved at a time while a stream runs")
-
+    upstream_key: SecretStr | None = Field(None, description="bearer key that the engines ask for")
+    upstream_continuous_usage: bool = Field(
+        True, description="ask engines for usage in every stream event; false for servers that refuse the option"
+    )
+    upstream_connect_timeout_s: float = Field(5.0, gt=0, description="seconds to reach an engine")
+    upstream_idle_timeout_s: float = Field(600.0, gt=0, description="seconds that an engine may stay silent")
+    upstream_probe_s: float = Field(1.0, gt=0, description="seconds between looks at an engine that is down")
+    upstream_max_backoff_s: float = Field(30.0, gt=0, description="longest time that a failed engine is left alone")
+    key_pepper: SecretStr | None = Field(None, description="secret of the key hashes, instead of the file `pepper`")
+    key_cache_ttl_s: float = Field(2.0, ge=0, le=5, description="seconds that a revoked key may work on")
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body")
+    max_response_bytes: int = Field(64 * 2**20, ge=1024, description="largest answer that is not streamed, and event")
+    body_timeout_s: float = Field(60.0, gt=0, description="seconds that a caller has to send its body")
+    send_timeout_s: float = Field(60.0, gt=0, description="seconds that a caller may leave its stream unread")
+    max_requests: int = Field(2048, ge=1, description="requests at once, of all keys together")
+    keep_alive_s: float = Field(15.0, gt=0, le=15, description="seconds of silence before a stream carries a comment")
+    slice_tokens: int = Field(256, ge=16, description="answer tokens that a stream holds of its limits at a time")
+    default_max_tokens: int = Field(
+        4096, ge=1, description="tokens held for an answer that is not streamed and gives no max_tokens"
+    )
+    abort_drain_s: float = Field(5.0, gt=0, description="seconds to wait for the exact usage of an aborted request")
+    drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
+
+    @field_validator("upstreams", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("upstreams")
+    @classmethod
+    def _parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            UpstreamAddress.parse(url)
+        return value
 
     @field_validator("state_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
-
-    @field_validator("upstreams", mode="before")
-    @classmethod
-    def _split_upstreams(cls, value: object) -> object:
-        return tuple(url.strip() for url in value.split(",") if url.strip()) if isinstance(value, str) else value
-
-    @field_validator("upstreams")
-    @classmethod
-    def _check_upstreams(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("names no engine: give at least one http://host:port or unix:/path.sock")
-        return tuple(dict.fromkeys(_checked_upstream(url) for url in value))
-
-    @field_validator("key_pepper")
-    @classmethod
-    def _check_pepper(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < MIN_PEPPER_BYTES:
-            raise ValueError(f"is shorter than {MIN_PEPPER_BYTES} bytes: use the output of `openssl rand -hex 32`")
-        return value
 
     @property
     def store_path(self) -> Path:
@@ -90,50 +78,41 @@ class Settings(BaseSettings):
 
     @property
     def pepper_path(self) -> Path:
-        """The pepper's file, used when `key_pepper` is not given."""
-        return self.state_dir / "key-pepper"
+        """The pepper's file."""
+        return self.state_dir / "pepper"
 
-    def describe(self) -> dict[str, str]:
-        """Every setting's value as text, by variable name, secrets masked."""
-        return {_variable(name): _shown(getattr(self, name)) for name in type(self).model_fields}
+    @property
+    def journal_path(self) -> Path:
+        """The journal's folder."""
+        return self.state_dir / "journal"
+
+    @property
+    def addresses(self) -> tuple[UpstreamAddress, ...]:
+        """The engines."""
+        return tuple(UpstreamAddress.parse(url) for url in self.upstreams)
 
 
-def load_settings(**overrides: Any) -> Settings:
-    """Settings from GATEWAY_* variables; an override that is not None wins.
+def load_settings(**flags: object) -> Settings:
+    """Settings from flags first, then variables; a flag that is None was not given.
 
     Raises:
-        SettingsError: a value cannot work; the message names the variable.
+        ConfigurationError: values are wrong; one line for each, by its variable's name.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**given)
+        return Settings(**given)  # pyright: ignore[reportArgumentType]  pydantic checks the values
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        value = "" if "pepper" in name or "key" in name else f"={_shown(first['input'])}"
-        reason = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{_variable(name)}{value}: {reason}") from error
+        lines = [_fault(str(fault["loc"][0]), fault["msg"], fault["input"], given) for fault in error.errors()]
+        raise ConfigurationError("\n".join(lines)) from None
 
 
-def _variable(name: str) -> str:
-    return f"GATEWAY_{name.upper()}"
+def unknown_variables() -> list[str]:
+    """GATEWAY_* variables that name no setting: most likely misspelt."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return "" if value is None else str(value)
-
-
-def _checked_upstream(url: str) -> str:
-    if url.startswith("unix:"):
-        if not url.removeprefix("unix:").startswith("/"):
-            raise ValueError(f"{url!r} must give an absolute path: unix:/path.sock")
-        return url
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} must be http://host:port, https://host or unix:/path.sock")
-    if parts.query or parts.fragment or parts.username:
-        raise ValueError(f"{url!r} must hold no query, fragment or credentials")
-    _ = parts.port  # raises ValueError for one out of range
-    return url.rstrip("/").removesuffix("/v1")
+def _fault(name: str, message: str, value: object, flags: dict[str, object]) -> str:
+    source = f"--{name.replace('_', '-')}" if name in flags else f"{PREFIX}{name.upper()}"
+    shown = "…" if name in {"key_pepper", "upstream_key"} else repr(value)
+    return f"{source}={shown}: {message.removeprefix('Value error, ')}"

@@ -5,6 +5,7 @@ that it outlives this process; `durable` waits for the disk, so that it outlives
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import struct
@@ -116,10 +117,18 @@ class Journal:
             self._syncing = asyncio.create_task(self._sync())
         await waiter
 
+    async def sync(self) -> None:
+        """Wait until everything written so far is on the disk.
+
+        Raises:
+            JournalError: the disk refused.
+        """
+        await self.durable(self._written)
+
     async def close(self) -> None:
         """Write everything to the disk and let the folder go."""
-        if self._fd >= 0:
-            await self.durable(self._written)
+        with contextlib.suppress(JournalError):
+            await self.sync()
         self._executor.shutdown()
         for descriptor in (*self._retired_fds, self._fd, self._lock_fd):
             if descriptor >= 0:
@@ -131,7 +140,7 @@ class Journal:
             target, retired, current = self._written, self._retired_fds, self._fd
             self._retired_fds = []
             try:
-                await loop.run_in_executor(self._executor, _sync_files, retired, current)
+                await loop.run_in_executor(self._executor, _sync_files, retired, current, self._folder)
             except OSError as error:
                 self.failure = error.strerror
                 self._finish_waiters(target, JournalError(f"the journal cannot be synced: {error.strerror}"))
@@ -162,11 +171,17 @@ def read_segment(path: Path) -> Iterator[Record]:
         at += length
 
 
-def _sync_files(retired: list[int], current: int) -> None:
+def _sync_files(retired: list[int], current: int, folder: Path) -> None:
     for descriptor in retired:
         os.fdatasync(descriptor)
         os.close(descriptor)
     os.fdatasync(current)
+    if retired:  # the current file is new: its name must be on the disk too
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _segments(folder: Path) -> list[Path]:

@@ -1,74 +1,173 @@
-"""The ledger: admit, observe, settle. What `settle` has returned for survives kill -9 and is billed once."""
+"""The ledger of one gateway: admit, observe, settle; then rows flow into the store."""
 
-from pathlib import Path
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
 
-from deepseek_gateway.operator_errors import OperatorError
-from deepseek_gateway.records import Admission, Settlement
+from deepseek_gateway.errors import JournalError
+from deepseek_gateway.ledger.journal import Journal
+from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
+from deepseek_gateway.ledger.recovery import (
+    CRASHED,
+    Observation,
+    admit_record,
+    observe_record,
+    recovered_rows,
+    settle_record,
+)
 from deepseek_gateway.storage.base import Store
 
+logger = logging.getLogger(__name__)
 
-class LedgerError(OperatorError):
-    """The ledger cannot do its work."""
+OBSERVE_EVERY_S = 1.0
+"""Seconds between two observations of a stream: what a crash can make its bill too small by."""
+
+SEGMENT_BYTES = 8 * 1024 * 1024
+MAX_PENDING_ROWS = 100_000
+"""Rows that wait for a store that is down; then nothing is admitted."""
+
+FLUSH_DELAY_S = 0.05
+MAX_RETRY_DELAY_S = 5.0
 
 
-class StateLockedError(LedgerError):
-    """Another process runs on this state directory; the message names it."""
-
-
-class LedgerUnavailableError(LedgerError):
-    """A record cannot be made durable: the disk failed, or too many rows wait for the store."""
+@dataclass(slots=True)
+class _Open:
+    admission: Admission
+    seen: Observation | None = None
 
 
 class Ledger:
-    """One per process and state directory. `open` blocks; the rest belongs to one event loop."""
+    """Journals what happens to each request and brings its row into the store.
 
-    @classmethod
-    def open(cls, state_dir: Path, store: Store) -> "Ledger":
-        """Lock the state directory and bring what a crash left in the journal into the store. Blocks.
+    Args:
+        journal: this process's journal.
+        store: where rows end.
+        executor: where the store may block.
+        wall: Unix time.
+    """
 
-        Raises:
-            StateLockedError: another process has it.
-            StoreError: the store refuses the rows; the journal stays as it is.
-        """
-        raise NotImplementedError
-
-    async def admit(self, admission: Admission) -> None:
-        """Note that a request begins; returns when that is durable.
-
-        From the call on, the request must be settled, even if the call is cancelled; not if it raises.
-
-        Raises:
-            LedgerUnavailableError: refuse the request with 503.
-        """
-        raise NotImplementedError
-
-    def observe(self, request_id: str, attempt: int, prompt_tokens: int, completion_tokens: int) -> None:
-        """Note the usage so far, to be billed if the process dies. Cheap: written about once a second."""
-        raise NotImplementedError
-
-    async def settle(self, settlement: Settlement) -> None:
-        """Note how a request ended, once; returns when that is durable. One never admitted may be settled too.
-
-        A cancelled call still settles.
-
-        Raises:
-            LedgerUnavailableError: the disk failed; the row goes straight to the store, but a crash may lose it.
-        """
-        raise NotImplementedError
-
-    async def flush(self) -> None:
-        """Return when every settled row is in the store.
-
-        Raises:
-            StoreUnavailableError: the store refused; the rows stay queued.
-        """
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """Flush, stop, and unlock the state directory. Requests still open are settled at the next start."""
-        raise NotImplementedError
+    def __init__(
+        self, journal: Journal, store: Store, executor: Executor, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._journal = journal
+        self._store = store
+        self._executor = executor
+        self._wall = wall
+        self._open: dict[str, _Open] = {}
+        self._pending: list[LedgerRow] = []
+        self._wake = asyncio.Event()
+        self._flusher: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     @property
-    def num_unstored(self) -> int:
-        """Rows that are durable in the journal and not yet in the store."""
-        raise NotImplementedError
+    def pending_rows(self) -> int:
+        """Rows that the store does not have yet."""
+        return len(self._pending)
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be admitted, or None."""
+        if self._journal.failure is not None:
+            return f"the journal cannot be written: {self._journal.failure}"
+        return "the store takes no rows" if len(self._pending) >= MAX_PENDING_ROWS else None
+
+    async def start(self) -> None:
+        """Settle what an earlier process left behind, then begin."""
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(self._executor, lambda: recovered_rows(self._journal.read()))
+        if rows:
+            await loop.run_in_executor(self._executor, self._store.insert_ledger, rows)
+            orphans = sum(row.end_reason == CRASHED for row in rows)
+            logger.warning("recovered %d requests from the journal, %d of them unsettled", len(rows), orphans)
+        self._journal.drop_before(self._journal.start_segment())
+        self._flusher = asyncio.create_task(self._flush_forever())
+
+    def admit(self, admission: Admission) -> int:
+        """Journal a request before its first byte leaves; gives the ticket for `durable`.
+
+        Raises:
+            JournalError: it cannot be journaled, so it must not run.
+        """
+        if len(self._pending) >= MAX_PENDING_ROWS:
+            raise JournalError("the store takes no rows")
+        ticket = self._journal.append(admit_record(admission))
+        self._open[admission.request_id] = _Open(admission)
+        return ticket
+
+    async def durable(self, ticket: int) -> None:
+        """Wait until a journaled admission is on the disk."""
+        await self._journal.durable(ticket)
+
+    def observe(self, request_id: str, attempt: int, tokens: TokenCounts) -> None:
+        """Note the tokens of a running request: at once the first time, then once a second."""
+        entry, now = self._open[request_id], self._wall()
+        if entry.seen is not None and now - entry.seen.at < OBSERVE_EVERY_S:
+            return
+        entry.seen = Observation(attempt, tokens, now)
+        with contextlib.suppress(JournalError):  # an observation only makes a crash cheaper
+            self._journal.append(observe_record(request_id, entry.seen))
+
+    def settle(self, row: LedgerRow) -> None:
+        """End a request. The row is in the kernel's hands when this returns, and in the store soon after."""
+        try:
+            self._journal.append(settle_record(row))
+        except JournalError:
+            logger.exception("request %s is settled in memory only", row.request_id)
+        self._open.pop(row.request_id, None)
+        self._pending.append(row)
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Bring the rows that wait into the store; on failure they wait on, and the error is raised."""
+        rows, self._pending = self._pending, []
+        oldest = self._journal.start_segment(self._carried()) if self._journal.size > SEGMENT_BYTES else None
+        loop = asyncio.get_running_loop()
+        try:
+            if rows:
+                await loop.run_in_executor(self._executor, self._store.insert_ledger, rows)
+        except BaseException:
+            self._pending[:0] = rows
+            raise
+        if oldest is not None:
+            await self._journal.sync()  # what was carried over must be on the disk before the old files go
+            self._journal.drop_before(oldest)
+
+    async def close(self) -> None:
+        """Flush, then forget the journal when everything is in the store."""
+        self._is_closing = True
+        self._wake.set()
+        if self._flusher is not None:
+            await self._flusher
+        with contextlib.suppress(Exception):  # the journal keeps what the store does not take
+            await self.flush()
+        if not self._pending and not self._open:
+            self._journal.drop_before(self._journal.start_segment())
+        await self._journal.close()
+
+    def _carried(self) -> list[dict[str, object]]:
+        carried: list[dict[str, object]] = []
+        for request_id, entry in self._open.items():
+            carried.append(admit_record(entry.admission))
+            if entry.seen is not None:
+                carried.append(observe_record(request_id, entry.seen))
+        return carried
+
+    async def _flush_forever(self) -> None:
+        delay = FLUSH_DELAY_S
+        while not self._is_closing:
+            await self._wake.wait()
+            if not self._is_closing:
+                await asyncio.sleep(delay)  # rows gather, so that one commit takes many
+            self._wake.clear()
+            try:
+                await self.flush()
+                delay = FLUSH_DELAY_S
+            except Exception:
+                logger.exception("the store took no rows; %d wait", len(self._pending))
+                delay = min(delay * 2, MAX_RETRY_DELAY_S)
+                if not self._is_closing:
+                    self._wake.set()

@@ -1,90 +1,78 @@
-"""What the gateway keeps and asks for, whatever database keeps it.
-
-Every method blocks on the disk and may be called from any thread: on an event loop, use `asyncio.to_thread`.
-Every method raises `StoreUnavailableError` when the database cannot do its work.
-"""
+"""The store's interface. Calls block; whoever has an event loop calls them from a thread."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
-from deepseek_gateway.operator_errors import OperatorError
-from deepseek_gateway.records import KeyRecord, Settlement, UsageRow
-
-
-class StoreError(OperatorError):
-    """The store cannot be used."""
-
-
-class StoreNotMigratedError(StoreError):
-    """There is no store yet, or its tables are older than this program; the message names the command."""
-
-
-class StoreUnavailableError(StoreError):
-    """The database failed: disk full, file locked, damaged or unreadable."""
+from deepseek_gateway.auth.records import KeyRecord
+from deepseek_gateway.ledger.records import LedgerRow
 
 
 @dataclass(frozen=True, slots=True)
-class StoredKey:
-    """A key as it lies in the store: its record, and HMACs of its secret and of the one before the last rotation."""
+class UsageTotal:
+    """What one key used on one day (UTC, `2026-11-23`)."""
 
-    record: KeyRecord
-    secret_hash: bytes
-    previous_hash: bytes | None = None
+    key_id: str
+    key_name: str
+    day: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
 
 
 class Store(Protocol):
-    """Keys and ledger."""
+    """Keys, the ledger, and a few facts about the store itself."""
 
-    def insert_key(self, key: StoredKey) -> None:
-        """Keep a new key; its id must be new."""
+    def insert_key(self, record: KeyRecord) -> None:
+        """Keep a new key."""
         ...
 
-    def find_key(self, key_id: str) -> StoredKey | None:
-        """The key with this id, revoked and expired ones included."""
+    def find_key(self, public_id: str) -> KeyRecord | None:
+        """The key with a public id, revoked and expired ones too."""
         ...
 
     def list_keys(self) -> list[KeyRecord]:
-        """Every key, oldest first."""
+        """All keys, the oldest first."""
         ...
 
-    def rotate_key(self, key_id: str, secret_hash: bytes, previous_valid_until: float) -> bool:
-        """Put a new secret in force; the one it replaces works until `previous_valid_until`. False: no such key."""
+    def rotate_key(self, public_id: str, secret_hash: str, previous_until: float) -> KeyRecord | None:
+        """Replace a key's hash and keep the old one until a Unix time. None: no such key, or it is revoked."""
         ...
 
-    def revoke_key(self, key_id: str, revoked_at: float) -> bool:
-        """Revoke a key for good; the first revocation's time stays. False: no such key."""
+    def revoke_key(self, public_id: str, at: float) -> KeyRecord | None:
+        """Mark a key revoked; the first time stands. None: no such key."""
         ...
 
-    def keys_version(self) -> int:
-        """A number that grows with every change to any key, by any process."""
+    def insert_ledger(self, rows: Sequence[LedgerRow]) -> None:
+        """Keep rows, all or none. A (request_id, attempt) that is there stays as it is: replays are harmless."""
         ...
 
-    def bind_pepper(self, fingerprint: str) -> str:
-        """The fingerprint of the pepper that this store's keys were made with: the first one ever given here."""
+    def ledger_rows(self, key_id: str | None = None) -> list[LedgerRow]:
+        """Rows of one key or of all, the oldest first."""
         ...
 
-    def upsert_settlements(self, settlements: Sequence[Settlement]) -> int:
-        """Add ledger rows, durably and all or none. A row already there stays as it is. The number of new rows."""
+    def tokens_since(self, since: float) -> dict[str, int]:
+        """Tokens of each key from a Unix time on."""
         ...
 
-    def usage(self, *, since: str | None = None, until: str | None = None, key_id: str | None = None) -> list[UsageRow]:
-        """Usage by UTC day and key, oldest first; `since` and `until` are days (`2026-05-31`), both included."""
+    def usage(self, since: float | None, until: float | None, key_id: str | None) -> list[UsageTotal]:
+        """Totals by key and day, for requests created in [since, until)."""
         ...
 
-    def month_usage(self, now: float) -> dict[str, int]:
-        """Tokens billed to each key id in the calendar month (UTC) that holds `now`."""
+    def get_meta(self, name: str) -> str | None:
+        """A fact about the store."""
+        ...
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Keep a fact about the store; the first value stands."""
         ...
 
     def close(self) -> None:
-        """Let go of the database; nothing else may be called after it."""
+        """Let go of the store."""
         ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

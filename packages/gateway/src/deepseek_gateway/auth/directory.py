@@ -1,0 +1,123 @@
+"""Look-up of the key that a request carries, cached for a few seconds."""
+
+import asyncio
+import hmac
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from deepseek_gateway.auth.keys import ApiKey, cache_handle, hash_secret, parse_key
+from deepseek_gateway.auth.records import KeyRecord
+from deepseek_gateway.errors import ApiError
+from deepseek_gateway.storage.base import Store
+
+MAX_CACHED = 10_000
+"""Entries at most; unknown keys share the bound, so a flood of guesses cannot grow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    loaded: float
+    record: KeyRecord | None
+    valid_until: float | None
+
+
+class KeyDirectory:
+    """Keys by their text.
+
+    Args:
+        store: where keys are kept.
+        pepper: what their hashes are made with.
+        ttl_s: seconds that a look-up stays valid: the longest that a revoked key works on.
+        executor: where the store may block.
+        monotonic: clock of the cache.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        pepper: bytes,
+        ttl_s: float,
+        executor: Executor,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._pepper = pepper
+        self._ttl_s = ttl_s
+        self._executor = executor
+        self._monotonic = monotonic
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._loading: dict[bytes, asyncio.Future[_Entry]] = {}
+
+    async def authenticate(self, authorization: str | None) -> KeyRecord:
+        """The key of an `Authorization` header.
+
+        Raises:
+            ApiError: 401, there is no such key or it is over; 503, the store cannot be read.
+        """
+        if authorization is None:
+            raise _unauthorized("no API key: send `Authorization: Bearer dsk_…`")
+        kind, _, text = authorization.partition(" ")
+        text = text.strip()
+        if kind.lower() != "bearer" or not text:
+            raise _unauthorized("the Authorization header is not `Bearer dsk_…`")
+        key = parse_key(text)
+        if key is None:
+            raise _unauthorized("the API key is malformed: a whole key is dsk_, 12, 43 and 6 characters")
+        entry = await self._entry(cache_handle(text), key)
+        return _usable(entry, time.time())
+
+    async def _entry(self, handle: bytes, key: ApiKey) -> _Entry:
+        entry = self._entries.get(handle)
+        if entry is not None and self._monotonic() - entry.loaded < self._ttl_s:
+            self._entries.move_to_end(handle)
+            return entry
+        loading = self._loading.get(handle)
+        if loading is None:  # callers of one key wait for one look-up
+            loading = asyncio.ensure_future(self._load(handle, key))
+            self._loading[handle] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(handle, None))
+        try:
+            return await asyncio.shield(loading)
+        except sqlite3.Error as error:
+            raise ApiError(503, "keys cannot be looked up now", headers={"retry-after": "1"}) from error
+
+    async def _load(self, handle: bytes, key: ApiKey) -> _Entry:
+        # The clock is read before the store: an entry is never taken for newer than its content.
+        loaded = self._monotonic()
+        loop = asyncio.get_running_loop()
+        record = await loop.run_in_executor(self._executor, self._store.find_key, key.public_id)
+        entry = self._verified(loaded, record, key)
+        self._entries[handle] = entry
+        self._entries.move_to_end(handle)
+        while len(self._entries) > MAX_CACHED:
+            self._entries.popitem(last=False)
+        return entry
+
+    def _verified(self, loaded: float, record: KeyRecord | None, key: ApiKey) -> _Entry:
+        given = hash_secret(self._pepper, key)
+        if record is None:
+            return _Entry(loaded, None, None)
+        if hmac.compare_digest(given, record.secret_hash):
+            return _Entry(loaded, record, record.expires)
+        if record.previous_hash is not None and hmac.compare_digest(given, record.previous_hash):
+            ends = [time for time in (record.expires, record.previous_until) if time is not None]
+            return _Entry(loaded, record, min(ends))
+        return _Entry(loaded, None, None)
+
+
+def _usable(entry: _Entry, now: float) -> KeyRecord:
+    if entry.record is None:
+        raise _unauthorized("the API key is unknown")
+    if entry.record.revoked is not None:
+        raise _unauthorized(f"the API key {entry.record.public_id} is revoked")
+    if entry.valid_until is not None and now >= entry.valid_until:
+        raise _unauthorized(f"the API key {entry.record.public_id} is expired")
+    return entry.record
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})

@@ -1,0 +1,43 @@
+"""What is known about one HTTP request while it runs; each layer adds what it learns."""
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+from deepseek_gateway.auth.keys import random_base62
+from deepseek_gateway.ledger.records import TokenCounts
+
+STATE_KEY = "deepseek_gateway.request"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request, for the access log and the metrics. `route` is a template, never the caller's path."""
+
+    request_id: str = field(default_factory=lambda: f"req-{random_base62(22)}")
+    route: str = "other"
+    key_id: str | None = None
+    model: str | None = None
+    status: int = 0
+    outcome: str = "-"
+    tokens: TokenCounts | None = None
+    started_s: float = field(default_factory=time.perf_counter)
+    ttft_ms: float | None = None
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request came."""
+        return (time.perf_counter() - self.started_s) * 1000
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """The context that the app put into an ASGI scope."""
+    return scope[STATE_KEY]
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """A request header, by its lower-case name; the first if there are several."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return None

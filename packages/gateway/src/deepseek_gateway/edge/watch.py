@@ -1,0 +1,140 @@
+"""The watch over one request's caller and its silences.
+
+A request's task waits either for its engine or for its caller's socket. What may end such a wait early (the caller left,
+the engine is silent, the caller does not read, the gateway stops) is decided elsewhere and delivered here, as
+asyncio.timeout does it: the task is cancelled, and the cancellation becomes an exception of ours at the wait.
+"""
+
+import asyncio
+import enum
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from starlette.types import Receive
+
+Result = TypeVar("Result")
+
+
+class Phase(enum.Enum):
+    """What a request's task is doing."""
+
+    WORKING = "working"
+    READING = "reading"
+    SENDING = "sending"
+
+
+class WatchError(Exception):
+    """Base: a wait ended early."""
+
+
+class CallerGoneError(WatchError):
+    """The caller closed its connection."""
+
+
+class SlowCallerError(WatchError):
+    """The caller left its stream unread for too long."""
+
+
+class QuietError(WatchError):
+    """The engine said nothing for a while; waiting on is fine."""
+
+
+class StoppingError(WatchError):
+    """The gateway stops now."""
+
+
+class RequestWatch:
+    """Ends the waits of the task that made it.
+
+    Args:
+        receive: where the server says that the caller left.
+        keep_alive_s: seconds of waiting for an engine before QuietError.
+        send_timeout_s: seconds of waiting for a caller before SlowCallerError.
+    """
+
+    def __init__(self, receive: Receive, keep_alive_s: float, send_timeout_s: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._receive = receive
+        self._keep_alive_s = keep_alive_s
+        self._send_timeout_s = send_timeout_s
+        self._phase = Phase.WORKING
+        self._since_s = 0.0
+        self._ending: WatchError | None = None
+        self._thrown: WatchError | None = None
+        self._watcher = asyncio.create_task(self._watch_caller())
+
+    @property
+    def is_caller_gone(self) -> bool:
+        """Whether the caller left."""
+        return isinstance(self._ending, CallerGoneError)
+
+    async def reading(self, wait: Awaitable[Result]) -> Result:
+        """Wait for the engine.
+
+        Raises:
+            CallerGoneError, StoppingError, QuietError: the wait ended early; `wait` was cancelled.
+        """
+        return await self._guard(wait, Phase.READING)
+
+    async def sending(self, wait: Awaitable[Result]) -> Result:
+        """Wait for the caller.
+
+        Raises:
+            CallerGoneError, StoppingError, SlowCallerError: the wait ended early.
+        """
+        return await self._guard(wait, Phase.SENDING)
+
+    def tick(self, now_s: float) -> None:
+        """Look at the clock: called for every request a few times in `keep_alive_s`, instead of a timer each."""
+        if self._phase is Phase.READING and now_s - self._since_s >= self._keep_alive_s:
+            self._interrupt(QuietError())
+        elif self._phase is Phase.SENDING and now_s - self._since_s >= self._send_timeout_s:
+            self._end(SlowCallerError())
+
+    def stop(self) -> None:
+        """End the request: the gateway stops."""
+        self._end(StoppingError())
+
+    async def close(self) -> None:
+        """Stop watching."""
+        self._watcher.cancel()
+        await asyncio.gather(self._watcher, return_exceptions=True)
+
+    async def _watch_caller(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._end(CallerGoneError())
+
+    def _end(self, reason: WatchError) -> None:
+        """End this wait, and every later one."""
+        if self._ending is None:
+            self._ending = reason
+            self._interrupt(reason)
+
+    def _interrupt(self, reason: WatchError) -> None:
+        if self._phase is not Phase.WORKING and self._thrown is None:
+            self._thrown = reason
+            self._task.cancel()
+
+    async def _guard(self, wait: Awaitable[Result], phase: Phase) -> Result:
+        if self._ending is not None:
+            if asyncio.iscoroutine(wait):
+                wait.close()
+            raise self._ending
+        self._phase, self._since_s = phase, time.monotonic()
+        try:
+            return await wait
+        except asyncio.CancelledError:
+            if self._thrown is None or self._task.uncancel() > 0:
+                raise  # somebody else's cancellation
+            thrown, self._thrown = self._thrown, None
+            raise thrown from None
+        finally:
+            self._phase = Phase.WORKING
+            if self._thrown is not None:
+                # The wait was over before the cancellation reached it: keep the result; `_ending` speaks next time.
+                self._thrown = None
+                self._task.uncancel()

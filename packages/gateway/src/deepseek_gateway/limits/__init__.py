@@ -1,0 +1,1 @@
+"""What a key may use: plain arithmetic over a clock that is handed in."""

@@ -1,0 +1,83 @@
+"""Every counter and histogram, named once. Labels take values from fixed sets, or from the configuration."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from deepseek_gateway.edge.context import RequestContext
+from deepseek_gateway.ledger.records import LedgerRow
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class GatewayMetrics:
+    """The metrics of one gateway, in a registry of its own: two gateways can live in one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "deepseek_gateway_requests", "HTTP requests answered", ["route", "status"], registry=self._registry
+        )
+        self._duration_s = Histogram(
+            "deepseek_gateway_request_duration_seconds",
+            "From request to end of answer",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._ttft_s = Histogram(
+            "deepseek_gateway_time_to_first_token_seconds",
+            "From request to the first event of a stream",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._tokens = Counter("deepseek_gateway_tokens", "Tokens billed", ["kind"], registry=self._registry)
+        self._settled = Counter(
+            "deepseek_gateway_settled_requests", "Ledger rows", ["status", "accuracy"], registry=self._registry
+        )
+        self._refused = Counter(
+            "deepseek_gateway_limited_requests", "Requests refused by a limit", ["rule"], registry=self._registry
+        )
+        self._in_flight = Gauge("deepseek_gateway_in_flight_requests", "Admitted requests", registry=self._registry)
+        self._pending = Gauge(
+            "deepseek_gateway_ledger_pending_rows", "Rows that wait for the store", registry=self._registry
+        )
+        self._upstream_up = Gauge(
+            "deepseek_gateway_upstream_up", "1 when the engine takes traffic", ["upstream"], registry=self._registry
+        )
+        self._upstream_in_flight = Gauge(
+            "deepseek_gateway_upstream_in_flight_requests",
+            "Requests at the engine",
+            ["upstream"],
+            registry=self._registry,
+        )
+
+    def answered(self, context: RequestContext) -> None:
+        """Count an HTTP request that is over."""
+        self._requests.labels(context.route, str(context.status)).inc()
+        self._duration_s.labels(context.route).observe(context.elapsed_ms() / 1000)
+        if context.ttft_ms is not None:
+            self._ttft_s.labels(context.route).observe(context.ttft_ms / 1000)
+
+    def settled(self, row: LedgerRow) -> None:
+        """Count a ledger row."""
+        self._settled.labels(row.status, row.accuracy).inc()
+        self._tokens.labels("prompt").inc(row.prompt_tokens)
+        self._tokens.labels("cached").inc(row.cached_tokens)
+        self._tokens.labels("completion").inc(row.completion_tokens)
+
+    def limited(self, rule: str) -> None:
+        """Count a refusal."""
+        self._refused.labels(rule).inc()
+
+    def exposition(
+        self, in_flight: int, pending_rows: int, upstreams: list[tuple[str, bool, int]]
+    ) -> bytes:
+        """Prometheus text; `upstreams` are (name, is up, in flight)."""
+        self._in_flight.set(in_flight)
+        self._pending.set(pending_rows)
+        for name, is_up, at_engine in upstreams:
+            self._upstream_up.labels(name).set(is_up)
+            self._upstream_in_flight.labels(name).set(at_engine)
+        return generate_latest(self._registry)

@@ -1,0 +1,1 @@
+"""From an engine to a caller: bytes as they are, usage read as they pass."""

@@ -1,0 +1,164 @@
+"""One admitted request, from the engine it goes to until its books are closed.
+
+An exchange ends in exactly one way (`Ending`), and always settles. `stream.py` and `unary.py` are the two kinds.
+"""
+
+import abc
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.types import Send
+
+from deepseek_gateway.edge.respond import send_error
+from deepseek_gateway.edge.watch import CallerGoneError, RequestWatch, SlowCallerError, StoppingError
+from deepseek_gateway.errors import ApiError, JournalError, UpstreamError
+from deepseek_gateway.ledger.ledger import Ledger
+from deepseek_gateway.ledger.records import TokenCounts
+from deepseek_gateway.relay.request import GenerationRequest
+from deepseek_gateway.relay.settlement import Ending, Settlement
+from deepseek_gateway.settings import Settings
+from deepseek_gateway.upstream.call import UpstreamCall
+
+logger = logging.getLogger(__name__)
+
+CLIENT_GONE_STATUS = 499
+"""nginx's status for a caller that left: it is logged and kept, never sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeParts:
+    """What an exchange works with."""
+
+    request: GenerationRequest
+    settings: Settings
+    call: UpstreamCall
+    watch: RequestWatch
+    settlement: Settlement
+    ledger: Ledger
+    ticket: int
+    send: Send
+    headers: dict[str, str]
+
+
+class Exchange(abc.ABC):
+    """See the module. `run` is called once."""
+
+    def __init__(self, parts: ExchangeParts) -> None:
+        self.parts = parts
+        self._opening: asyncio.Task[None] | None = None
+        self.has_begun = False
+
+    @abc.abstractmethod
+    async def relay(self) -> None:
+        """Bring the engine's answer to the caller, and settle."""
+
+    @abc.abstractmethod
+    async def drain(self) -> None:
+        """Read the rest of an aborted answer for its usage."""
+
+    @abc.abstractmethod
+    def usage(self) -> tuple[TokenCounts, Literal["exact", "estimated"]]:
+        """What is known of the usage by now."""
+
+    @abc.abstractmethod
+    async def fail(self, error: ApiError) -> None:
+        """Tell the caller that its answer failed."""
+
+    async def run(self) -> None:
+        """Relay, and close the books however that ends."""
+        call = self.parts.call
+        self._opening = asyncio.create_task(call.open())
+        try:
+            await self.relay()
+        except CallerGoneError:
+            await self._leave(Ending("cancelled", "client_disconnect", CLIENT_GONE_STATUS))
+        except SlowCallerError:
+            await self._leave(Ending("cancelled", "slow_client", CLIENT_GONE_STATUS))
+        except StoppingError:
+            stopping = ApiError(503, "the gateway stops", code="shutting_down", headers={"retry-after": "5"})
+            await self._cut_off(stopping, "shutdown")
+        except UpstreamError as error:
+            await self._cut_off(answer_of(error, has_begun=self.has_begun), "upstream_error")
+        except JournalError as error:
+            await self._cut_off(ApiError(503, str(error), headers={"retry-after": "5"}), "journal_error")
+        finally:
+            self.settle(Ending("failed", "internal_error", 500))
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+            call.finish()
+
+    async def opened(self) -> None:
+        """Wait until the engine's answer begins. The wait may end early; opening goes on."""
+        assert self._opening is not None
+        await self.parts.watch.reading(asyncio.shield(self._opening))
+
+    async def admitted(self) -> None:
+        """Wait until the journal's admission is on the disk: nothing may leave before."""
+        await self.parts.ledger.durable(self.parts.ticket)
+
+    def settle(self, ending: Ending) -> None:
+        """Close the books with what is known now."""
+        tokens, accuracy = self.usage()
+        call = self.parts.call
+        self.parts.settlement.settle(ending, tokens, accuracy, call.attempt, call.upstream_name)
+
+    async def refuse_tokens(self, error: ApiError, rule: str) -> None:
+        """End a stream whose key has no tokens left."""
+        await self._cut_off(error, f"limit_{rule}")
+
+    async def _leave(self, ending: Ending) -> None:
+        self.parts.settlement.context.status = ending.http_status
+        await self._end_upstream()
+        self.settle(ending)
+
+    async def _cut_off(self, error: ApiError, reason: str) -> None:
+        with contextlib.suppress(CallerGoneError, SlowCallerError, StoppingError):
+            await self.fail(error)
+        await self._end_upstream()
+        self.settle(Ending("failed", reason, error.status))
+
+    async def _end_upstream(self) -> None:
+        """Abort at the engine and read on to the exact usage, for `abort_drain_s` at most."""
+        assert self._opening is not None
+        if self._opening.done() and (self._opening.cancelled() or self._opening.exception() is not None):
+            return
+        aborting = asyncio.create_task(self._abort())
+        try:
+            async with asyncio.timeout(self.parts.settings.abort_drain_s):
+                await self._opening
+                await self.drain()
+        except (UpstreamError, TimeoutError) as error:
+            logger.debug("request %s: no exact usage: %s", self.parts.settlement.admission.request_id, error)
+        except asyncio.CancelledError:
+            if not self._opening.cancelled():
+                raise
+        finally:
+            aborting.cancel()
+            await asyncio.gather(aborting, return_exceptions=True)
+
+    async def _abort(self) -> None:
+        if not await self.parts.call.abort():
+            assert self._opening is not None
+            self._opening.cancel()
+            self.parts.call.close()
+
+
+def answer_of(error: UpstreamError, *, has_begun: bool) -> ApiError:
+    """What a caller is told when its engine fails; addresses stay in the log."""
+    logger.warning("%s", error)
+    if has_begun:
+        return ApiError(502, "the engine's answer broke off", code="upstream_cut")
+    if error.is_overload:
+        wait_s = max(1, round(error.retry_after_s or 1))
+        message = f"no engine takes requests now: try again in {wait_s} s"
+        return ApiError(503, message, code="upstream_unavailable", headers={"retry-after": str(wait_s)})
+    headers = {"retry-after": "1"}
+    return ApiError(502, "the engine cannot be reached, or failed", code="upstream_error", headers=headers)
+
+
+async def send_failure(parts: ExchangeParts, error: ApiError) -> None:
+    """An error body, within the watch over the caller."""
+    await parts.watch.sending(send_error(parts.send, error))

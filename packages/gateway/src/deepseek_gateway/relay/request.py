@@ -1,0 +1,128 @@
+"""The few fields of a request that the gateway acts on, and the body that the engine gets.
+
+The body is parsed once and encoded again: the engine reads the very fields that were checked, whatever a caller does with
+double keys. Everything else is the engine's to check.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, cast
+
+import orjson
+
+from deepseek_gateway.errors import ApiError
+from deepseek_gateway.relay.usage_tap import UsageWish
+
+BYTES_PER_TOKEN = 3
+"""Below what tokenizers reach on plain text (English 4 to 5, Chinese 3 to 5), so that an estimate rather holds too much."""
+
+MAX_CHOICES = 128
+MAX_ESTIMATE = 2**31
+
+
+class Dialect(Enum):
+    """The three ways to ask for text; values are the API's paths."""
+
+    GENERATE = "generate"
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What a body asks for. `max_tokens` is None when it gives none; `choices` is how many answers it wants."""
+
+    dialect: Dialect
+    fields: dict[str, Any]
+    model: str | None
+    stream: bool
+    wish: UsageWish
+    max_tokens: int | None
+    choices: int
+    prompt_estimate: int
+
+    def encode(self, model: str | None, max_tokens: int | None, *, continuous_usage: bool) -> bytes:
+        """The engine's body: with a model if one is known, a limit if one was set, and usage asked for on streams."""
+        fields = dict(self.fields)
+        if model is not None:
+            fields["model"] = model
+        if max_tokens is not None:
+            fields["max_tokens"] = max_tokens
+        if self.stream:
+            options = {**(fields.get("stream_options") or {}), "include_usage": True}
+            if continuous_usage:
+                options["continuous_usage_stats"] = True
+            fields["stream_options"] = options
+        return orjson.dumps(fields)
+
+
+def parse_request(dialect: Dialect, body: bytes) -> GenerationRequest:
+    """Read a body.
+
+    Raises:
+        ApiError: 400, it is not a JSON object, or a field that the gateway acts on has the wrong type.
+    """
+    try:
+        parsed = orjson.loads(body)
+    except ValueError as error:
+        raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(parsed, dict):
+        raise ApiError(400, "the body is not a JSON object", code="invalid_json")
+    fields = cast("dict[str, Any]", parsed)
+    model = _optional(fields, "model", str)
+    options = cast("dict[str, Any]", _optional(fields, "stream_options", dict) or {})
+    wish = UsageWish(
+        trailing=options.get("include_usage") is True,
+        continuous=options.get("continuous_usage_stats") is True,
+        in_finish=dialect is Dialect.GENERATE,
+    )
+    max_tokens = _positive(fields.get("max_tokens")) or _positive(fields.get("max_completion_tokens"))
+    prompts = _prompt_count(dialect, fields)
+    return GenerationRequest(
+        dialect=dialect,
+        fields=fields,
+        model=model,
+        stream=_optional(fields, "stream", bool) is True,
+        wish=wish,
+        max_tokens=max_tokens,
+        choices=min(prompts * (_positive(fields.get("n")) or 1), MAX_CHOICES),
+        prompt_estimate=min(estimate_tokens([fields.get(name) for name in ("prompt", "messages", "tools")]), MAX_ESTIMATE),
+    )
+
+
+def estimate_tokens(value: Any) -> int:
+    """Tokens of the text in a JSON value, from its bytes; a number in a list is a token id."""
+    size, ids = 0, 0
+    waiting: list[Any] = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            size += len(item.encode()) + BYTES_PER_TOKEN  # a role or a separator costs a token too
+        elif isinstance(item, list):
+            waiting.extend(cast("list[Any]", item))
+        elif isinstance(item, dict):
+            waiting.extend(cast("dict[str, Any]", item).values())
+        elif isinstance(item, int):
+            ids += 1
+    return size // BYTES_PER_TOKEN + ids + 1
+
+
+def _prompt_count(dialect: Dialect, fields: dict[str, Any]) -> int:
+    prompt = fields.get("prompt")
+    if dialect is Dialect.COMPLETIONS and isinstance(prompt, list) and prompt:
+        prompts = cast("list[Any]", prompt)
+        return 1 if isinstance(prompts[0], int) else len(prompts)
+    return 1
+
+
+def _positive(value: object) -> int | None:
+    # bool is an int; and what the engine will refuse must not become arithmetic here.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MAX_ESTIMATE else None
+
+
+def _optional(fields: dict[str, Any], name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if value is None or isinstance(value, kind):
+        return value
+    expected = {str: "a string", bool: "true or false", dict: "an object"}[kind]
+    raise ApiError(400, f"{name}={str(value)[:80]!r} is not {expected}", param=name)

@@ -1,0 +1,73 @@
+"""How one admitted request ends in the books: exactly once."""
+
+import time
+from dataclasses import dataclass
+
+from deepseek_gateway.edge.context import RequestContext
+from deepseek_gateway.ledger.ledger import Ledger
+from deepseek_gateway.ledger.records import Accuracy, Admission, LedgerRow, Status, TokenCounts
+from deepseek_gateway.metrics import GatewayMetrics
+from deepseek_gateway.relay.allowance import Allowance
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of a request."""
+
+    status: Status
+    reason: str
+    http_status: int
+
+
+@dataclass(slots=True)
+class Settlement:
+    """Journals, returns the reservation, counts, and tells the access log."""
+
+    ledger: Ledger
+    metrics: GatewayMetrics
+    allowance: Allowance
+    admission: Admission
+    context: RequestContext
+    is_settled: bool = False
+
+    def observe(self, attempt: int, tokens: TokenCounts) -> None:
+        """Note what a running stream has used."""
+        if not self.is_settled:
+            self.ledger.observe(self.admission.request_id, attempt, tokens)
+
+    def settle(
+        self, ending: Ending, tokens: TokenCounts, accuracy: Accuracy, attempt: int, upstream: str | None
+    ) -> None:
+        """End the request. A second call does nothing."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        admission, context = self.admission, self.context
+        row = LedgerRow(
+            request_id=admission.request_id,
+            attempt=max(1, attempt),
+            key_id=admission.key_id,
+            route=admission.route,
+            model=admission.model,
+            upstream=upstream,
+            stream=admission.stream,
+            status=ending.status,
+            end_reason=ending.reason,
+            http_status=ending.http_status,
+            prompt_tokens=tokens.prompt,
+            completion_tokens=tokens.completion,
+            cached_tokens=tokens.cached,
+            accuracy=accuracy,
+            latency_ms=context.elapsed_ms(),
+            ttft_ms=context.ttft_ms,
+            created=admission.created,
+        )
+        self.ledger.settle(row)
+        self.allowance.settle(tokens.total)
+        self.metrics.settled(row)
+        context.tokens, context.outcome = tokens, ending.status
+
+
+def admission_of(context: RequestContext, key_id: str, *, stream: bool) -> Admission:
+    """The admission of the request at hand, now."""
+    return Admission(context.request_id, key_id, context.route, context.model, stream, time.time())

@@ -1,0 +1,197 @@
+"""A streamed answer: events go to the caller as they come."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeVar
+
+from deepseek_client.sse import DONE, KEEP_ALIVE, encode_event
+from deepseek_gateway.edge.respond import end_stream, send_body, send_part, start_stream
+from deepseek_gateway.edge.watch import QuietError
+from deepseek_gateway.errors import ApiError, UpstreamCutError
+from deepseek_gateway.ledger.records import TokenCounts
+from deepseek_gateway.limits.rules import LimitReached, Rule
+from deepseek_gateway.relay.exchange import Exchange, ExchangeParts, send_failure
+from deepseek_gateway.relay.frames import FrameSplitter
+from deepseek_gateway.relay.settlement import Ending
+from deepseek_gateway.relay.usage_tap import UsageTap
+
+Result = TypeVar("Result")
+
+TAIL_TIMEOUT_S = 1.0
+"""Seconds that an engine has to end its response after [DONE], before its connection is dropped instead of reused."""
+
+
+class StreamExchange(Exchange):
+    """Relays one event stream."""
+
+    def __init__(self, parts: ExchangeParts) -> None:
+        super().__init__(parts)
+        self._frames = FrameSplitter(parts.settings.max_response_bytes)
+        self._tap = UsageTap(parts.request.wish)
+        self._heard_s = time.monotonic()
+        self._is_refused = False
+
+    async def relay(self) -> None:
+        """Open, then copy events until [DONE]."""
+        await self._wait_quietly(self.opened)
+        await self.admitted()
+        answer = self.parts.call.answer
+        if answer.status != 200:
+            await self._relay_refusal(answer.status)
+            return
+        data = self.parts.call.head
+        while not self._tap.is_done:
+            limit = await self._copy(data)
+            if limit is not None:
+                await self.refuse_tokens(refusal_of(limit), limit.rule.value)
+                return
+            if self._tap.is_done or self._tap.is_failed:
+                break
+            data = await self._wait_quietly(self._read)
+            if not data:
+                await self._copy(self._closing_frames())
+                break
+        await self._finish()
+
+    async def drain(self) -> None:
+        """Read to [DONE] for the usage."""
+        answer = self.parts.call.answer
+        if answer.status != 200:
+            self._is_refused = True
+            return
+        if not self.has_begun and self.parts.call.head:
+            self._swallow(self.parts.call.head)
+        while not self._tap.is_done and (data := await self.parts.call.read()):
+            self._swallow(data)
+        await self._read_tail()
+
+    def usage(self) -> tuple[TokenCounts, Literal["exact", "estimated"]]:
+        """The last usage seen: exact when the stream came to its end."""
+        tap = self._tap
+        if tap.counts is not None:
+            return tap.counts, "exact" if tap.is_done else "estimated"
+        if tap.content_events == 0 and (self._is_refused or self.parts.call.attempt == 0):
+            return TokenCounts(), "exact"
+        if tap.content_events == 0:
+            return TokenCounts(), "estimated"
+        return TokenCounts(self.parts.request.prompt_estimate, tap.content_events), "estimated"
+
+    async def fail(self, error: ApiError) -> None:
+        """An error body, or an error event once the stream began."""
+        watch, send = self.parts.watch, self.parts.send
+        if not self.has_begun:
+            self.parts.settlement.context.status = error.status
+            await send_failure(self.parts, error)
+            return
+        await watch.sending(send_part(send, encode_event(error.body, event="error")))
+        await watch.sending(end_stream(send))
+
+    async def _read(self) -> bytes:
+        return await self.parts.watch.reading(self.parts.call.read())
+
+    async def _wait_quietly(self, wait: Callable[[], Awaitable[Result]]) -> Result:
+        """Wait for the engine, with a comment to the caller at each silence.
+
+        Raises:
+            UpstreamCutError: the engine was silent for `upstream_idle_timeout_s`.
+        """
+        while True:
+            try:
+                result = await wait()
+            except QuietError:
+                idle_limit_s = self.parts.settings.upstream_idle_timeout_s
+                if time.monotonic() - self._heard_s >= idle_limit_s:
+                    raise UpstreamCutError(f"the engine was silent for {idle_limit_s:g} s") from None
+                await self.admitted()
+                await self._send(KEEP_ALIVE)
+            else:
+                self._heard_s = time.monotonic()
+                return result
+
+    async def _copy(self, data: bytes) -> LimitReached | None:
+        """Send on what bytes from the engine complete. Gives the limit that was reached, if one was."""
+        tap = self._tap
+        out = [tap.pass_on(frame) for frame in self._frames.feed(data)]
+        limit = self._account()
+        if tap.is_done:
+            # The books are closed before the last byte leaves: a crash after it must find them closed.
+            self.settle(self._ending())
+        if passed := b"".join(out):
+            await self._send(passed)
+        return None if tap.is_done else limit
+
+    def _account(self) -> LimitReached | None:
+        counts = self._tap.counts
+        if counts is None:
+            return None
+        settlement = self.parts.settlement
+        settlement.observe(self.parts.call.attempt, counts)
+        if settlement.is_settled or settlement.allowance.covers(counts.total):
+            return None
+        return settlement.allowance.reached()
+
+    async def _send(self, data: bytes) -> None:
+        watch, send, context = self.parts.watch, self.parts.send, self.parts.settlement.context
+        if not self.has_begun:
+            self.has_begun = True
+            await watch.sending(start_stream(send, self.parts.headers))
+        await watch.sending(send_part(send, data))
+        if context.ttft_ms is None and self._tap.content_events:
+            context.ttft_ms = context.elapsed_ms()
+
+    async def _finish(self) -> None:
+        self.settle(self._ending())
+        await self.parts.watch.sending(end_stream(self.parts.send))
+        if self._tap.is_done:
+            await self._read_tail()
+
+    def _ending(self) -> Ending:
+        if self._tap.is_failed:
+            return Ending("failed", "upstream_error", 200)
+        return Ending("finished", self._tap.finish_reason or "unknown", 200)
+
+    def _closing_frames(self) -> bytes:
+        """What is missing at the end of the engine's bytes: some servers send no [DONE].
+
+        Raises:
+            UpstreamCutError: the stream ended in the middle of an answer.
+        """
+        if self._tap.finish_reason is None:
+            raise UpstreamCutError("the engine ended its stream in the middle of an answer")
+        return DONE
+
+    def _swallow(self, data: bytes) -> None:
+        for frame in self._frames.feed(data):
+            self._tap.pass_on(frame)
+
+    async def _read_tail(self) -> None:
+        """Read the end of the engine's response, so that its connection serves the next request."""
+        try:
+            async with asyncio.timeout(TAIL_TIMEOUT_S):
+                while await self.parts.call.read():
+                    pass
+        except (TimeoutError, UpstreamCutError):
+            self.parts.call.close()
+
+    async def _relay_refusal(self, status: int) -> None:
+        """The engine refuses the request itself: its error body is the answer."""
+        self._is_refused = True
+        answer = self.parts.call.answer
+        body = await self.parts.watch.reading(answer.read_all(self.parts.settings.max_response_bytes))
+        self.settle(Ending("failed", "rejected", status))
+        if self.has_begun:  # comments went out while the engine was silent
+            await self.parts.watch.sending(send_part(self.parts.send, encode_event(body, event="error")))
+            await self.parts.watch.sending(end_stream(self.parts.send))
+            return
+        kind = answer.content_type.encode("latin-1")
+        await self.parts.watch.sending(send_body(self.parts.send, status, body, kind, self.parts.headers))
+
+
+def refusal_of(limit: LimitReached) -> ApiError:
+    """A reached limit as an answer: 402 for the month's budget, 429 for a rate."""
+    if limit.rule is Rule.TOKENS_PER_MONTH:
+        return ApiError(402, limit.message, code="insufficient_balance")
+    headers = {} if limit.retry_after_s is None else {"retry-after": str(max(1, math.ceil(limit.retry_after_s)))}
+    return ApiError(429, limit.message, code=limit.rule.value, headers=headers)

@@ -1,0 +1,82 @@
+"""An answer in one piece."""
+
+import time
+from typing import Literal
+
+from deepseek_gateway.edge.respond import send_body
+from deepseek_gateway.edge.watch import QuietError
+from deepseek_gateway.errors import ApiError, UpstreamCutError
+from deepseek_gateway.ledger.records import TokenCounts
+from deepseek_gateway.relay.exchange import Exchange, ExchangeParts, send_failure
+from deepseek_gateway.relay.request import BYTES_PER_TOKEN
+from deepseek_gateway.relay.settlement import Ending
+from deepseek_gateway.relay.usage_tap import usage_of_body
+
+
+class UnaryExchange(Exchange):
+    """Relays one body."""
+
+    def __init__(self, parts: ExchangeParts) -> None:
+        super().__init__(parts)
+        self._body: bytes | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    async def relay(self) -> None:
+        """Wait for the whole answer, then send it."""
+        began_s = time.monotonic()
+        while self._body is None:
+            try:
+                await self.opened()
+                await self._gather(watched=True)
+            except QuietError:
+                idle_limit_s = self.parts.settings.upstream_idle_timeout_s
+                if time.monotonic() - began_s >= idle_limit_s:
+                    raise UpstreamCutError(f"the engine did not answer within {idle_limit_s:g} s") from None
+        await self.admitted()
+        answer = self.parts.call.answer
+        _, reason = usage_of_body(self._body)
+        # The books are closed before the answer leaves: a crash after it must find them closed.
+        if answer.status == 200:
+            self.settle(Ending("finished", reason or "unknown", 200))
+        else:
+            self.settle(Ending("failed", "rejected", answer.status))
+        self.has_begun = True
+        kind = answer.content_type.encode("latin-1")
+        await self.parts.watch.sending(send_body(self.parts.send, answer.status, self._body, kind, self.parts.headers))
+
+    async def drain(self) -> None:
+        """Read the rest of the body for its usage."""
+        await self._gather(watched=False)
+
+    def usage(self) -> tuple[TokenCounts, Literal["exact", "estimated"]]:
+        """The body's usage; without one, an estimate by its size."""
+        call = self.parts.call
+        if self._body is None:
+            return TokenCounts(), "exact" if call.attempt == 0 else "estimated"
+        if call.answer.status != 200:
+            return TokenCounts(), "exact"
+        counts, _ = usage_of_body(self._body)
+        if counts is not None:
+            return counts, "exact"
+        return TokenCounts(self.parts.request.prompt_estimate, len(self._body) // BYTES_PER_TOKEN), "estimated"
+
+    async def fail(self, error: ApiError) -> None:
+        """An error body, unless the answer is on its way."""
+        if not self.has_begun:
+            self.has_begun = True
+            self.parts.settlement.context.status = error.status
+            await send_failure(self.parts, error)
+
+    async def _gather(self, *, watched: bool) -> None:
+        """Read the body to its end; a wait that ends early loses nothing that was read."""
+        call, limit = self.parts.call, self.parts.settings.max_response_bytes
+        while self._body is None:
+            read = call.read()
+            part = await (self.parts.watch.reading(read) if watched else read)
+            self._parts.append(part)
+            self._size += len(part)
+            if self._size > limit:
+                raise UpstreamCutError(f"the engine's answer is larger than {limit} bytes (GATEWAY_MAX_RESPONSE_BYTES)")
+            if not part:
+                self._body = b"".join(self._parts)

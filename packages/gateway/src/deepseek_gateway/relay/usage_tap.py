@@ -1,0 +1,158 @@
+"""Reads usage out of stream events as they pass, and cuts out what the caller did not ask for.
+
+Our engine ends each chunk with `,"usage":{…}}`, so the cut is a slice of bytes. Other servers may put it elsewhere: then the
+chunk is parsed and encoded again.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+
+from deepseek_gateway.ledger.records import TokenCounts
+from deepseek_gateway.relay.frames import DONE_DATA, data_of, is_error_event
+
+_MARK = b',"usage":'
+_NULL = b',"usage":null}'
+_EMPTY_CHOICES = b'"choices":[]'
+_FINISH = b'"finish_reason":"'
+
+
+@dataclass(frozen=True, slots=True)
+class UsageWish:
+    """Which usage the caller asked for: in the last chunk, or in every one.
+
+    `in_finish` is the generate dialect: usage rides on the event that carries the finish_reason, asked for or not.
+    """
+
+    trailing: bool = False
+    continuous: bool = False
+    in_finish: bool = False
+
+
+class UsageTap:
+    """One stream's usage."""
+
+    def __init__(self, wish: UsageWish) -> None:
+        self._wish = wish
+        self._usage: dict[str, Any] | None = None
+        self._last_chunk = b""
+        self._sent_trailing = False
+        self.counts: TokenCounts | None = None
+        self.finish_reason: str | None = None
+        self.content_events = 0
+        self.is_done = False
+        self.is_failed = False
+
+    def pass_on(self, frame: bytes) -> bytes:
+        """What of an event goes to the caller: all of it, a part, or nothing."""
+        data = data_of(frame)
+        if data is None:
+            self.is_failed = self.is_failed or is_error_event(frame)
+            return frame
+        if data == DONE_DATA:
+            self.is_done = True
+            return self._missing_trailer() + frame
+        if b'"error"' in data and _is_error(data):
+            self.is_failed = True
+            return frame
+        return self._pass_chunk(frame, data)
+
+    def _pass_chunk(self, frame: bytes, data: bytes) -> bytes:
+        is_finish = self._note_finish(data)
+        without, usage = split_usage(data)
+        if usage is not None:
+            self._usage = usage
+            self.counts = counts_of(usage)
+        is_trailer = _EMPTY_CHOICES in data
+        if not is_trailer:
+            self.content_events += 1
+            self._last_chunk = without
+        if without is data or self._wish.continuous or (self._wish.in_finish and is_finish):
+            self._sent_trailing = self._sent_trailing or (is_trailer and usage is not None)
+            return frame
+        if is_trailer and usage is not None:
+            if not self._wish.trailing:
+                return b""
+            self._sent_trailing = True
+            return frame
+        return b"data: " + without + b"\n\n"
+
+    def _note_finish(self, data: bytes) -> bool:
+        at = data.find(_FINISH)
+        if at < 0:
+            return False
+        start = at + len(_FINISH)
+        self.finish_reason = data[start : data.index(b'"', start)].decode("ascii", "replace")[:32]
+        return True
+
+    def _missing_trailer(self) -> bytes:
+        """The last usage as a chunk of its own, where a server sent it only within others."""
+        if not self._wish.trailing or self._wish.in_finish or self._sent_trailing or self._usage is None:
+            return b""
+        try:
+            chunk = cast("dict[str, Any]", orjson.loads(self._last_chunk))
+        except ValueError:
+            return b""
+        return b"data: " + orjson.dumps({**chunk, "choices": [], "usage": self._usage}) + b"\n\n"
+
+
+def split_usage(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
+    """A chunk without its `usage`, and that usage; the same object when there is none to cut."""
+    if b'"usage"' not in data:
+        return data, None
+    if data.endswith(_NULL):
+        return data[: -len(_NULL)] + b"}", None
+    at = data.rfind(_MARK)
+    if at > 0 and data.endswith(b"}"):
+        # A quote inside a JSON string is escaped, so the mark is a key; if all that follows is one object and the chunk's
+        # own brace, it is the chunk's last key.
+        usage = _object(data[at + len(_MARK) : -1])
+        if usage is not None:
+            return data[:at] + b"}", usage
+    chunk = _object(data)
+    if chunk is None or "usage" not in chunk:
+        return data, None
+    usage = chunk.pop("usage")
+    return orjson.dumps(chunk), cast("dict[str, Any]", usage) if isinstance(usage, dict) else None
+
+
+def counts_of(usage: dict[str, Any]) -> TokenCounts:
+    """Token counts in any of the known spellings; what is missing or absurd counts as 0."""
+    details = usage.get("prompt_tokens_details")
+    cached = usage.get("prompt_cache_hit_tokens")
+    if cached is None and isinstance(details, dict):
+        cached = cast("dict[str, Any]", details).get("cached_tokens")
+    return TokenCounts(
+        _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(cached)
+    )
+
+
+def usage_of_body(body: bytes) -> tuple[TokenCounts | None, str | None]:
+    """Counts and finish_reason of an answer that is not streamed; None where it does not say."""
+    answer = _object(body)
+    if answer is None:
+        return None, None
+    usage = answer.get("usage")
+    choices = answer.get("choices")
+    first: Any = cast("list[Any]", choices)[0] if isinstance(choices, list) and choices else answer
+    reason: Any = cast("dict[str, Any]", first).get("finish_reason") if isinstance(first, dict) else None
+    counts = counts_of(cast("dict[str, Any]", usage)) if isinstance(usage, dict) else None
+    return counts, reason[:32] if isinstance(reason, str) else None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value < 2**40 else 0
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        value = orjson.loads(data)
+    except ValueError:
+        return None
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def _is_error(data: bytes) -> bool:
+    value = _object(data)
+    return value is not None and isinstance(value.get("error"), dict) and "choices" not in value
