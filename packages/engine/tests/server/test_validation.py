@@ -1,8 +1,11 @@
 """What is refused, with which status, and what the error names."""
 
+import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
+import httpx
 import pytest
 
 from deepseek_engine.errors import QueueFullError
@@ -212,6 +215,26 @@ async def test_a_large_body_is_413_announced_or_not(scripted):
         assert response.status_code == 413
         assert response.json()["error"]["type"] == "request_too_large_error"
     assert (await server.client.post("/tokenize", content=b" " * 1001)).status_code == 413
+
+
+async def test_a_head_without_end_is_cut_off_and_a_long_one_is_not(answering):
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(answering.url).port)
+    writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: " + b"a" * 60_000 + b"\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nx-endless: " + b"a" * 200_000)
+    async with asyncio.timeout(5):
+        with suppress(ConnectionResetError):  # closed while bytes were still on their way
+            await reader.read()
+    assert reader.at_eof() or reader.exception() is not None
+    writer.close()
+    with suppress(ConnectionResetError):
+        await writer.wait_closed()
+
+
+async def test_a_salt_is_never_cut_short(answering):
+    headers = {"x-cache-salt": "s" * 257}
+    response = await answering.client.post(GENERATE, json={"prompt": "Hi"}, headers=headers)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "x-cache-salt")
 
 
 @pytest.mark.asyncio(loop_scope="function")

@@ -100,7 +100,7 @@ class GenerateEndpoint(Generic[Request]):
             job,
             # The caller's id may come twice; the engine's may not.
             request_id=f"{request_id}#{self._dialect.route}-{next(self._numbers)}",
-            cache_salt=(header(scope, b"x-cache-salt") or "")[:_MAX_SALT_CHARS],
+            cache_salt=_cache_salt(scope),
         )
         record.usage = generation.usage
         return job, generation
@@ -148,6 +148,14 @@ class GenerateEndpoint(Generic[Request]):
             for update in updates:
                 choices[update.index].append(update)
         await send_answer(send, 200, renderer.answer(choices, generation.usage.to_json()))
+
+
+def _cache_salt(scope: Scope) -> str:
+    """Who may share cached prompts. Cutting a long salt short could make two of them one."""
+    salt = header(scope, b"x-cache-salt") or ""
+    if len(salt) > _MAX_SALT_CHARS:
+        raise ApiError(400, f"x-cache-salt is longer than {_MAX_SALT_CHARS} characters", param="x-cache-salt")
+    return salt
 
 
 def _note(updates: list[ChoiceUpdate], record: RequestRecord) -> None:

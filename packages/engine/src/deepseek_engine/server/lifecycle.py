@@ -16,6 +16,7 @@ from typing import Final
 import uvicorn
 
 from deepseek_engine.server.app import create_app_for
+from deepseek_engine.server.http_protocol import BoundedHttpProtocol
 from deepseek_engine.server.state import ServerState
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Lifecycle:
         self._stop_now = asyncio.Event()
         config = uvicorn.Config(
             create_app_for(state),
+            http=BoundedHttpProtocol,
             log_config=None,
             access_log=False,
             server_header=False,
