@@ -1,5 +1,6 @@
 """Offline use: LLM(...).generate on a tiny checkpoint and on the built-in model."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,11 @@ def test_the_built_in_model_answers_in_english() -> None:
 def test_a_missing_checkpoint_is_named() -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         LLM(str(Path("no-such-model")))
+
+
+def test_the_readme_examples_run_as_they_stand() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
