@@ -71,9 +71,7 @@ class GatewayMetrics:
         """Count a refusal."""
         self._refused.labels(rule).inc()
 
-    def exposition(
-        self, in_flight: int, pending_rows: int, upstreams: list[tuple[str, bool, int]]
-    ) -> bytes:
+    def exposition(self, in_flight: int, pending_rows: int, upstreams: list[tuple[str, bool, int]]) -> bytes:
         """Prometheus text; `upstreams` are (name, is up, in flight)."""
         self._in_flight.set(in_flight)
         self._pending.set(pending_rows)

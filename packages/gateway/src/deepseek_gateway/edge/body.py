@@ -23,7 +23,9 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
         async with asyncio.timeout(timeout_s):
             return await _read(receive, max_bytes)
     except TimeoutError:
-        raise ApiError(400, f"the body did not arrive within {timeout_s:g} s", headers={"connection": "close"}) from None
+        raise ApiError(
+            400, f"the body did not arrive within {timeout_s:g} s", headers={"connection": "close"}
+        ) from None
 
 
 async def _read(receive: Receive, max_bytes: int) -> bytes:

@@ -86,7 +86,9 @@ def parse_request(dialect: Dialect, body: bytes) -> GenerationRequest:
         wish=wish,
         max_tokens=max_tokens,
         choices=min(prompts * (_positive(fields.get("n")) or 1), MAX_CHOICES),
-        prompt_estimate=min(estimate_tokens([fields.get(name) for name in ("prompt", "messages", "tools")]), MAX_ESTIMATE),
+        prompt_estimate=min(
+            estimate_tokens([fields.get(name) for name in ("prompt", "messages", "tools")]), MAX_ESTIMATE
+        ),
     )
 
 

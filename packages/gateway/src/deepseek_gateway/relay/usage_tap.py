@@ -123,9 +123,7 @@ def counts_of(usage: dict[str, Any]) -> TokenCounts:
     cached = usage.get("prompt_cache_hit_tokens")
     if cached is None and isinstance(details, dict):
         cached = cast("dict[str, Any]", details).get("cached_tokens")
-    return TokenCounts(
-        _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(cached)
-    )
+    return TokenCounts(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(cached))
 
 
 def usage_of_body(body: bytes) -> tuple[TokenCounts | None, str | None]:

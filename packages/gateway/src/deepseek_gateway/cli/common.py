@@ -1,0 +1,99 @@
+"""What the commands share: flags that are settings, the opened store, tables."""
+
+import argparse
+import contextlib
+import re
+import time
+from collections.abc import Generator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from deepseek_gateway.auth.service import KeyService
+from deepseek_gateway.gateway import open_store
+from deepseek_gateway.settings import Settings, load_settings
+from deepseek_gateway.storage.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+else:
+    Commands = object
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def add_state_flag(parser: argparse.ArgumentParser) -> None:
+    """`--state`: the directory of store, journal and pepper."""
+    parser.add_argument("--state", type=Path, metavar="DIR", help="state directory (GATEWAY_STATE_DIR)")
+
+
+def add_listen_flags(parser: argparse.ArgumentParser) -> None:
+    """`--host`, `--port` and `--log-level`."""
+    parser.add_argument("--host", help="address to listen on (GATEWAY_HOST, 127.0.0.1)")
+    parser.add_argument("--port", help="port to listen on, 0 for any free one (GATEWAY_PORT, 8080)")
+    parser.add_argument("--log-level", help="debug, info, warning or error (GATEWAY_LOG_LEVEL, info)")
+
+
+def settings_of(parsed: argparse.Namespace, **more: object) -> Settings:
+    """Settings from the flags that a command has, then from variables."""
+    flags = {name: getattr(parsed, name, None) for name in ("host", "port", "log_level")}
+    return load_settings(state_dir=parsed.state, **{**flags, **more})
+
+
+@contextlib.contextmanager
+def opened(settings: Settings) -> Generator[tuple[SqliteStore, KeyService]]:
+    """The store and its keys, for as long as the block runs."""
+    store, pepper = open_store(settings)
+    try:
+        yield store, KeyService(store, pepper)
+    finally:
+        store.close()
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns under titles; numbers to the right."""
+    cells = [[str(value) for value in row] for row in rows]
+    widths = [max(len(title), *(len(row[at]) for row in cells), 0) for at, title in enumerate(titles)]
+    is_number = [bool(rows) and all(isinstance(row[at], int) for row in rows) for at in range(len(titles))]
+
+    def line(values: Sequence[str]) -> str:
+        padded = (
+            value.rjust(width) if right else value.ljust(width)
+            for value, width, right in zip(values, widths, is_number, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(titles), *(line(row) for row in cells)])
+
+
+def date_text(seconds: float | None) -> str:
+    """A Unix time in UTC, to the minute; `-` for none."""
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in `90s`, `15m`, `24h` or `30d`."""
+    match = re.fullmatch(r"(\d+)([smhd])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration: write 90s, 15m, 24h or 30d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def parse_moment(text: str) -> float:
+    """The Unix time of a date in UTC (2027-01-31), or of a duration from now (30d)."""
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        pass
+    try:
+        return time.time() + parse_duration(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date like 2027-01-31 and no duration like 30d") from None
+
+
+def parse_day(text: str) -> float:
+    """The Unix time at which a day (2026-11-23) begins in UTC."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day: write 2026-11-23") from None

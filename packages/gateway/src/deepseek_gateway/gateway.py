@@ -1,0 +1,174 @@
+"""Everything that one gateway process holds, started and stopped in order."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+
+from deepseek_gateway.auth.directory import KeyDirectory
+from deepseek_gateway.auth.pepper import fingerprint, load_pepper
+from deepseek_gateway.auth.service import KeyService
+from deepseek_gateway.edge.watch import RequestWatch
+from deepseek_gateway.errors import ApiError, ConfigurationError, StoreError
+from deepseek_gateway.ledger.journal import Journal
+from deepseek_gateway.ledger.ledger import Ledger
+from deepseek_gateway.limits.limiter import LocalLimiter
+from deepseek_gateway.limits.meters import month_start
+from deepseek_gateway.metrics import GatewayMetrics
+from deepseek_gateway.settings import Settings
+from deepseek_gateway.storage.sqlite import SqliteStore
+from deepseek_gateway.upstream.client import UpstreamClient
+from deepseek_gateway.upstream.pool import UpstreamPool
+from deepseek_gateway.upstream.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT = "pepper_fingerprint"
+STOP_GRACE_S = 2.0
+
+
+class Gateway:
+    """One gateway. Make it, `start` it inside the event loop, `close` it.
+
+    Raises:
+        ConfigurationError: the store, the pepper or the journal cannot be used; the message says what to do.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        if not settings.upstreams:
+            raise ConfigurationError("GATEWAY_UPSTREAMS is empty: name at least one engine, such as http://host:8080")
+        self.settings = settings
+        self.metrics = GatewayMetrics()
+        self.store, self.pepper = open_store(settings)
+        try:
+            self._journal = Journal(settings.journal_path)
+        except ConfigurationError:
+            self.store.close()
+            raise
+        self.keys = KeyService(self.store, self.pepper)
+        self.executor = ThreadPoolExecutor(4, "store")
+        self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
+        self.ledger = Ledger(self._journal, self.store, self.executor)
+        self.limiter = LocalLimiter()
+        self.pool = UpstreamPool([], settings.upstream_probe_s)
+        self.watches: set[RequestWatch] = set()
+        self.is_draining = False
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @property
+    def running(self) -> int:
+        """Requests for generation that are in the house."""
+        return self._running
+
+    async def start(self) -> None:
+        """Recover the journal, rebuild the month's usage, meet the engines."""
+        settings = self.settings
+        await self.ledger.start()
+        loop, now = asyncio.get_running_loop(), time.time()
+        used = await loop.run_in_executor(self.executor, self.store.tokens_since, month_start(now))
+        self.limiter = LocalLimiter(used, now)
+        key = settings.upstream_key.get_secret_value() if settings.upstream_key is not None else None
+        clients = [UpstreamClient(at, key, settings.upstream_connect_timeout_s) for at in settings.addresses]
+        upstreams = [Upstream(client, settings.upstream_max_backoff_s) for client in clients]
+        self.pool = UpstreamPool(upstreams, settings.upstream_probe_s)
+        await self.pool.start()
+        self._ticker = asyncio.create_task(self._tick_forever())
+
+    async def close(self) -> None:
+        """Bring the ledger into the store and let everything go."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        await self.pool.close()
+        await self.ledger.close()
+        self.executor.shutdown()
+        self.store.close()
+
+    @contextlib.contextmanager
+    def running_request(self) -> Iterator[None]:
+        """Count a request for generation while it is in the house.
+
+        Raises:
+            ApiError: 503, the gateway stops or is full.
+        """
+        if self.is_draining:
+            message = "the gateway stops: try again in 5 s"
+            raise ApiError(503, message, code="shutting_down", headers={"retry-after": "5", "connection": "close"})
+        if self._running >= self.settings.max_requests:
+            message = f"{self._running} requests are running, the most this gateway takes: try again in 1 s"
+            raise ApiError(503, message, code="overloaded", headers={"retry-after": "1"})
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    def not_ready(self) -> str | None:
+        """Why no traffic should come, or None."""
+        if self.is_draining:
+            return "the gateway stops"
+        if self.ledger.failure is not None:
+            return self.ledger.failure
+        return None if self.pool.is_up else "no engine is up"
+
+    async def drain(self) -> None:
+        """Take nothing new, let what runs finish for `drain_timeout_s`, then end it with an error event."""
+        self.is_draining = True
+        if await self._is_idle_within(self.settings.drain_timeout_s):
+            return
+        logger.warning("%d requests run on after %g s: they end now", self._running, self.settings.drain_timeout_s)
+        for watch in list(self.watches):
+            watch.stop()
+        await self._is_idle_within(self.settings.abort_drain_s + STOP_GRACE_S)
+
+    async def _is_idle_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.keep_alive_s / 8)
+            now_s = time.monotonic()
+            for watch in list(self.watches):
+                watch.tick(now_s)
+
+
+def open_store(settings: Settings) -> tuple[SqliteStore, bytes]:
+    """The store and the pepper that its keys were hashed with.
+
+    Raises:
+        ConfigurationError: one is missing, or they do not belong together.
+    """
+    store = SqliteStore(settings.store_path)
+    try:
+        given = settings.key_pepper.get_secret_value() if settings.key_pepper is not None else None
+        pepper = load_pepper(settings.pepper_path, given)
+        kept = store.get_meta(FINGERPRINT)
+        if kept is None:
+            store.set_meta(FINGERPRINT, fingerprint(pepper))
+        elif kept != fingerprint(pepper):
+            raise StoreError(f"the pepper is not the one that the keys in {settings.store_path} were made with")
+    except BaseException:
+        store.close()
+        raise
+    return store, pepper

@@ -1,0 +1,125 @@
+"""POST generate, chat/completions and completions: authenticate, admit, relay."""
+
+import contextlib
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from deepseek_gateway.auth.records import KeyRecord
+from deepseek_gateway.auth.records import Scope as KeyScope
+from deepseek_gateway.edge.body import read_body
+from deepseek_gateway.edge.context import RequestContext, context_of, header
+from deepseek_gateway.edge.watch import RequestWatch
+from deepseek_gateway.errors import ApiError, JournalError
+from deepseek_gateway.gateway import Gateway
+from deepseek_gateway.ledger.records import TokenCounts
+from deepseek_gateway.limits.headers import rate_limit_headers
+from deepseek_gateway.limits.limiter import Ask, Reservation
+from deepseek_gateway.limits.rules import LimitReached
+from deepseek_gateway.relay.allowance import Allowance, ask_of, clamp_of, read_clocks
+from deepseek_gateway.relay.exchange import Exchange, ExchangeParts
+from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_request
+from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
+from deepseek_gateway.relay.stream import StreamExchange, refusal_of
+from deepseek_gateway.relay.unary import UnaryExchange
+from deepseek_gateway.upstream.call import CallPlan, UpstreamCall
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRoute:
+    """One dialect under one prefix (`v1` or `beta`)."""
+
+    gateway: Gateway
+    dialect: Dialect
+    prefix: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        context = context_of(scope)
+        context.route = f"/v1/{self.dialect.value}"
+        with self.gateway.running_request():
+            key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)
+            settings = self.gateway.settings
+            body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_s)
+            request = parse_request(self.dialect, body)
+            context.model = self._model(request, key)
+            await self._serve(request, key, context, receive, send)
+
+    def _model(self, request: GenerationRequest, key: KeyRecord) -> str | None:
+        """The model asked for, or the engines' first; None when none is known.
+
+        Raises:
+            ApiError: 403, the key may not use it.
+        """
+        model = request.model or next(iter(self.gateway.pool.known_models()), None)
+        if not key.allows_model(model):
+            allowed = ", ".join(key.models or ())
+            message = f"the key {key.public_id} may not use the model {model!r}, only: {allowed}"
+            raise ApiError(403, message, param="model", code="model_not_allowed")
+        return model
+
+    async def _serve(
+        self, request: GenerationRequest, key: KeyRecord, context: RequestContext, receive: Receive, send: Send
+    ) -> None:
+        gateway, settings = self.gateway, self.gateway.settings
+        ask = ask_of(request, key.limits, settings.slice_tokens, settings.default_max_tokens)
+        reservation = self._reserve(key, ask)
+        allowance = Allowance(gateway.limiter, reservation, settings.slice_tokens)
+        admission = admission_of(context, key.public_id, stream=request.stream)
+        settlement = Settlement(gateway.ledger, gateway.metrics, allowance, admission, context)
+        with contextlib.ExitStack() as clean_up:
+            clean_up.callback(allowance.settle, 0)  # does nothing once the exchange has settled
+            try:
+                ticket = gateway.ledger.admit(admission)
+            except JournalError as error:
+                raise ApiError(503, str(error), headers={"retry-after": "5"}) from error
+            clean_up.callback(
+                settlement.settle, Ending("failed", "internal_error", 500), TokenCounts(), "exact", 0, None
+            )
+            plan = self._plan(request, key, context.model, clamp_of(request, key.limits, ask))
+            watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
+            headers = rate_limit_headers(gateway.limiter.meters(key.public_id), key.limits, read_clocks())
+            call = UpstreamCall(gateway.pool, plan)
+            parts = ExchangeParts(request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers)
+            exchange: Exchange = StreamExchange(parts) if request.stream else UnaryExchange(parts)
+            gateway.watches.add(watch)
+            try:
+                await exchange.run()
+            finally:
+                gateway.watches.discard(watch)
+                await watch.close()
+
+    def _reserve(self, key: KeyRecord, ask: Ask) -> Reservation:
+        """Hold what the request needs.
+
+        Raises:
+            ApiError: 402 or 429, a limit is reached.
+        """
+        now = read_clocks()
+        try:
+            return self.gateway.limiter.admit(key.public_id, key.limits, ask, now)
+        except LimitReached as limit:
+            self.gateway.metrics.limited(limit.rule.value)
+            error = refusal_of(limit)
+            meters = self.gateway.limiter.meters(key.public_id)
+            error.headers.update(rate_limit_headers(meters, key.limits, now))
+            raise error from None
+
+    def _plan(self, request: GenerationRequest, key: KeyRecord, model: str | None, clamp: int | None) -> CallPlan:
+        continuous = self.gateway.settings.upstream_continuous_usage
+        body = request.encode(model, clamp, continuous_usage=continuous)
+        return CallPlan(self.prefix, self.dialect.value, model, body, key.public_id, request.stream)
+
+
+async def authenticate(gateway: Gateway, scope: Scope, needed: KeyScope) -> KeyRecord:
+    """The caller's key.
+
+    Raises:
+        ApiError: 401, there is no good key; 403, it is for something else.
+    """
+    key = await gateway.directory.authenticate(header(scope, b"authorization"))
+    context_of(scope).key_id = key.public_id
+    if key.scope is not needed:
+        message = f"the key {key.public_id} has the scope {key.scope.value}; this needs a key with {needed.value}"
+        raise ApiError(403, message, code="wrong_scope")
+    return key

@@ -1,0 +1,46 @@
+"""GET /health, /ready, /version and /metrics."""
+
+from dataclasses import dataclass
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+import deepseek_gateway
+from deepseek_gateway.edge.context import context_of
+from deepseek_gateway.edge.respond import send_body
+from deepseek_gateway.errors import ApiError
+from deepseek_gateway.gateway import Gateway
+from deepseek_gateway.metrics import CONTENT_TYPE
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRoutes:
+    """Pages that need no key."""
+
+    gateway: Gateway
+
+    async def health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whether the process answers."""
+        context_of(scope).route = "/health"
+        await send_body(send, 200, orjson.dumps({"status": "ok"}))
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Whether it should get traffic."""
+        context_of(scope).route = "/ready"
+        reason = self.gateway.not_ready()
+        if reason is not None:
+            raise ApiError(503, reason, code="not_ready", headers={"retry-after": "1"})
+        await send_body(send, 200, orjson.dumps({"status": "ready"}))
+
+    async def version(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The gateway's version."""
+        context_of(scope).route = "/version"
+        await send_body(send, 200, orjson.dumps({"version": deepseek_gateway.__version__}))
+
+    async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Prometheus text."""
+        context_of(scope).route = "/metrics"
+        gateway = self.gateway
+        upstreams = [(upstream.name, upstream.is_up, upstream.in_flight) for upstream in gateway.pool.upstreams]
+        text = gateway.metrics.exposition(gateway.running, gateway.ledger.pending_rows, upstreams)
+        await send_body(send, 200, text, CONTENT_TYPE)

@@ -1,0 +1,144 @@
+"""uvicorn around the app, with a drain of our own: SIGTERM ends what may end, and loses nothing."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+
+import uvicorn
+
+from deepseek_gateway.app import create_app
+from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.gateway import Gateway
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 75
+"""Seconds that an idle connection stays open: longer than common load balancers keep theirs (60 s)."""
+
+BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: it would end before the drain."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class GatewayServer:
+    """Serves a gateway on a socket until told to stop."""
+
+    def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            create_app(gateway),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=2,
+            h11_max_incomplete_event_size=None,
+        )
+        self._gateway = gateway
+        self._listener = listener
+        self._server = _Server(config)
+        self._stop = asyncio.Event()
+        self._now = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host, port = self._listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def is_stopping_now(self) -> bool:
+        """Whether `stop` was called a second time."""
+        return self._now.is_set()
+
+    async def unless_stopped(self, wait: Coroutine[object, object, object]) -> bool:
+        """Wait for something that comes before serving; False when `stop` came first, and ended it."""
+        waiting, stopped = asyncio.create_task(wait), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
+            return waiting.done()
+        finally:
+            waiting.cancel()
+            stopped.cancel()
+            await asyncio.gather(waiting, stopped, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Drain, then end; a second call ends at once."""
+        if self._stop.is_set():
+            self._now.set()
+        self._stop.set()
+
+    @contextlib.contextmanager
+    def handling_signals(self) -> Generator[None]:
+        """SIGTERM and SIGINT call `stop`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def serve(self, ready: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """Serve until stopped; `ready` is called with the URL once requests are taken."""
+        serving = asyncio.create_task(self._server.serve([self._listener]))
+        try:
+            while not self._server.started and not serving.done():  # noqa: ASYNC110  uvicorn has no event for it
+                await asyncio.sleep(0.005)
+            if ready is not None and not serving.done():
+                await ready(self.url)
+            await _first_of(self._stop.wait(), _ended(serving))
+            if not serving.done():
+                await _first_of(self._gateway.drain(), self._now.wait())
+        finally:
+            self._server.should_exit = True
+            self._server.force_exit = self._now.is_set()
+            await serving
+
+
+def listen(host: str, port: int, send_timeout_s: float) -> socket.socket:
+    """A listening socket; port 0 is any free one.
+
+    Raises:
+        ConfigurationError: the address cannot be used.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # A caller that never reads, or is gone without a word: the kernel ends its connection, and our buffers go.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(send_timeout_s * 1000))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # asyncio sets it only where the socket names its protocol; without it small events wait for 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+async def _first_of(*waits: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

@@ -1,0 +1,1 @@
+"""`deepseek-gateway up`: the engine as a child of the gateway."""

@@ -1,0 +1,61 @@
+"""Run ASGI apps behind real sockets inside the running event loop."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@dataclass(slots=True)
+class Served:
+    """An app that is being served: its URL, and a way to kill it."""
+
+    url: str
+    server: uvicorn.Server
+
+    def kill(self) -> None:
+        """Drop the listener and every connection at once, as a killed process does."""
+        for listening in self.server.servers:
+            listening.close()
+        for connection in list(self.server.server_state.connections):
+            transport: Any = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any, *, port: int = 0, uds: Path | None = None) -> AsyncGenerator[Served]:
+    """Serve an app on a free port, on `port`, or on a unix socket, until the block ends."""
+    config = uvicorn.Config(
+        app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+    )
+    if uds is not None:
+        listener = socket.socket(socket.AF_UNIX)
+        uds.unlink(missing_ok=True)
+        listener.bind(str(uds))
+        listener.listen()
+        url = f"unix://{uds}"
+    else:
+        listener = socket.create_server(("127.0.0.1", port))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = _Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    while not server.started and not task.done():
+        await asyncio.sleep(0.001)
+    try:
+        yield Served(url, server)
+    finally:
+        server.should_exit = server.force_exit = True
+        await task
