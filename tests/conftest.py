@@ -19,8 +19,9 @@ def stack(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Generato
     """The whole stack on the tiny model; it must stop with status 0."""
     stack = start_stack(tmp_path_factory.mktemp("state"), tiny_model)
     yield stack
-    stack.process.send_signal(signal.SIGTERM)
-    assert stack.process.wait(STOP_TIMEOUT_S) == 0
+    with stack.process:
+        stack.process.send_signal(signal.SIGTERM)
+        assert stack.process.wait(STOP_TIMEOUT_S) == 0
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
 """The programs of this project as processes: start, find out where they listen, stop."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,16 @@ def program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+def wait_until(
+    condition: Callable[[], Any], what: str, timeout_s: float = 30.0, describe: Callable[[], Any] = str
+) -> Any:
     """Poll until the condition gives something true; a test that waits for ever says for what."""
     deadline = time.monotonic() + timeout_s
     while True:
         if result := condition():
             return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"timed out after {timeout_s:.0f} s waiting until {what}")
+            raise AssertionError(f"timed out after {timeout_s:.0f} s waiting until {what}: {describe()}")
         time.sleep(0.02)
 
 
@@ -40,12 +41,11 @@ class Server:
 
     command: list[str]
     log: Path
-    env: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env={**os.environ, **self.env})
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -59,7 +59,7 @@ class Server:
             assert self.process is not None
             text = self.log.read_text()
             assert self.process.poll() is None, f"{self.command} ended with {self.process.returncode}:\n{text[-3000:]}"
-            found = re.findall(r"http://127\.0\.0\.1:\d+", text)
+            found = re.findall(r"(?:ready|listening) on (http://127\.0\.0\.1:\d+)", text)
             return found[-1] if found else None
 
         return wait_until(ready, f"{self.command[0]} is ready", START_TIMEOUT_S)

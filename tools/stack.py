@@ -37,17 +37,16 @@ def running_stack(*arguments: str) -> Generator[Stack]:
     with tempfile.TemporaryDirectory(prefix="deepseek-") as state:
         program = Path(sys.executable).with_name("deepseek-gateway")
         command = [str(program), "up", "--json", "--state", state, *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise SystemExit(f"deepseek-gateway up ended with status {process.wait()}")
-            ready = json.loads(line)
-            yield Stack(process, ready["url"], ready["user_key"], state)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            status = process.wait(STOP_TIMEOUT_S)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                if not (line := process.stdout.readline()):
+                    raise SystemExit(f"deepseek-gateway up ended with status {process.wait()}")
+                ready = json.loads(line)
+                yield Stack(process, ready["url"], ready["user_key"], state)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                status = process.wait(STOP_TIMEOUT_S)
         if status != 0:
             raise SystemExit(f"deepseek-gateway up ended with status {status}")
 
@@ -55,7 +54,7 @@ def running_stack(*arguments: str) -> Generator[Stack]:
 def demo() -> None:
     """Stream one answer word by word, then show what it cost."""
     started = time.perf_counter()
-    with running_stack("--port", "0") as stack:
+    with running_stack("--port", "0", "--log-level", "warning") as stack:
         print(f"stack up at {stack.url} after {time.perf_counter() - started:.1f} s\n\n> {PROMPT}")
         client = DeepSeek(api_key=stack.user_key, base_url=stack.url)
         asked = time.perf_counter()
