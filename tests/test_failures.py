@@ -129,19 +129,20 @@ async def test_the_ledger_equals_the_engines_own_count_after_500_requests_with_r
     assert 300 < gateway.billed()["requests"] - billed_before["requests"] <= 500
 
 
-def engine_of(stack: Stack) -> psutil.Process | None:
-    """The engine's server process, found among the gateway's descendants."""
-    for process in psutil.Process(stack.process.pid).children(recursive=True):
-        if "deepseek_engine.server" in " ".join(process.cmdline()):
-            return process
-    return None
+def process_of(stack: Stack, module: str) -> psutil.Process:
+    """The newest process of that module among the gateway's descendants."""
+    found = [
+        process
+        for process in psutil.Process(stack.process.pid).children(recursive=True)
+        if module in " ".join(process.cmdline())
+    ]
+    return max(found, key=lambda process: process.create_time())
 
 
 def test_a_killed_engine_is_a_clear_503_and_the_gateway_recovers_when_it_returns(stack: Stack) -> None:
     with DeepSeek(api_key=stack.user_key, base_url=stack.url, max_retries=0) as client:
         assert client.generate(PROMPT, max_tokens=4).text
-        killed = engine_of(stack)
-        assert killed is not None
+        killed = process_of(stack, "deepseek_engine.server")
         with client.generate_stream(PROMPT, max_tokens=LONG, ignore_eos=True) as stream:
             next(stream)
             killed.send_signal(signal.SIGKILL)
@@ -156,10 +157,8 @@ def test_a_killed_engine_is_a_clear_503_and_the_gateway_recovers_when_it_returns
 
 
 def test_a_killed_engine_core_ends_the_server_and_the_gateway_recovers(stack: Stack) -> None:
-    server = engine_of(stack)
-    assert server is not None
-    (core,) = [p for p in server.children() if "core_process" in " ".join(p.cmdline())]
-    core.kill()
+    server = process_of(stack, "deepseek_engine.server")
+    process_of(stack, "deepseek_engine.core_process").kill()
     server.wait(30)
     wait_until(lambda: httpx.get(f"{stack.url}/ready").status_code == 200, "the engine is back", 60.0)
     with DeepSeek(api_key=stack.user_key, base_url=stack.url) as client:

@@ -66,13 +66,13 @@ class UpstreamError(GatewayError):
 
     Args:
         message: what happened.
-        is_overload: the engine answered that it takes no requests now.
+        is_unavailable: it takes no requests now: it said so, or cannot be reached.
         retry_after_s: what the engine asked callers to wait.
     """
 
-    def __init__(self, message: str, *, is_overload: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, is_unavailable: bool = False, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.is_overload = is_overload
+        self.is_unavailable = is_unavailable
         self.retry_after_s = retry_after_s
 
 

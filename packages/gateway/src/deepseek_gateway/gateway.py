@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
@@ -98,7 +98,7 @@ class Gateway:
         self.store.close()
 
     @contextlib.contextmanager
-    def running_request(self) -> Iterator[None]:
+    def running_request(self) -> Generator[None]:
         """Count a request for generation while it is in the house.
 
         Raises:
@@ -163,12 +163,18 @@ def open_store(settings: Settings) -> tuple[SqliteStore, bytes]:
     try:
         given = settings.key_pepper.get_secret_value() if settings.key_pepper is not None else None
         pepper = load_pepper(settings.pepper_path, given)
-        kept = store.get_meta(FINGERPRINT)
-        if kept is None:
-            store.set_meta(FINGERPRINT, fingerprint(pepper))
-        elif kept != fingerprint(pepper):
-            raise StoreError(f"the pepper is not the one that the keys in {settings.store_path} were made with")
+        _check_fingerprint(store, pepper)
     except BaseException:
         store.close()
         raise
     return store, pepper
+
+
+def _check_fingerprint(store: SqliteStore, pepper: bytes) -> None:
+    kept = store.get_meta(FINGERPRINT)
+    if kept is None:
+        store.set_meta(FINGERPRINT, fingerprint(pepper))
+    elif kept != fingerprint(pepper):
+        raise StoreError(
+            "the pepper is not the one that the store's keys were made with: restore it, or GATEWAY_KEY_PEPPER"
+        )

@@ -1,7 +1,7 @@
 """API keys: their text form, and the hash that is kept.
 
-`dsk_<public id: 12 base62>_<secret: 43 base62, over 256 bits>_<CRC-32 of all before it: 6 base62>`. The public id is the
-handle in logs and tables. The CRC refuses typing errors without a look-up, and lets scanners recognise leaked keys.
+`dsk_<public id: 12 base62>_<secret: 43 base62, over 256 bits>_<CRC-32 of all before it: 6 base62>`. The public id is
+the handle in logs and tables. The CRC refuses typing errors without a look-up, and lets scanners recognise leaked keys.
 Source: GitHub's token format (github.blog, "Behind GitHub's new authentication token formats").
 """
 

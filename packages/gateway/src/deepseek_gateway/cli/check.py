@@ -37,7 +37,9 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _row(settings: Settings, name: str) -> list[object]:
     value = getattr(settings, name)
-    shown = "(set)" if isinstance(value, SecretStr) else ",".join(value) if isinstance(value, tuple) else str(value)
+    shown = "(set)" if isinstance(value, SecretStr) else str(value)
+    if name == "upstreams":
+        shown = ",".join(settings.upstreams)
     field = Settings.model_fields[name]
     if f"{PREFIX}{name.upper()}" in {variable.upper() for variable in os.environ}:
         source = f"{PREFIX}{name.upper()}"

@@ -7,17 +7,21 @@ import time
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol
 
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.gateway import open_store
 from deepseek_gateway.settings import Settings, load_settings
 from deepseek_gateway.storage.sqlite import SqliteStore
 
-if TYPE_CHECKING:
-    Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-else:
-    Commands = object
+
+class Commands(Protocol):
+    """Where a command adds its parser: what `argparse.add_subparsers` gives."""
+
+    def add_parser(self, name: str, *, help: str, epilog: str | None = None) -> argparse.ArgumentParser:  # noqa: A002
+        """A parser for the command `name`."""
+        ...
+
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -61,7 +61,9 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--start-timeout", type=float, default=600.0, help="seconds that the engine has to start (600)")
     parser.add_argument(
-        "--json", action="store_true", help="when ready, print one line with url, admin_key and user_key, new each start"
+        "--json",
+        action="store_true",
+        help="when ready, print one line with url, admin_key and user_key, new each start",
     )
     parser.set_defaults(run=run)
 

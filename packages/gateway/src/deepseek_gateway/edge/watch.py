@@ -1,7 +1,7 @@
 """The watch over one request's caller and its silences.
 
-A request's task waits either for its engine or for its caller's socket. What may end such a wait early (the caller left,
-the engine is silent, the caller does not read, the gateway stops) is decided elsewhere and delivered here, as
+A request's task waits either for its engine or for its caller's socket. What may end such a wait early (the caller
+left, the engine is silent, the caller does not read, the gateway stops) is decided elsewhere and delivered here, as
 asyncio.timeout does it: the task is cancelled, and the cancellation becomes an exception of ours at the wait.
 """
 

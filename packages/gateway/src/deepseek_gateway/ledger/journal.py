@@ -1,7 +1,8 @@
 """An append-only file of checksummed JSON lines: what a kill or a power cut must not lose.
 
 A record is `length (4 bytes) + CRC-32 (4 bytes) + JSON + LF`, big-endian. `append` hands it to the kernel at once, so
-that it outlives this process; `durable` waits for the disk, so that it outlives the machine. Waiters share one fdatasync.
+that it outlives this process; `durable` waits for the disk, so that it outlives the machine. Waiters share one
+fdatasync.
 """
 
 import asyncio

@@ -151,12 +151,12 @@ def answer_of(error: UpstreamError, *, has_begun: bool) -> ApiError:
     logger.warning("%s", error)
     if has_begun:
         return ApiError(502, "the engine's answer broke off", code="upstream_cut")
-    if error.is_overload:
+    if error.is_unavailable:
         wait_s = max(1, round(error.retry_after_s or 1))
         message = f"no engine takes requests now: try again in {wait_s} s"
         return ApiError(503, message, code="upstream_unavailable", headers={"retry-after": str(wait_s)})
     headers = {"retry-after": "1"}
-    return ApiError(502, "the engine cannot be reached, or failed", code="upstream_error", headers=headers)
+    return ApiError(502, "the engine failed", code="upstream_error", headers=headers)
 
 
 async def send_failure(parts: ExchangeParts, error: ApiError) -> None:

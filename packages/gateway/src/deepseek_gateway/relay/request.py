@@ -1,7 +1,7 @@
 """The few fields of a request that the gateway acts on, and the body that the engine gets.
 
-The body is parsed once and encoded again: the engine reads the very fields that were checked, whatever a caller does with
-double keys. Everything else is the engine's to check.
+The body is parsed once and encoded again: the engine reads the very fields that were checked, whatever a caller does
+with double keys. Everything else is the engine's to check.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from deepseek_gateway.errors import ApiError
 from deepseek_gateway.relay.usage_tap import UsageWish
 
 BYTES_PER_TOKEN = 3
-"""Below what tokenizers reach on plain text (English 4 to 5, Chinese 3 to 5), so that an estimate rather holds too much."""
+"""Below what tokenizers reach on plain text (English 4 to 5, Chinese 3 to 5): an estimate rather holds too much."""
 
 MAX_CHOICES = 128
 MAX_ESTIMATE = 2**31
@@ -49,7 +49,8 @@ class GenerationRequest:
         if max_tokens is not None:
             fields["max_tokens"] = max_tokens
         if self.stream:
-            options = {**(fields.get("stream_options") or {}), "include_usage": True}
+            given: dict[str, Any] = fields.get("stream_options") or {}
+            options = {**given, "include_usage": True}
             if continuous_usage:
                 options["continuous_usage_stats"] = True
             fields["stream_options"] = options

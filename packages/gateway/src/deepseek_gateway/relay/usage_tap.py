@@ -1,7 +1,7 @@
 """Reads usage out of stream events as they pass, and cuts out what the caller did not ask for.
 
-Our engine ends each chunk with `,"usage":{…}}`, so the cut is a slice of bytes. Other servers may put it elsewhere: then the
-chunk is parsed and encoded again.
+Our engine ends each chunk with `,"usage":{…}}`, so the cut is a slice of bytes. Other servers may put it elsewhere:
+then the chunk is parsed and encoded again.
 """
 
 from dataclasses import dataclass
@@ -105,8 +105,8 @@ def split_usage(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
         return data[: -len(_NULL)] + b"}", None
     at = data.rfind(_MARK)
     if at > 0 and data.endswith(b"}"):
-        # A quote inside a JSON string is escaped, so the mark is a key; if all that follows is one object and the chunk's
-        # own brace, it is the chunk's last key.
+        # A quote inside a JSON string is escaped, so the mark is a key; if all that follows is one object and the
+        # chunk's own brace, it is the chunk's last key.
         usage = _object(data[at + len(_MARK) : -1])
         if usage is not None:
             return data[:at] + b"}", usage

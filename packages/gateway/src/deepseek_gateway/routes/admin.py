@@ -20,7 +20,7 @@ class AdminRoutes:
 
     gateway: Gateway
 
-    async def keys(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def keys(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """All keys, without their hashes."""
         context_of(scope).route = "/admin/keys"
         await authenticate(self.gateway, scope, KeyScope.ADMIN)
@@ -28,7 +28,7 @@ class AdminRoutes:
         now = time.time()
         await send_body(send, 200, orjson.dumps({"data": [record.to_json(now) for record in records]}))
 
-    async def usage(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def usage(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Totals by key and day."""
         context_of(scope).route = "/admin/usage"
         await authenticate(self.gateway, scope, KeyScope.ADMIN)

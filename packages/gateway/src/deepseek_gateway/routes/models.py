@@ -26,7 +26,7 @@ class ModelsRoute:
 
     gateway: Gateway
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Serve one request."""
         _, _, name = scope["path"].partition("/models")
         name = unquote(name.removeprefix("/"))

@@ -19,12 +19,12 @@ class StatusRoutes:
 
     gateway: Gateway
 
-    async def health(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def health(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Whether the process answers."""
         context_of(scope).route = "/health"
         await send_body(send, 200, orjson.dumps({"status": "ok"}))
 
-    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Whether it should get traffic."""
         context_of(scope).route = "/ready"
         reason = self.gateway.not_ready()
@@ -32,12 +32,12 @@ class StatusRoutes:
             raise ApiError(503, reason, code="not_ready", headers={"retry-after": "1"})
         await send_body(send, 200, orjson.dumps({"status": "ready"}))
 
-    async def version(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def version(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """The gateway's version."""
         context_of(scope).route = "/version"
         await send_body(send, 200, orjson.dumps({"version": deepseek_gateway.__version__}))
 
-    async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Prometheus text."""
         context_of(scope).route = "/metrics"
         gateway = self.gateway

@@ -1,8 +1,8 @@
 """A small process between gateway and engine: when the gateway is gone, however it went, the engine goes too.
 
-`python -m deepseek_gateway.stack.guard LOCK -- command…`. The gateway holds the other end of this process's standard input;
-the kernel closes it when the gateway dies. The engine runs in a session of its own, so that its whole process group can be
-ended, workers included. LOCK stays locked as long as the engine lives: the next start waits for it.
+`python -m deepseek_gateway.stack.guard LOCK -- command…`. The gateway holds the other end of this process's standard
+input; the kernel closes it when the gateway dies. The engine runs in a session of its own, so that its whole process
+group can be ended, workers included. LOCK stays locked as long as the engine lives: the next start waits for it.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, _ignore)
     try:
-        engine = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent  # noqa: PLW1509
+        engine = subprocess.Popen(  # noqa: S603  the operator's own command
+            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
         )
     except OSError as error:
         sys.stderr.write(f"cannot run {command[0]}: {error.strerror}\n")

@@ -181,5 +181,6 @@ def _key_record(row: tuple[Any, ...]) -> KeyRecord:
 
 
 def _ledger_row(row: tuple[Any, ...]) -> LedgerRow:
-    values = dict(zip(_LEDGER_NAMES, row, strict=True))
-    return LedgerRow(**{**values, "stream": bool(values["stream"])})
+    values: dict[str, Any] = dict(zip(_LEDGER_NAMES, row, strict=True))
+    values["stream"] = bool(values["stream"])
+    return LedgerRow(**values)

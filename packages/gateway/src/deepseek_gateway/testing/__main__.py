@@ -18,7 +18,9 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0, help="port to listen on, without --uds")
     parser.add_argument("--delay-s", type=float, default=0.0, help="seconds before each word")
     parser.add_argument("--start-delay-s", type=float, default=0.0, help="seconds until it listens")
-    parser.add_argument("--die", action="store_true", help="print a line and exit with status 3, as a broken model does")
+    parser.add_argument(
+        "--die", action="store_true", help="print a line and exit with status 3, as a broken model does"
+    )
     arguments = parser.parse_args()
     if arguments.die:
         sys.stderr.write(f"cannot load {arguments.model_path}\n")

@@ -75,7 +75,9 @@ class FakeEngine:
         delay_s: seconds before each word, for scripts that do not say.
     """
 
-    def __init__(self, models: tuple[str, ...] = ("fake-model",), api_key: str | None = None, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, models: tuple[str, ...] = ("fake-model",), api_key: str | None = None, delay_s: float = 0.0
+    ) -> None:
         self.models = models
         self.api_key = api_key
         self.delay_s = delay_s
@@ -224,7 +226,7 @@ class FakeEngine:
         await send_body(send, 200, compact(answer), headers={"x-request-id": job.request_id})
 
     async def _stream(self, job: Job, send: Send) -> None:
-        options = job.body.get("stream_options") or {}
+        options: dict[str, Any] = job.body.get("stream_options") or {}
         continuous = options.get("continuous_usage_stats") is True and not job.script.foreign
         await start_stream(send, {"x-request-id": job.request_id})
 

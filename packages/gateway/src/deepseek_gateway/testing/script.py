@@ -47,4 +47,5 @@ class Script:
         unknown = given.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"fake: unknown fields {', '.join(sorted(unknown))}")
-        return cls(**{"delay_s": default_delay_s, **given})
+        fields_given: dict[str, Any] = {"delay_s": default_delay_s, **given}
+        return cls(**fields_given)

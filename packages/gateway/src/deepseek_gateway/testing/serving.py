@@ -16,6 +16,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         yield
 
+    async def main_loop(self) -> None:
+        """Look more often than uvicorn whether to end: tests start and end many servers."""
+        await self.on_tick(0)
+        while not self.should_exit:
+            await asyncio.sleep(0.01)
+
 
 @dataclass(slots=True)
 class Served:
@@ -42,7 +48,7 @@ async def serving(app: Any, *, port: int = 0, uds: Path | None = None) -> AsyncG
     )
     if uds is not None:
         listener = socket.socket(socket.AF_UNIX)
-        uds.unlink(missing_ok=True)
+        await asyncio.to_thread(uds.unlink, missing_ok=True)
         listener.bind(str(uds))
         listener.listen()
         url = f"unix://{uds}"
@@ -52,7 +58,7 @@ async def serving(app: Any, *, port: int = 0, uds: Path | None = None) -> AsyncG
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = _Server(config)
     task = asyncio.create_task(server.serve([listener]))
-    while not server.started and not task.done():
+    while not server.started and not task.done():  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.001)
     try:
         yield Served(url, server)

@@ -136,7 +136,7 @@ class UpstreamCall:
             upstream.gave_up()
             raise
         except UpstreamError as error:
-            if error.is_overload or not isinstance(error, _RefusedError):
+            if error.is_unavailable or not isinstance(error, _RefusedError):
                 upstream.failed(str(error), self._pool.now(), error.retry_after_s)
             else:
                 upstream.succeeded()
@@ -166,8 +166,8 @@ async def _refusal(upstream: Upstream, answer: Answer) -> UpstreamError:
     if answer.status in {401, 403}:
         return _RefusedError(f"the engine at {upstream.name} refuses the gateway's own key: see GATEWAY_UPSTREAM_KEY")
     message = f"the engine at {upstream.name} answers {answer.status}: {_message_of(body)}"
-    is_overload = answer.status != 500  # 500 is about the request, the others are about the engine
-    return _RefusedError(message, is_overload=is_overload, retry_after_s=answer.retry_after_s)
+    is_unavailable = answer.status != 500  # 500 is about the request, the others are about the engine
+    return _RefusedError(message, is_unavailable=is_unavailable, retry_after_s=answer.retry_after_s)
 
 
 def _message_of(body: bytes) -> str:

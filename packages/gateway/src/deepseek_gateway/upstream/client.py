@@ -4,7 +4,7 @@ aiohttp costs a tenth of httpx's CPU a request, and its reads can be cancelled a
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,7 +17,7 @@ READ_BUFFER_BYTES = 64 * 1024
 """Bytes of an answer read ahead of a slow caller; aiohttp stops reading from the engine at twice this."""
 
 IDLE_CONNECTION_S = 4.0
-"""Servers close idle connections after 5 seconds (uvicorn's default): ours go first, so that none is reused as it dies."""
+"""Servers close idle connections after 5 s (uvicorn's default): ours go first, so that none is reused as it dies."""
 
 _FAULTS = (aiohttp.ClientError, OSError, TimeoutError, RuntimeError)
 """RuntimeError: aiohttp's word for a read on a connection that is closed."""
@@ -161,11 +161,12 @@ async def _limited(response: aiohttp.ClientResponse, limit: int) -> AsyncIterato
 
 
 @contextlib.contextmanager
-def _translated(address: UpstreamAddress) -> Iterator[None]:
+def _translated(address: UpstreamAddress) -> Generator[None]:
     try:
         yield
     except _FAULTS as error:
-        raise UpstreamError(f"the engine at {address.url} cannot be reached: {_describe(error)}") from error
+        message = f"the engine at {address.url} cannot be reached: {_describe(error)}"
+        raise UpstreamError(message, is_unavailable=True) from error
 
 
 def _describe(error: BaseException) -> str:

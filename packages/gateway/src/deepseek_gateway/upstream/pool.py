@@ -5,7 +5,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, cast
+from typing import Any
 
 from deepseek_gateway.errors import UpstreamError
 from deepseek_gateway.upstream.upstream import Upstream
@@ -61,7 +61,7 @@ class UpstreamPool:
         candidates = [upstream for upstream in open_now if upstream.is_up] or open_now
         if not candidates:
             wait_s = min((max(0.0, upstream.retry_at_s - now) for upstream in serving), default=1.0)
-            raise NoUpstreamError("no engine takes requests now", is_overload=True, retry_after_s=max(1.0, wait_s))
+            raise NoUpstreamError("no engine takes requests now", is_unavailable=True, retry_after_s=max(1.0, wait_s))
         least = min(upstream.in_flight for upstream in candidates)
         tied = [upstream for upstream in candidates if upstream.in_flight == least]
         return tied[next(self._turn) % len(tied)]
@@ -115,7 +115,7 @@ class UpstreamPool:
 def model_names(body: bytes) -> tuple[str, ...]:
     """Ids in the answer of `GET /models`; none when it is something else."""
     try:
-        data = cast("Any", json.loads(body))["data"]
+        data: Any = json.loads(body)["data"]
         return tuple(str(model["id"]) for model in data)
     except (ValueError, KeyError, TypeError):
         return ()

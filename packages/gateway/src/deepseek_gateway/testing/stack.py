@@ -1,0 +1,95 @@
+"""A whole gateway behind a real socket in the running event loop."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from deepseek_gateway.app import create_app
+from deepseek_gateway.auth.records import Scope
+from deepseek_gateway.gateway import Gateway
+from deepseek_gateway.ledger.records import LedgerRow
+from deepseek_gateway.limits.rules import Limits
+from deepseek_gateway.settings import load_settings
+from deepseek_gateway.state_dir import prepare_state
+from deepseek_gateway.testing.caller import Caller, until
+from deepseek_gateway.testing.fake_engine import FakeEngine
+from deepseek_gateway.testing.serving import Served, serving
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGateway:
+    """A gateway that is being served."""
+
+    gateway: Gateway
+    url: str
+
+    def key(
+        self,
+        *,
+        models: tuple[str, ...] | None = None,
+        scope: Scope = Scope.INFERENCE,
+        expires: float | None = None,
+        **limits: int,
+    ) -> str:
+        """The text of a new key."""
+        keys = self.gateway.keys
+        return keys.create("test", scope=scope, models=models, limits=Limits(**limits), expires=expires).text
+
+    async def rows(self, number: int = 0) -> list[LedgerRow]:
+        """The ledger, once it has at least so many rows."""
+        while True:
+            await self.gateway.ledger.flush()
+            rows = await asyncio.to_thread(self.gateway.store.ledger_rows)
+            if len(rows) >= number:
+                return rows
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(state_dir: Path, *upstreams: str, **settings: object) -> AsyncGenerator[RunningGateway]:
+    """Migrate, start and serve a gateway in front of these engines; more settings by name."""
+    loaded = load_settings(state_dir=state_dir, upstreams=",".join(upstreams), **settings)
+    await asyncio.to_thread(prepare_state, loaded)
+    async with Gateway(loaded) as gateway, serving(create_app(gateway)) as served:
+        yield RunningGateway(gateway, served.url)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One fake engine, one gateway, one caller whose key may do everything."""
+
+    engine: FakeEngine
+    served: Served
+    running: RunningGateway
+    caller: Caller
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway."""
+        return self.running.gateway
+
+    def with_key(self, **rules: Any) -> Caller:
+        """A caller with a new key, made by `RunningGateway.key`."""
+        return self.caller.with_key(self.running.key(**rules))
+
+    async def row(self) -> LedgerRow:
+        """The newest of the ledger's rows, once no request runs."""
+        await until(lambda: self.gateway.running == 0)
+        return (await self.running.rows(1))[-1]
+
+
+@contextlib.asynccontextmanager
+async def running_stack(state_dir: Path, **settings: object) -> AsyncGenerator[Stack]:
+    """All of it on one event loop, behind real sockets."""
+    engine = FakeEngine()
+    async with (
+        serving(engine) as served,
+        running_gateway(state_dir, served.url, **settings) as running,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        yield Stack(engine, served, running, Caller(session, running.url, running.key()))
