@@ -1,12 +1,13 @@
 """What the caller asked of the sampler."""
 
-import math
 from typing import Final
 
 import msgspec
 
 from deepseek_engine.errors import InvalidRequestError
 
+MAX_COUNT: Final = 2**31 - 1
+"""Above every context and vocabulary: what a number of tokens may be without being a mistake."""
 MAX_N: Final = 64
 MAX_LOGPROBS: Final = 20
 MAX_STOP_STRINGS: Final = 16
@@ -60,11 +61,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _in_range("n", self.n, 1, MAX_N)
         if self.max_tokens is not None:
-            _in_range("max_tokens", self.max_tokens, 1, None)
-        _in_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+            _in_range("max_tokens", self.max_tokens, 1, MAX_COUNT)
+        _in_range("min_tokens", self.min_tokens, 0, MAX_COUNT if self.max_tokens is None else self.max_tokens)
         _in_range("temperature", self.temperature, 0.0, 2.0)
         _in_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
-        _in_range("top_k", self.top_k, -1, None)
+        _in_range("top_k", self.top_k, -1, MAX_COUNT)
         _in_range("min_p", self.min_p, 0.0, 1.0)
         _in_range("repetition_penalty", self.repetition_penalty, 0.0, 10.0, low_open=True)
         _in_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
@@ -92,10 +93,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         return self.temperature == 0.0 or self.top_k == 1
 
 
-def _in_range(param: str, value: float, low: float, high: float | None, *, low_open: bool = False) -> None:
-    too_low = value <= low if low_open else value < low
-    if too_low or math.isnan(value) or math.isinf(value) or (high is not None and value > high):
-        bound = f"{'more than' if low_open else 'at least'} {low}" + ("" if high is None else f" and at most {high}")
+def _in_range(param: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:
+    # Written so that NaN, which no comparison holds for, is out of range; integers of any length can be compared.
+    if not ((low < value if low_open else low <= value) and value <= high):
+        bound = f"{'more than' if low_open else 'at least'} {low} and at most {high}"
         raise InvalidRequestError(f"{param}={value} is out of range: it must be {bound}", param=param)
 
 

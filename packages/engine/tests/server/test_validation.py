@@ -36,6 +36,12 @@ ANYWHERE = [
     ({"max_tokens": -1}, 422, "max_tokens"),
     ({"min_tokens": 9, "max_tokens": 3}, 422, "min_tokens"),
     ({"seed": 2**70}, 422, "seed"),
+    # too large for a float, or for a message to the core
+    *(
+        ({name: value}, 422, name)
+        for name in ("max_tokens", "min_tokens", "top_k", "seed")
+        for value in (10**400, 10**20)
+    ),
     ({"stop": [""]}, 422, "stop"),
     ({"stop": ["x"] * 17}, 422, "stop"),
     ({"stop": "x" * 1025}, 422, "stop"),
@@ -97,6 +103,10 @@ PER_ENDPOINT = [
     (COMPLETIONS, {"prompt": [49152]}, 422, "prompt"),
     (COMPLETIONS, {"prompt": [-1]}, 422, "prompt"),
     (COMPLETIONS, {"logprobs": 21}, 422, "logprobs"),
+    (COMPLETIONS, {"logprobs": 10**400}, 422, "logprobs"),
+    (COMPLETIONS, {"prompt": [1.5]}, 400, "prompt[0]"),
+    (CHAT, {"n": 10**400}, 422, "n"),
+    (CHAT, {"messages": [USER, {}]}, 400, "messages[1].role"),
     (COMPLETIONS, {"echo": True, "logprobs": 1}, 400, "logprobs"),
     (COMPLETIONS, {"suffix": "end"}, 400, "suffix"),
 ]
@@ -229,6 +239,24 @@ async def test_a_head_without_end_is_cut_off_and_a_long_one_is_not(answering):
     writer.close()
     with suppress(ConnectionResetError):
         await writer.wait_closed()
+
+
+async def test_a_large_body_on_a_used_connection_is_not_taken_for_a_head(answering):
+    text = "x" * 300_000
+    for _ in range(3):
+        response = await answering.post("/tokenize", prompt=text)
+        assert response.status_code == 200, response.text
+
+
+async def test_what_is_not_http_gets_the_error_shape_and_an_id(answering):
+    reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(answering.url).port)
+    writer.write(b"GET /health HTTP/1.1\r\nbad header\x7f: x y\r\n\r\n")
+    async with asyncio.timeout(5):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert b"x-request-id: req-" in head
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+    writer.close()
 
 
 async def test_a_salt_is_never_cut_short(answering):

@@ -33,6 +33,11 @@ def choose_request_id(scope: Scope) -> str:
     given = header(scope, b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """An id that nobody can guess."""
     return f"req-{secrets.token_hex(16)}"
 
 

@@ -4,6 +4,9 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from deepseek_engine.server.errors import ApiError
+from deepseek_engine.server.http import error_headers, new_request_id
+
 MAX_HEAD_BYTES: Final = 64 * 1024
 
 
@@ -14,11 +17,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._is_in_head = True
         self._num_head_bytes = 0
+        self._num_heads = 0
 
     def data_received(self, data: bytes) -> None:
-        """Count what arrives before the head ends. Bytes that share a read with a body are counted with it."""
+        """Count reads that hold nothing but a piece of a head: one that also ends a head or a body says too little."""
+        was_in_head, num_heads = self._is_in_head, self._num_heads
         super().data_received(data)
-        if self._is_in_head and not self.transport.is_closing():
+        if was_in_head and self._num_heads == num_heads and not self.transport.is_closing():
             self._num_head_bytes += len(data)
             if self._num_head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response(f"The request line and headers exceed {MAX_HEAD_BYTES} bytes.")
@@ -27,9 +32,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The head has ended."""
         self._is_in_head = False
         self._num_head_bytes = 0
+        self._num_heads += 1
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The next head may begin."""
         super().on_message_complete()
         self._is_in_head = True
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP as everything else is answered: an error body with a request id."""
+        failure = ApiError(400, msg)
+        headers = [*error_headers(failure).items(), ("x-request-id", new_request_id()), ("connection", "close")]
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        head = f"HTTP/1.1 400 Bad Request\r\n{head}content-length: {len(failure.body)}\r\n\r\n"
+        self.transport.write(head.encode() + failure.body)
+        self.transport.close()
