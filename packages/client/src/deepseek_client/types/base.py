@@ -1,8 +1,21 @@
 """WireModel: the base of every request and response on the wire."""
 
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, FailFast, PrivateAttr
+
+Item = TypeVar("Item")
+
+
+class _FirstErrorEnds(FailFast):
+    """FailFast that can stand in a union: pydantic's own has no hash."""
+
+    def __hash__(self) -> int:
+        return hash(self.fail_fast)
+
+
+WireList = Annotated[list[Item], _FirstErrorEnds()]
+"""A list of a request: checking it ends at the first wrong item. A report on each of a million takes seconds."""
 
 
 class WireModel(BaseModel):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 
-from deepseek_client.types.base import AnswerModel, WireModel
+from deepseek_client.types.base import AnswerModel, WireList, WireModel
 from deepseek_client.types.sampling import SamplingFields
 from deepseek_client.types.usage import Usage
 
@@ -39,10 +39,10 @@ class ChatMessage(WireModel):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant", "tool"] | str
-    content: str | list[ContentPart] | None = None
+    content: str | WireList[ContentPart] | None = None
     reasoning_content: str | None = _REASONING
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: WireList[ToolCall] | None = None
     tool_call_id: str | None = None
     prefix: bool | None = None
 
@@ -50,13 +50,13 @@ class ChatMessage(WireModel):
 class ChatCompletionRequest(SamplingFields):
     """A conversation to continue."""
 
-    messages: list[ChatMessage]
+    messages: WireList[ChatMessage]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: WireList[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     reasoning_effort: str | None = None

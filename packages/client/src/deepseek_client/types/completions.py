@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from deepseek_client.types.base import AnswerModel, WireModel
+from deepseek_client.types.base import AnswerModel, WireList, WireModel
 from deepseek_client.types.sampling import SamplingFields
 from deepseek_client.types.usage import Usage
 
@@ -12,7 +12,7 @@ from deepseek_client.types.usage import Usage
 class CompletionRequest(SamplingFields):
     """A text, or the token ids of one, to continue. A list of texts, or of token-id lists, gives a choice for each."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | WireList[str] | WireList[int] | WireList[WireList[int]]
     max_tokens: int | None = None
     logprobs: int | None = None
     echo: bool | None = None

@@ -1,6 +1,6 @@
 """Fields that every generating request shares."""
 
-from deepseek_client.types.base import WireModel
+from deepseek_client.types.base import WireList, WireModel
 
 
 class StreamOptions(WireModel):
@@ -22,8 +22,8 @@ class SamplingFields(WireModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | WireList[str] | None = None
+    stop_token_ids: WireList[int] | None = None
     logit_bias: dict[str, float] | None = None
     n: int | None = None
     min_tokens: int | None = None

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 import deepseek_engine
 from deepseek_client.types import ChatMessage, Model, ModelList, WireModel
+from deepseek_client.types.base import WireList
 from deepseek_engine.server.chat_messages import plain_messages
 from deepseek_engine.server.convert import unknown_model
 from deepseek_engine.server.errors import ApiError, validation_error
@@ -27,14 +28,14 @@ class TokenizeRequest(WireModel):
     """A text, or a conversation as the chat template renders it."""
 
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: WireList[ChatMessage] | None = None
     add_special_tokens: bool = True
 
 
 class DetokenizeRequest(WireModel):
     """Token ids to turn back into text, special tokens included."""
 
-    tokens: list[int]
+    tokens: WireList[int]
 
 
 class Routes:
