@@ -41,6 +41,7 @@ class GatewayServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=2,
             h11_max_incomplete_event_size=None,

@@ -1,6 +1,7 @@
 """GET models and models/{id}: what the engines serve, as far as the key may use it."""
 
 import asyncio
+import itertools
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote
@@ -55,7 +56,9 @@ class ModelsRoute:
             raise ApiError(
                 503, "no engine takes requests now", code="upstream_unavailable", headers={"retry-after": "1"}
             )
-        merged = {model["id"]: model for models in reversed(lists) for model in models}
+        merged: dict[str, Any] = {}
+        for model in itertools.chain.from_iterable(lists):
+            merged.setdefault(model["id"], model)
         return {name: model for name, model in merged.items() if key.allows_model(name)}
 
 

@@ -167,8 +167,6 @@ class FakeEngine:
         if model not in self.models:
             await _refuse(send, 404, f"no model {model}", code="model_not_found")
             return
-        if script.cut_after == 0:
-            raise BrokenConnectionError
         job = self._job(path, headers, body, script, model)
         self.running[job.request_id] = job
         await self._notify()
@@ -220,7 +218,13 @@ class FakeEngine:
         job.end("stop" if job.num_sent < (job.body.get("max_tokens") or job.num_sent + 1) else "length")
 
     async def _answer(self, job: Job, send: Send) -> None:
-        words = [word async for word in self._words(job)]
+        try:
+            words = [word async for word in self._words(job)]
+        except BrokenConnectionError:
+            length = (b"content-length", b"1000")
+            await send({"type": "http.response.start", "status": 200, "headers": [length]})
+            await send_part(send, b'{"id": ')
+            raise
         self._close(job)
         answer = job.wire.whole("".join(words), job.finish or "stop", usage_json(job.counts))
         await send_body(send, 200, compact(answer), headers={"x-request-id": job.request_id})

@@ -16,7 +16,7 @@ class Script:
         gated: wait for `FakeEngine.allow` before each word.
         queued: wait for `FakeEngine.allow` before the request begins; until then it uses nothing.
         status: answer with this error instead.
-        cut_after: break the connection after so many words; 0 is before the answer's head.
+        cut_after: break the connection after so many words; an answer that is not streamed breaks within its body.
         error_after: send an error event after so many words, and end.
         word_bytes: size of a word.
         deaf: know no abort (the endpoint answers 404), as servers of other makers.

@@ -44,7 +44,14 @@ class Served:
 async def serving(app: Any, *, port: int = 0, uds: Path | None = None) -> AsyncGenerator[Served]:
     """Serve an app on a free port, on `port`, or on a unix socket, until the block ends."""
     config = uvicorn.Config(
-        app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
     )
     if uds is not None:
         listener = socket.socket(socket.AF_UNIX)

@@ -136,6 +136,7 @@ class UpstreamCall:
             upstream.gave_up()
             raise
         except UpstreamError as error:
+            self.close()
             if error.is_unavailable or not isinstance(error, _RefusedError):
                 upstream.failed(str(error), self._pool.now(), error.retry_after_s)
             else:
@@ -159,10 +160,7 @@ class _RefusedError(UpstreamError):
 
 
 async def _refusal(upstream: Upstream, answer: Answer) -> UpstreamError:
-    try:
-        body = await answer.read_all(MAX_ERROR_BYTES)
-    finally:
-        answer.close()
+    body = await answer.read_all(MAX_ERROR_BYTES)
     if answer.status in {401, 403}:
         return _RefusedError(f"the engine at {upstream.name} refuses the gateway's own key: see GATEWAY_UPSTREAM_KEY")
     message = f"the engine at {upstream.name} answers {answer.status}: {_message_of(body)}"

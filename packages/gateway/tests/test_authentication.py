@@ -1,0 +1,106 @@
+"""Keys at the door."""
+
+import asyncio
+import time
+
+import pytest
+
+from deepseek_gateway.auth.records import Scope
+from deepseek_gateway.testing.stack import Stack, running_stack
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer x", "Basic dsk_1", "dsk_x"])
+async def test_no_good_key_is_a_401(stack: Stack, header: str | None) -> None:
+    headers = {} if header is None else {"authorization": header}
+    reply = await stack.caller.with_key(None).post(headers=headers)
+    assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+    assert reply.error["type"] == "authentication_error"
+    assert reply.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_mistyped_key_is_refused_without_a_look_up(stack: Stack, monkeypatch) -> None:
+    def no_look_up(public_id: str) -> None:
+        raise AssertionError(public_id)
+
+    monkeypatch.setattr(stack.gateway.store, "find_key", no_look_up)
+    key = stack.running.key()
+    swapped = key[:20] + ("a" if key[20] != "a" else "b") + key[21:]
+    assert (await stack.caller.with_key(swapped).post()).status == 401
+
+
+async def test_another_secret_under_a_known_id_is_a_401(stack: Stack) -> None:
+    from deepseek_gateway.auth.keys import new_key
+
+    stranger = new_key(stack.caller.key.split("_")[1])
+    assert (await stack.caller.with_key(stranger.text).post()).status == 401
+    assert (await stack.caller.post()).status == 200
+
+
+async def test_a_revoked_key_is_refused_within_the_cache_time(state_dir) -> None:
+    async with running_stack(state_dir, key_cache_ttl_s=0.2) as stack:
+        assert (await stack.caller.post()).status == 200
+        await asyncio.to_thread(stack.gateway.keys.revoke, stack.caller.key.split("_")[1])
+        async with asyncio.timeout(5):
+            while (reply := await stack.caller.post()).status == 200:
+                pass
+        assert (reply.status, "revoked" in reply.error["message"]) == (401, True)
+
+
+async def test_an_expired_key_is_refused(stack: Stack) -> None:
+    caller = stack.with_key(expires=time.time() + 0.15)
+    assert (await caller.post()).status == 200
+    await asyncio.sleep(0.16)
+    reply = await caller.post()
+    assert (reply.status, "expired" in reply.error["message"]) == (401, True)
+
+
+async def test_after_a_rotation_both_secrets_work_until_the_grace_is_over(state_dir) -> None:
+    async with running_stack(state_dir, key_cache_ttl_s=0) as stack:
+        public_id = stack.caller.key.split("_")[1]
+        second = await asyncio.to_thread(stack.gateway.keys.rotate, public_id, 3600)
+        assert (await stack.caller.post()).status == 200
+        assert (await stack.caller.with_key(second.text).post()).status == 200
+        third = await asyncio.to_thread(stack.gateway.keys.rotate, public_id, 0)
+        assert [(await stack.caller.with_key(key).post()).status for key in (second.text, third.text)] == [401, 200]
+
+
+async def test_a_key_with_an_allow_list_sees_and_uses_only_its_models(stack: Stack) -> None:
+    stack.engine.models = ("fake-model", "other-model")
+    caller = stack.with_key(models=("other-model",))
+    assert [model["id"] for model in (await caller.get("/v1/models")).json["data"]] == ["other-model"]
+    assert (await caller.get("/v1/models/fake-model")).status == 404
+    assert (await caller.post(body={"prompt": "a", "model": "other-model"})).status == 200
+    refused = await caller.post(body={"prompt": "a", "model": "fake-model"})
+    assert (refused.status, refused.error["param"], refused.error["code"]) == (403, "model", "model_not_allowed")
+
+
+async def test_without_a_model_the_engines_default_counts_for_the_allow_list(stack: Stack) -> None:
+    assert (await stack.with_key(models=("other-model",)).post()).status == 403
+    assert (await stack.with_key(models=("fake-model",)).post()).status == 200
+    assert stack.engine.bodies[-1]["model"] == "fake-model"
+    assert (await stack.row()).model == "fake-model"
+
+
+async def test_admin_keys_administer_and_inference_keys_infer(stack: Stack) -> None:
+    admin = stack.with_key(scope=Scope.ADMIN)
+    assert (await admin.post()).status == 403
+    assert (await admin.get("/v1/models")).status == 403
+    assert (await stack.caller.get("/admin/keys")).status == 403
+    await stack.caller.post()
+    await stack.row()
+    listed = (await admin.get("/admin/keys")).json["data"]
+    assert {key["scope"] for key in listed} == {"admin", "inference"}
+    assert "hash" not in str(listed)
+    (total,) = (await admin.get("/admin/usage")).json["data"]
+    assert (total["requests"], total["total_tokens"]) == (1, 11)
+
+
+async def test_a_store_that_cannot_be_read_is_a_503(stack: Stack, monkeypatch) -> None:
+    import sqlite3
+
+    def broken(public_id: str) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(stack.gateway.store, "find_key", broken)
+    reply = await stack.caller.with_key(stack.running.key()).post()
+    assert (reply.status, reply.headers["retry-after"]) == (503, "1")
