@@ -261,5 +261,5 @@ async def test_an_engine_silent_for_too_long_is_given_up(state_dir: Path) -> Non
         async with caller.open("/v1/generate", {"prompt": "a", "stream": True, "fake": fake}) as answer:
             rest = (await answer.read()).decode()
             assert rest.index("w1") < rest.index("event: error")
-        assert [done.finish for done in engine.finished] == ["abort", "abort"]
         assert {(row.status, row.accuracy) for row in await rows(running, 2)} == {("failed", "exact")}
+        assert [done.finish for done in engine.finished] == ["abort", "abort"]

@@ -115,9 +115,10 @@ class Exchange(abc.ABC):
         self.settle(ending)
 
     async def _cut_off(self, error: ApiError, reason: str) -> None:
-        with contextlib.suppress(CallerGoneError, SlowCallerError, StoppingError):
-            await self.fail(error)
-        await self._end_upstream()
+        async with asyncio.TaskGroup() as group:  # the engine stops now, however slowly the caller reads the error
+            group.create_task(self._end_upstream())
+            with contextlib.suppress(CallerGoneError, SlowCallerError, StoppingError):
+                await self.fail(error)
         self.settle(Ending("failed", reason, error.status))
 
     async def _end_upstream(self) -> None:

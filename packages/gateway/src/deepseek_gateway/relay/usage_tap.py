@@ -104,7 +104,7 @@ def split_usage(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
     if data.endswith(_NULL):
         return data[: -len(_NULL)] + b"}", None
     at = data.rfind(_MARK)
-    if at > 0 and data.endswith(b"}"):
+    if at > 0 and data.startswith(b"{") and data.endswith(b"}"):
         # A quote inside a JSON string is escaped, so the mark is a key; if all that follows is one object and the
         # chunk's own brace, it is the chunk's last key.
         usage = _object(data[at + len(_MARK) : -1])
