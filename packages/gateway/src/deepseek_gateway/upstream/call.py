@@ -137,10 +137,10 @@ class UpstreamCall:
             raise
         except UpstreamError as error:
             self.close()
-            if error.is_unavailable or not isinstance(error, _RefusedError):
-                upstream.failed(str(error), self._pool.now(), error.retry_after_s)
-            else:
+            if isinstance(error, _RefusedError) and error.is_about_request:
                 upstream.succeeded()
+            else:
+                upstream.failed(str(error), self._pool.now(), error.retry_after_s)
             raise
         upstream.succeeded()
 
@@ -156,7 +156,9 @@ class UpstreamCall:
 
 
 class _RefusedError(UpstreamError):
-    """The engine answered, with a refusal."""
+    """The engine answered, with a refusal; one about this request alone leaves the engine up for others."""
+
+    is_about_request = True
 
 
 async def _refusal(upstream: Upstream, answer: Answer) -> UpstreamError:
@@ -164,8 +166,9 @@ async def _refusal(upstream: Upstream, answer: Answer) -> UpstreamError:
     if answer.status in {401, 403}:
         return _RefusedError(f"the engine at {upstream.name} refuses the gateway's own key: see GATEWAY_UPSTREAM_KEY")
     message = f"the engine at {upstream.name} answers {answer.status}: {_message_of(body)}"
-    is_unavailable = answer.status != 500  # 500 is about the request, the others are about the engine
-    return _RefusedError(message, is_unavailable=is_unavailable, retry_after_s=answer.retry_after_s)
+    refusal = _RefusedError(message, is_unavailable=answer.status != 500, retry_after_s=answer.retry_after_s)
+    refusal.is_about_request = answer.status in {429, 500}
+    return refusal
 
 
 def _message_of(body: bytes) -> str:
