@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -52,6 +53,34 @@ def test_each_piece_is_written_when_it_comes(server, kit):
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert server.disconnected.wait(10)
+
+
+def test_bytes_of_another_encoding_are_replaced_and_not_a_traceback(server, kit):
+    server.script(kit.events(kit.text_event("é", "stop")), kit.events(kit.text_event("é", "stop")))
+    for arguments, stdin in (([b"generate", b"caf\xe9"], b""), ([b"generate", b"-"], b"caf\xe9")):
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            input=stdin,
+            env=environment(server, PYTHONUTF8="1"),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "é\n".encode(), b"")
+    assert [request.json["prompt"] for request in server.requests] == ["caf\ufffd"] * 2
+
+
+def test_an_answer_that_the_terminal_cannot_show_is_no_traceback(server, kit):
+    server.script(kit.events(kit.text_event("a世", "stop")))
+    done = run(server, "generate", "Hi", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a?\n", "")
+
+
+def test_a_number_that_json_has_not_is_a_usage_error(server):
+    done = run(server, "generate", "Hi", "--temperature", "nan")
+    assert done.returncode == 2
+    assert "--temperature: nan is not a finite number" in done.stderr
+    assert not server.requests
 
 
 def test_generate_reads_standard_input_and_prints_json(server, kit):
@@ -138,6 +167,33 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(server, kit):
         assert (process.returncode, out) == (0, "\nagain\n")
         assert "(stopped)" in err
     assert server.requests[1].json["messages"][1] == {"role": "assistant", "content": "Hel"}
+
+
+def test_the_arrow_keys_bring_earlier_lines_back_in_a_terminal(server, kit):
+    server.script(kit.events(kit.chat_event("Hello", "stop")))
+    ours, theirs = pty.openpty()
+    environ = environment(server, TERM="xterm")
+    with subprocess.Popen([*PROGRAM, "chat"], env=environ, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+
+        def read_until(wanted):
+            seen = b""
+            while wanted not in seen:
+                seen += os.read(ours, 4096)
+
+        read_until(b"> ")
+        os.write(ours, b"Hi there\r")
+        read_until(b"Hello\r\n")
+        read_until(b"> ")
+        os.write(ours, b"\x1b[A")
+        read_until(b"Hi there")
+        os.write(ours, b"\r")
+        read_until(b"Hello\r\n")
+        read_until(b"> ")
+        os.write(ours, b"/exit\r")
+        assert process.wait(30) == 0
+    os.close(ours)
+    assert [request.json["messages"][-1]["content"] for request in server.requests] == ["Hi there"] * 2
 
 
 def test_a_failed_turn_is_not_remembered_and_the_conversation_goes_on(server, kit):

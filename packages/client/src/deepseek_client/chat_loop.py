@@ -1,6 +1,7 @@
 """The conversation of `deepseek chat`: lines in, answers streamed out, history kept."""
 
 import contextlib
+import importlib
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -43,6 +44,8 @@ class ChatLoop:
             AuthenticationError: no later turn could succeed either.
         """
         if self.source.isatty():
+            with contextlib.suppress(ImportError):  # not on Windows, whose terminal edits lines itself
+                importlib.import_module("readline")  # gives input() the arrow keys and the lines before
             self._note(_HELP)
         failed = False
         while (line := self._read_line()) is not None:
@@ -60,7 +63,6 @@ class ChatLoop:
         while True:
             try:
                 if self.source.isatty():
-                    # input() brings line editing where the terminal has it.
                     return input("> ")
                 return self.source.readline() or None
             except EOFError:

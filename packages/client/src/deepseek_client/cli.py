@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 the server or the connection failed, 2 wrong arguments or 
 
 import argparse
 import contextlib
+import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +22,9 @@ from deepseek_client.types.generate import Generation
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # one broken byte, or one that the terminal lacks, ends nothing
     try:
         with DeepSeek(
             base_url=arguments.base_url, api_key=arguments.api_key, default_model=arguments.model, **_timeout(arguments)
@@ -45,14 +50,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     generate = commands.add_parser("generate", help="one prompt, one answer, streamed to the terminal")
-    generate.add_argument("prompt", help="the prompt; - reads it from standard input")
+    generate.add_argument("prompt", type=_text, help="the prompt; - reads it from standard input")
     generate.add_argument("--json", action="store_true", help="print the whole answer as one line of JSON")
     generate.add_argument("--no-stream", action="store_true", help="print the answer when it is complete")
     _add_sampling(generate, max_tokens=512)
     generate.set_defaults(command=_generate)
 
     chat = commands.add_parser("chat", help="a conversation; /exit, /reset, /system TEXT; Ctrl-C stops an answer")
-    chat.add_argument("--system", metavar="TEXT", help="instructions for the model, before the conversation")
+    chat.add_argument(
+        "--system", type=_text, metavar="TEXT", help="instructions for the model, before the conversation"
+    )
     _add_sampling(chat, max_tokens=None)
     chat.set_defaults(command=_chat)
 
@@ -61,16 +68,32 @@ def _parser() -> argparse.ArgumentParser:
     models.set_defaults(command=_models, model=None)
 
     for command in (generate, chat, models):
-        command.add_argument("--base-url", metavar="URL", help="the server (default: $DEEPSEEK_BASE_URL, then local)")
+        command.add_argument(
+            "--base-url", type=_text, metavar="URL", help="the server (default: $DEEPSEEK_BASE_URL, then local)"
+        )
         command.add_argument("--api-key", metavar="KEY", help="the key (default: $DEEPSEEK_API_KEY)")
         command.add_argument("--timeout", type=float, metavar="SECONDS", help="limit for a whole answer")
     return parser
 
 
 def _add_sampling(parser: argparse.ArgumentParser, *, max_tokens: int | None) -> None:
-    parser.add_argument("--model", metavar="ID", help="the model (default: $DEEPSEEK_MODEL, then the server's)")
+    parser.add_argument(
+        "--model", type=_text, metavar="ID", help="the model (default: $DEEPSEEK_MODEL, then the server's)"
+    )
     parser.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help="the longest answer, in tokens")
-    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy; the server has its own default")
+    parser.add_argument("--temperature", type=_number, metavar="T", help="0 is greedy; the server has its own default")
+
+
+def _text(argument: str) -> str:
+    """An argument without the lone surrogates that stand for bytes of another encoding: they cannot be sent."""
+    return os.fsencode(argument).decode("utf-8", "replace")
+
+
+def _number(argument: str) -> float:
+    value = float(argument)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{argument} is not a finite number")
+    return value
 
 
 def _timeout(arguments: argparse.Namespace) -> dict[str, Any]:
