@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -175,11 +176,13 @@ def test_the_arrow_keys_bring_earlier_lines_back_in_a_terminal(server, kit):
     environ = environment(server, TERM="xterm")
     with subprocess.Popen([*PROGRAM, "chat"], env=environ, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
+        unread = bytearray()
 
         def read_until(wanted):
-            seen = b""
-            while wanted not in seen:
-                seen += os.read(ours, 4096)
+            while wanted not in unread:
+                assert select.select([ours], [], [], 10)[0], bytes(unread)
+                unread.extend(os.read(ours, 4096))
+            del unread[: unread.index(wanted) + len(wanted)]
 
         read_until(b"> ")
         os.write(ours, b"Hi there\r")
