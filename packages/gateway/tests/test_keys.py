@@ -1,6 +1,5 @@
 """Keys as text and as hashes."""
 
-import os
 import re
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def test_the_pepper_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) 
     create_pepper(path)
     assert load_pepper(path, None) == first
     assert path.stat().st_mode & 0o777 == 0o600
-    assert os.listdir(tmp_path) == ["pepper"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

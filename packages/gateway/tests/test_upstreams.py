@@ -25,10 +25,9 @@ class Pair:
 async def pair(state_dir: Path) -> AsyncIterator[Pair]:
     """Two engines, one on TCP and one on a unix socket."""
     first, second = FakeEngine(), FakeEngine()
-    state_dir.mkdir()
     async with (
         serving(first) as one,
-        serving(second, uds=state_dir / "e.sock") as two,
+        serving(second, uds=state_dir.with_name("e.sock")) as two,
         running_gateway(state_dir, one.url, two.url, upstream_probe_s=0.05) as running,
         aiohttp.ClientSession() as session,
     ):

@@ -9,24 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 from deepseek_gateway.auth.directory import KeyDirectory
-from deepseek_gateway.auth.pepper import fingerprint, load_pepper
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.edge.watch import RequestWatch
-from deepseek_gateway.errors import ApiError, ConfigurationError, StoreError
+from deepseek_gateway.errors import ApiError, ConfigurationError
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.limits.limiter import LocalLimiter
 from deepseek_gateway.limits.meters import month_start
 from deepseek_gateway.metrics import GatewayMetrics
 from deepseek_gateway.settings import Settings
-from deepseek_gateway.storage.sqlite import SqliteStore
+from deepseek_gateway.state_dir import open_store
 from deepseek_gateway.upstream.client import UpstreamClient
 from deepseek_gateway.upstream.pool import UpstreamPool
 from deepseek_gateway.upstream.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT = "pepper_fingerprint"
 STOP_GRACE_S = 2.0
 
 
@@ -151,30 +149,3 @@ class Gateway:
             now_s = time.monotonic()
             for watch in list(self.watches):
                 watch.tick(now_s)
-
-
-def open_store(settings: Settings) -> tuple[SqliteStore, bytes]:
-    """The store and the pepper that its keys were hashed with.
-
-    Raises:
-        ConfigurationError: one is missing, or they do not belong together.
-    """
-    store = SqliteStore(settings.store_path)
-    try:
-        given = settings.key_pepper.get_secret_value() if settings.key_pepper is not None else None
-        pepper = load_pepper(settings.pepper_path, given)
-        _check_fingerprint(store, pepper)
-    except BaseException:
-        store.close()
-        raise
-    return store, pepper
-
-
-def _check_fingerprint(store: SqliteStore, pepper: bytes) -> None:
-    kept = store.get_meta(FINGERPRINT)
-    if kept is None:
-        store.set_meta(FINGERPRINT, fingerprint(pepper))
-    elif kept != fingerprint(pepper):
-        raise StoreError(
-            "the pepper is not the one that the store's keys were made with: restore it, or GATEWAY_KEY_PEPPER"
-        )

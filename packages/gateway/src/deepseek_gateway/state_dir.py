@@ -1,10 +1,12 @@
 """The state directory: store, journal, pepper, made by one explicit step."""
 
-from deepseek_gateway.auth.pepper import create_pepper
-from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.auth.pepper import create_pepper, fingerprint, load_pepper
+from deepseek_gateway.errors import ConfigurationError, StoreError
 from deepseek_gateway.settings import Settings
 from deepseek_gateway.storage.migrate import Migration
-from deepseek_gateway.storage.sqlite import migrate_sqlite
+from deepseek_gateway.storage.sqlite import SqliteStore, migrate_sqlite
+
+FINGERPRINT = "pepper_fingerprint"
 
 
 def prepare_state(settings: Settings) -> list[Migration]:
@@ -24,3 +26,30 @@ def prepare_state(settings: Settings) -> list[Migration]:
     except OSError as error:
         raise ConfigurationError(f"{settings.state_dir} cannot be written: {error.strerror}") from error
     return applied
+
+
+def open_store(settings: Settings) -> tuple[SqliteStore, bytes]:
+    """The store and the pepper that its keys were hashed with.
+
+    Raises:
+        ConfigurationError: one is missing, or they do not belong together.
+    """
+    store = SqliteStore(settings.store_path)
+    try:
+        given = settings.key_pepper.get_secret_value() if settings.key_pepper is not None else None
+        pepper = load_pepper(settings.pepper_path, given)
+        _check_fingerprint(store, pepper)
+    except BaseException:
+        store.close()
+        raise
+    return store, pepper
+
+
+def _check_fingerprint(store: SqliteStore, pepper: bytes) -> None:
+    kept = store.get_meta(FINGERPRINT)
+    if kept is None:
+        store.set_meta(FINGERPRINT, fingerprint(pepper))
+    elif kept != fingerprint(pepper):
+        raise StoreError(
+            "the pepper is not the one that the store's keys were made with: restore it, or GATEWAY_KEY_PEPPER"
+        )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from deepseek_gateway.auth.service import KeyService
-from deepseek_gateway.gateway import open_store
 from deepseek_gateway.settings import Settings, load_settings
+from deepseek_gateway.state_dir import open_store
 from deepseek_gateway.storage.sqlite import SqliteStore
 
 

@@ -98,6 +98,11 @@ class RequestWatch:
         """End the request: the gateway stops."""
         self._end(StoppingError())
 
+    def allow_last_words(self) -> None:
+        """After StoppingError: let the task tell its caller. What else ends a wait still does."""
+        if isinstance(self._ending, StoppingError):
+            self._ending = None
+
     async def close(self) -> None:
         """Stop watching."""
         self._watcher.cancel()

@@ -78,6 +78,7 @@ class Exchange(abc.ABC):
         except SlowCallerError:
             await self._leave(Ending("cancelled", "slow_client", CLIENT_GONE_STATUS))
         except StoppingError:
+            self.parts.watch.allow_last_words()
             stopping = ApiError(503, "the gateway stops", code="shutting_down", headers={"retry-after": "5"})
             await self._cut_off(stopping, "shutdown")
         except UpstreamError as error:

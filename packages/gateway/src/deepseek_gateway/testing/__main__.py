@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ async def _run(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await asyncio.sleep(arguments.start_delay_s)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), arguments.start_delay_s)
     engine = FakeEngine(models=(arguments.model_path,), delay_s=arguments.delay_s)
     async with serving(engine, port=arguments.port, uds=arguments.uds) as served:
         sys.stdout.write(served.url + "\n")

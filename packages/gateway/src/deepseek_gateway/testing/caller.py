@@ -64,9 +64,8 @@ class Caller:
     ) -> Any:
         """Begin a request: a context manager that gives the answer's head. Bytes are sent as they are, else as JSON."""
         sent = {} if self.key is None else {"authorization": f"Bearer {self.key}"}
-        is_json = body is None or isinstance(body, dict)
-        content = {"json": body} if is_json and method == "POST" else {"data": body}
-        return self.session.request(method, f"{self.url}{path}", headers={**sent, **(headers or {})}, **content)
+        data: Any = json.dumps(body) if isinstance(body, dict) else body
+        return self.session.request(method, f"{self.url}{path}", headers={**sent, **(headers or {})}, data=data)
 
     async def get(self, path: str) -> Reply:
         """A whole answer to GET."""

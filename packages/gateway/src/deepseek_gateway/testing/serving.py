@@ -19,7 +19,7 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Look more often than uvicorn whether to end: tests start and end many servers."""
         await self.on_tick(0)
-        while not self.should_exit:
+        while not self.should_exit:  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,164 @@
+"""The commands, as processes."""
+
+import re
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deepseek_gateway.cli import main
+from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, gateway_command, gateway_json
+
+
+@pytest.fixture
+def state(state_dir: Path) -> Path:
+    assert gateway_command("migrate", "--state", state_dir).returncode == 0
+    return state_dir
+
+
+def test_serve_refuses_a_store_that_is_not_migrated_and_names_the_command(state_dir: Path) -> None:
+    done = gateway_command("serve", "--state", state_dir, "--upstream", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "deepseek-gateway migrate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_migrate_says_what_it_did(state_dir: Path) -> None:
+    first = gateway_command("migrate", "--state", state_dir)
+    assert "applied 0001_keys_and_ledger" in first.stdout
+    assert (state_dir / "pepper").stat().st_mode & 0o777 == 0o600
+    again = gateway_command("migrate", "--state", state_dir)
+    assert again.stdout.strip() == f"{state_dir}/gateway.sqlite3 is up to date"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fault"),
+    [
+        ("GATEWAY_PORT", "99999", "GATEWAY_PORT='99999'"),
+        ("GATEWAY_UPSTREAMS", "ftp://x", "GATEWAY_UPSTREAMS='ftp://x'"),
+        ("GATEWAY_KEY_CACHE_TTL_S", "60", "GATEWAY_KEY_CACHE_TTL_S='60'"),
+    ],
+)
+def test_a_bad_setting_fails_by_its_variables_name(
+    state: Path, monkeypatch, capsys, variable: str, value: str, fault: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert main(["serve", "--state", str(state)]) == 1
+    assert fault in capsys.readouterr().err
+
+
+def test_a_bad_flag_fails_by_its_name(state: Path, capsys) -> None:
+    assert main(["serve", "--state", str(state), "--port", "many"]) == 1
+    assert "--port='many'" in capsys.readouterr().err
+
+
+def test_check_shows_settings_with_their_source_and_no_secrets(state: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("GATEWAY_UPSTREAM_KEY", "very-secret")
+    monkeypatch.setenv("GATEWAY_MAX_BODY_BYTES", "5000")
+    monkeypatch.setenv("GATEWAY_TYPO", "1")
+    assert main(["check", "--state", str(state), "--upstream", "http://127.0.0.1:9"]) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"max_body_bytes +5000 +GATEWAY_MAX_BODY_BYTES +largest request body", shown)
+    assert "very-secret" not in shown
+    assert "fault: GATEWAY_TYPO names no setting" in shown
+    assert "fault: the engine at http://127.0.0.1:9 cannot be reached" in shown
+
+
+def test_check_is_content_with_a_stack_that_works(state: Path) -> None:
+    with RunningProcess(FAKE_ENGINE) as engine:
+        done = gateway_command("check", "--state", state, "--upstream", engine.line("http"))
+    assert (done.returncode, "no faults" in done.stdout) == (0, True)
+
+
+def test_a_key_is_created_shown_once_and_listed_without_its_secret(state: Path) -> None:
+    created = gateway_json(
+        "key", "create", "--state", state, "--name", "app", "--models", "a,b", "--rpm", "5", "--expires", "30d"
+    )
+    assert created["key"].split("_")[1] == created["id"]
+    assert created["models"] == ["a", "b"]
+    assert created["limits"]["requests_per_minute"] == 5
+    assert created["expires"] == pytest.approx(time.time() + 30 * 86400, abs=60)
+    listed = gateway_command("key", "list", "--state", state).stdout
+    assert created["id"] in listed
+    assert "app" in listed
+    assert created["key"].split("_")[2] not in listed
+    for content in state.rglob("*"):
+        if content.is_file():
+            assert created["key"].split("_")[2].encode() not in content.read_bytes()
+
+
+def test_rotate_and_revoke_change_what_list_shows(state: Path) -> None:
+    created = gateway_json("key", "create", "--state", state, "--name", "app")
+    rotated = gateway_json("key", "rotate", created["id"], "--state", state, "--grace", "1h")
+    assert rotated["id"] == created["id"]
+    assert rotated["key"] != created["key"]
+    assert gateway_command("key", "revoke", created["id"], "--state", state).returncode == 0
+    (listed,) = gateway_json("key", "list", "--state", state)
+    assert listed["state"] == "revoked"
+    missing = gateway_command("key", "revoke", "nobody", "--state", state)
+    assert (missing.returncode, "nobody" in missing.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [["--rpm", "0"], ["--expires", "soon"], ["--scope", "god"], []])
+def test_wrong_arguments_are_explained(state: Path, capsys, arguments: list[str]) -> None:
+    name = [] if not arguments else ["--name", "x"]
+    with pytest.raises(SystemExit) as end:
+        main(["key", "create", "--state", str(state), *name, *arguments])
+    assert end.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_another_pepper_is_noticed_at_the_start(state: Path) -> None:
+    gateway_json("key", "create", "--state", state, "--name", "app")
+    (state / "pepper").write_text("x" * 64)
+    done = gateway_command("serve", "--state", state, "--upstream", "http://127.0.0.1:9")
+    assert (done.returncode, "pepper" in done.stderr) == (1, True)
+
+
+def test_two_gateways_cannot_share_a_state_directory(state: Path) -> None:
+    serve = ("serve", "--state", str(state), "--port", "0", "--upstream", "http://127.0.0.1:9")
+    with RunningProcess([*GATEWAY, *serve]) as first:
+        first.line("listening on")
+        second = gateway_command(*serve)
+        assert (second.returncode, "another gateway uses" in second.stderr) == (1, True)
+        first.signal()
+        assert first.wait() == 0
+
+
+def test_usage_prints_totals_by_key_and_day(state: Path) -> None:
+    with RunningProcess(FAKE_ENGINE) as engine:
+        serve = ("serve", "--state", str(state), "--port", "0", "--upstream", engine.line("http"))
+        keys = [gateway_json("key", "create", "--state", state, "--name", name) for name in ("one", "two")]
+        with RunningProcess([*GATEWAY, *serve]) as gateway:
+            url = gateway.line("listening on").split()[-1]
+            for key, times in zip(keys, (1, 2), strict=True):
+                for _ in range(times):
+                    headers = {"authorization": f"Bearer {key['key']}"}
+                    answer = httpx.post(f"{url}/generate", json={"prompt": "a b c"}, headers=headers)
+                    assert answer.status_code == 200
+            gateway.signal()
+            assert gateway.wait() == 0
+    shown = gateway_command("usage", "--state", state).stdout.splitlines()
+    assert re.fullmatch(r"day +key +name +requests +prompt +cached +completion +total", shown[0])
+    assert re.fullmatch(r"total +3 +9 +0 +24 +33", shown[-1])
+    totals = gateway_json("usage", "--state", state, "--key", keys[1]["id"])
+    assert [(total["requests"], total["total_tokens"]) for total in totals] == [(2, 22)]
+    assert gateway_json("usage", "--state", state, "--until", "2020-01-01") == []
+
+
+def test_the_store_holds_no_prompt_and_no_answer(state: Path) -> None:
+    with RunningProcess(FAKE_ENGINE) as engine:
+        key = gateway_json("key", "create", "--state", state, "--name", "app")["key"]
+        serve = ("serve", "--state", str(state), "--port", "0", "--upstream", engine.line("http"))
+        with RunningProcess([*GATEWAY, *serve]) as gateway:
+            url = gateway.line("listening on").split()[-1]
+            body = {"prompt": "unmistakable", "stream": True}
+            httpx.post(f"{url}/generate", json=body, headers={"authorization": f"Bearer {key}"})
+            gateway.signal()
+            gateway.wait()
+    for path in state.rglob("*"):
+        if path.is_file():
+            assert b"unmistakable" not in path.read_bytes()
+    (total,) = gateway_json("usage", "--state", state)
+    assert total["requests"] == 1

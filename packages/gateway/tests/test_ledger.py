@@ -1,0 +1,225 @@
+"""The journal on disk, and what a start makes of it."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deepseek_gateway.errors import ConfigurationError, JournalError
+from deepseek_gateway.ledger import ledger as ledger_module
+from deepseek_gateway.ledger.journal import Journal, read_segment
+from deepseek_gateway.ledger.ledger import Ledger
+from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
+from deepseek_gateway.ledger.recovery import recovered_rows
+from deepseek_gateway.storage.sqlite import SqliteStore, migrate_sqlite
+from deepseek_gateway.testing.caller import until
+
+
+def admission(name: str) -> Admission:
+    return Admission(name, "key", "/v1/generate", "m", True, 1795392000.0)
+
+
+def row(name: str, tokens: int = 5, attempt: int = 1) -> LedgerRow:
+    return LedgerRow(
+        request_id=name, attempt=attempt, key_id="key", route="/v1/generate", model="m", upstream="u", stream=True,
+        status="finished", end_reason="stop", http_status=200, prompt_tokens=tokens, completion_tokens=1,
+        cached_tokens=0, accuracy="exact", latency_ms=1.5, ttft_ms=None, created=1795392000.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    migrate_sqlite(tmp_path / "store.sqlite3")
+    opened_store = SqliteStore(tmp_path / "store.sqlite3")
+    yield opened_store
+    opened_store.close()
+
+
+@asynccontextmanager
+async def opened(folder: Path, store: SqliteStore) -> AsyncIterator[tuple[Ledger, Journal]]:
+    journal = Journal(folder)
+    with ThreadPoolExecutor(1) as executor:
+        ledger = Ledger(journal, store, executor)
+        await ledger.start()
+        yield ledger, journal
+        await ledger.close()
+
+
+def records_on_disk(folder: Path) -> list[dict]:
+    return [record for path in sorted(folder.glob("*.log")) for record in read_segment(path)]
+
+
+async def test_a_settled_request_is_one_row_and_leaves_no_journal(tmp_path: Path, store: SqliteStore) -> None:
+    async with opened(tmp_path / "j", store) as (ledger, _):
+        await ledger.durable(ledger.admit(admission("r1")))
+        ledger.observe("r1", 1, TokenCounts(3, 1, 0))
+        ledger.settle(row("r1"))
+        assert [record["kind"] for record in records_on_disk(tmp_path / "j")] == ["admit", "observe", "settle"]
+    assert store.ledger_rows() == [row("r1")]
+    assert records_on_disk(tmp_path / "j") == []
+
+
+async def test_observations_are_written_at_once_the_first_time_and_then_once_a_second(
+    tmp_path: Path, store: SqliteStore
+) -> None:
+    clock = [100.0]
+    with ThreadPoolExecutor(1) as executor:
+        ledger = Ledger(Journal(tmp_path / "j"), store, executor, wall=lambda: clock[0])
+        await ledger.start()
+        ledger.admit(admission("r1"))
+        for seconds in (0, 0.5, 0.9, 1.1, 1.5, 2.2):
+            clock[0] = 100 + seconds
+            ledger.observe("r1", 1, TokenCounts(3, int(seconds * 10), 0))
+        seen = [r["tokens"]["completion"] for r in records_on_disk(tmp_path / "j") if r["kind"] == "observe"]
+        assert seen == [0, 11, 22]
+        await ledger.close()
+
+
+def test_orphans_are_billed_what_was_seen_and_marked() -> None:
+    from deepseek_gateway.ledger.recovery import Observation, admit_record, observe_record, settle_record
+
+    records = [
+        admit_record(admission("unseen")),
+        admit_record(admission("seen")),
+        admit_record(admission("settled")),
+        observe_record("seen", Observation(2, TokenCounts(7, 3, 1), 1795392002.0)),
+        settle_record(row("settled")),
+    ]
+    rows = {each.request_id: each for each in recovered_rows(records)}
+    assert rows["settled"] == row("settled")
+    seen, unseen = rows["seen"], rows["unseen"]
+    assert (seen.prompt_tokens, seen.completion_tokens, seen.cached_tokens, seen.attempt) == (7, 3, 1, 2)
+    assert seen.latency_ms == pytest.approx(2000)
+    assert (unseen.prompt_tokens, unseen.completion_tokens) == (0, 0)
+    assert {(each.status, each.end_reason, each.accuracy) for each in (seen, unseen)} == {
+        ("failed", "gateway_crash", "estimated")
+    }
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+async def test_a_torn_last_record_is_left_out_and_all_before_it_count(
+    tmp_path: Path, store: SqliteStore, cut: int
+) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.start_segment()
+    journal.append({"kind": "settle", "n": 1})
+    whole = journal.size
+    journal.append({"kind": "settle", "n": 2, "padding": "x" * 50})
+    await journal.close()
+    (path,) = (tmp_path / "j").glob("*.log")
+    os.truncate(path, whole + cut)
+    assert [record["n"] for record in read_segment(path)] == [1]
+
+
+async def test_a_corrupt_record_ends_the_segment_it_is_in(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.start_segment()
+    for number in range(3):
+        journal.append({"n": number})
+    await journal.close()
+    (path,) = (tmp_path / "j").glob("*.log")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    assert [record["n"] for record in read_segment(path)] == [0]
+
+
+async def test_a_second_process_cannot_have_the_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(ConfigurationError, match="another gateway"):
+        Journal(tmp_path / "j")
+    await journal.close()
+    await Journal(tmp_path / "j").close()
+
+
+async def test_a_full_disk_refuses_admissions_and_keeps_settlements(
+    tmp_path: Path, store: SqliteStore, monkeypatch
+) -> None:
+    async with opened(tmp_path / "j", store) as (ledger, journal):
+        ledger.admit(admission("r1"))
+        size, write = journal.size, os.write
+        # Half of the record is written, as a disk that fills up does it.
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+        with pytest.raises(JournalError, match="cannot be written"):
+            ledger.admit(admission("r2"))
+        assert ledger.failure is not None
+        ledger.settle(row("r1"))
+        monkeypatch.undo()
+        assert journal.size == size
+        ledger.admit(admission("r3"))
+        assert ledger.failure is None
+        ledger.settle(row("r3"))
+        assert [r.get("request_id") for r in records_on_disk(tmp_path / "j")] == ["r1", "r3", "r3"]
+    assert {each.request_id for each in store.ledger_rows()} == {"r1", "r3"}
+
+
+async def test_a_store_that_fails_gets_its_rows_later_and_once(tmp_path: Path, store: SqliteStore, monkeypatch) -> None:
+    monkeypatch.setattr(ledger_module, "FLUSH_DELAY_S", 0.001)
+    insert, calls = store.insert_ledger, []
+
+    def failing(rows: list[LedgerRow]) -> None:
+        calls.append(len(rows))
+        if len(calls) < 3:
+            raise OSError("the disk is gone")
+        insert(rows)
+
+    monkeypatch.setattr(store, "insert_ledger", failing)
+    async with opened(tmp_path / "j", store) as (ledger, _):
+        ledger.admit(admission("r1"))
+        ledger.settle(row("r1"))
+        await until(lambda: not ledger.pending_rows)
+    assert calls[:3] == [1, 1, 1]
+    assert store.ledger_rows() == [row("r1")]
+
+
+async def test_too_many_rows_without_a_store_stop_admissions(tmp_path: Path, store: SqliteStore, monkeypatch) -> None:
+    monkeypatch.setattr(ledger_module, "MAX_PENDING_ROWS", 2)
+    async with opened(tmp_path / "j", store) as (ledger, _):
+        for name in ("r1", "r2"):
+            ledger.admit(admission(name))
+            ledger.settle(row(name))
+        with pytest.raises(JournalError, match="takes no rows"):
+            ledger.admit(admission("r3"))
+
+
+async def test_segments_are_replaced_and_running_requests_are_carried_over(
+    tmp_path: Path, store: SqliteStore, monkeypatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "SEGMENT_BYTES", 2000)
+    async with opened(tmp_path / "j", store) as (ledger, journal):
+        ledger.admit(admission("long"))
+        ledger.observe("long", 1, TokenCounts(9, 4, 0))
+        for number in range(50):
+            ledger.admit(admission(f"r{number}"))
+            ledger.settle(row(f"r{number}"))
+            if number % 10 == 9:
+                await ledger.flush()
+        assert len(list((tmp_path / "j").glob("*.log"))) == 1
+        assert journal.size < 4000
+        # A crash now: what is on disk and in the store together is everything, once.
+        orphans = [each for each in recovered_rows(journal.read()) if each.status == "failed"]
+        assert [(each.request_id, each.prompt_tokens) for each in orphans] == [("long", 9)]
+        assert len(store.ledger_rows()) == 50
+        ledger.settle(row("long"))
+
+
+async def test_replaying_a_journal_twice_bills_once(tmp_path: Path, store: SqliteStore) -> None:
+    store.insert_ledger([row("r1"), row("r2")])
+    store.insert_ledger([row("r2", tokens=99), row("r3"), row("r1", attempt=2)])
+    kept = {(each.request_id, each.attempt): each for each in store.ledger_rows()}
+    assert kept["r2", 1] == row("r2")
+    assert set(kept) == {("r1", 1), ("r1", 2), ("r2", 1), ("r3", 1)}
+
+
+async def test_a_failed_batch_leaves_nothing_behind(store: SqliteStore) -> None:
+    import sqlite3
+
+    with pytest.raises(sqlite3.IntegrityError):
+        store.insert_ledger([row("r1"), replace(row("r2"), prompt_tokens=-1)])
+    assert store.ledger_rows() == []
+    store.insert_ledger([row("r1")])
+    assert len(store.ledger_rows()) == 1
