@@ -1,19 +1,42 @@
 """The commands, as processes."""
 
+import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from deepseek_gateway.cli import main
-from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, gateway_command, gateway_json
+from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, gateway_command, make_state
+
+
+class Command:
+    """`deepseek-gateway`, called in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        status = main([str(argument) for argument in arguments])
+        return status, *self._capsys.readouterr()
+
+    def json(self, *arguments: object) -> Any:
+        status, out, error = self(*arguments, "--json")
+        assert status == 0, error
+        return json.loads(out)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
 
 
 @pytest.fixture
 def state(state_dir: Path) -> Path:
-    assert gateway_command("migrate", "--state", state_dir).returncode == 0
+    make_state(state_dir)
     return state_dir
 
 
@@ -24,12 +47,11 @@ def test_serve_refuses_a_store_that_is_not_migrated_and_names_the_command(state_
     assert "Traceback" not in done.stderr
 
 
-def test_migrate_says_what_it_did(state_dir: Path) -> None:
-    first = gateway_command("migrate", "--state", state_dir)
-    assert "applied 0001_keys_and_ledger" in first.stdout
+def test_migrate_says_what_it_did(state_dir: Path, command: Command) -> None:
+    status, out, _ = command("migrate", "--state", state_dir)
+    assert (status, "applied 0001_keys_and_ledger" in out) == (0, True)
     assert (state_dir / "pepper").stat().st_mode & 0o777 == 0o600
-    again = gateway_command("migrate", "--state", state_dir)
-    assert again.stdout.strip() == f"{state_dir}/gateway.sqlite3 is up to date"
+    assert command("migrate", "--state", state_dir) == (0, f"{state_dir}/gateway.sqlite3 is up to date\n", "")
 
 
 @pytest.mark.parametrize(
@@ -65,21 +87,21 @@ def test_check_shows_settings_with_their_source_and_no_secrets(state: Path, monk
     assert "fault: the engine at http://127.0.0.1:9 cannot be reached" in shown
 
 
-def test_check_is_content_with_a_stack_that_works(state: Path) -> None:
+def test_check_is_content_with_a_stack_that_works(state: Path, command: Command) -> None:
     with RunningProcess(FAKE_ENGINE) as engine:
-        done = gateway_command("check", "--state", state, "--upstream", engine.line("http"))
-    assert (done.returncode, "no faults" in done.stdout) == (0, True)
+        status, out, _ = command("check", "--state", state, "--upstream", engine.line("http"))
+    assert (status, "no faults" in out) == (0, True)
 
 
-def test_a_key_is_created_shown_once_and_listed_without_its_secret(state: Path) -> None:
-    created = gateway_json(
+def test_a_key_is_created_shown_once_and_listed_without_its_secret(state: Path, command: Command) -> None:
+    created = command.json(
         "key", "create", "--state", state, "--name", "app", "--models", "a,b", "--rpm", "5", "--expires", "30d"
     )
     assert created["key"].split("_")[1] == created["id"]
     assert created["models"] == ["a", "b"]
     assert created["limits"]["requests_per_minute"] == 5
     assert created["expires"] == pytest.approx(time.time() + 30 * 86400, abs=60)
-    listed = gateway_command("key", "list", "--state", state).stdout
+    _, listed, _ = command("key", "list", "--state", state)
     assert created["id"] in listed
     assert "app" in listed
     assert created["key"].split("_")[2] not in listed
@@ -88,16 +110,16 @@ def test_a_key_is_created_shown_once_and_listed_without_its_secret(state: Path) 
             assert created["key"].split("_")[2].encode() not in content.read_bytes()
 
 
-def test_rotate_and_revoke_change_what_list_shows(state: Path) -> None:
-    created = gateway_json("key", "create", "--state", state, "--name", "app")
-    rotated = gateway_json("key", "rotate", created["id"], "--state", state, "--grace", "1h")
+def test_rotate_and_revoke_change_what_list_shows(state: Path, command: Command) -> None:
+    created = command.json("key", "create", "--state", state, "--name", "app")
+    rotated = command.json("key", "rotate", created["id"], "--state", state, "--grace", "1h")
     assert rotated["id"] == created["id"]
     assert rotated["key"] != created["key"]
-    assert gateway_command("key", "revoke", created["id"], "--state", state).returncode == 0
-    (listed,) = gateway_json("key", "list", "--state", state)
-    assert listed["state"] == "revoked"
-    missing = gateway_command("key", "revoke", "nobody", "--state", state)
-    assert (missing.returncode, "nobody" in missing.stderr) == (1, True)
+    assert command("key", "revoke", created["id"], "--state", state)[0] == 0
+    *_, listed = command.json("key", "list", "--state", state)
+    assert (listed["id"], listed["state"]) == (created["id"], "revoked")
+    status, _, error = command("key", "revoke", "nobody", "--state", state)
+    assert (status, "nobody" in error) == (1, True)
 
 
 @pytest.mark.parametrize("arguments", [["--rpm", "0"], ["--expires", "soon"], ["--scope", "god"], []])
@@ -109,14 +131,13 @@ def test_wrong_arguments_are_explained(state: Path, capsys, arguments: list[str]
     assert capsys.readouterr().err
 
 
-def test_another_pepper_is_noticed_at_the_start(state: Path) -> None:
-    gateway_json("key", "create", "--state", state, "--name", "app")
+def test_another_pepper_is_noticed_at_the_start(state: Path, command: Command) -> None:
     (state / "pepper").write_text("x" * 64)
-    done = gateway_command("serve", "--state", state, "--upstream", "http://127.0.0.1:9")
-    assert (done.returncode, "pepper" in done.stderr) == (1, True)
+    status, _, error = command("serve", "--state", state, "--upstream", "http://127.0.0.1:9")
+    assert (status, "pepper is not the one" in error) == (1, True)
 
 
-def test_two_gateways_cannot_share_a_state_directory(state: Path) -> None:
+def test_two_gateways_cannot_share_a_state_directory(state: Path, command: Command) -> None:
     serve = ("serve", "--state", str(state), "--port", "0", "--upstream", "http://127.0.0.1:9")
     with RunningProcess([*GATEWAY, *serve]) as first:
         first.line("listening on")
@@ -126,10 +147,10 @@ def test_two_gateways_cannot_share_a_state_directory(state: Path) -> None:
         assert first.wait() == 0
 
 
-def test_usage_prints_totals_by_key_and_day(state: Path) -> None:
+def test_usage_prints_totals_by_key_and_day(state: Path, command: Command) -> None:
     with RunningProcess(FAKE_ENGINE) as engine:
         serve = ("serve", "--state", str(state), "--port", "0", "--upstream", engine.line("http"))
-        keys = [gateway_json("key", "create", "--state", state, "--name", name) for name in ("one", "two")]
+        keys = [command.json("key", "create", "--state", state, "--name", name) for name in ("one", "two")]
         with RunningProcess([*GATEWAY, *serve]) as gateway:
             url = gateway.line("listening on").split()[-1]
             for key, times in zip(keys, (1, 2), strict=True):
@@ -139,17 +160,17 @@ def test_usage_prints_totals_by_key_and_day(state: Path) -> None:
                     assert answer.status_code == 200
             gateway.signal()
             assert gateway.wait() == 0
-    shown = gateway_command("usage", "--state", state).stdout.splitlines()
+    shown = command("usage", "--state", state)[1].splitlines()
     assert re.fullmatch(r"day +key +name +requests +prompt +cached +completion +total", shown[0])
     assert re.fullmatch(r"total +3 +9 +0 +24 +33", shown[-1])
-    totals = gateway_json("usage", "--state", state, "--key", keys[1]["id"])
+    totals = command.json("usage", "--state", state, "--key", keys[1]["id"])
     assert [(total["requests"], total["total_tokens"]) for total in totals] == [(2, 22)]
-    assert gateway_json("usage", "--state", state, "--until", "2020-01-01") == []
+    assert command.json("usage", "--state", state, "--until", "2020-01-01") == []
 
 
-def test_the_store_holds_no_prompt_and_no_answer(state: Path) -> None:
+def test_the_store_holds_no_prompt_and_no_answer(state: Path, command: Command) -> None:
     with RunningProcess(FAKE_ENGINE) as engine:
-        key = gateway_json("key", "create", "--state", state, "--name", "app")["key"]
+        key = command.json("key", "create", "--state", state, "--name", "app")["key"]
         serve = ("serve", "--state", str(state), "--port", "0", "--upstream", engine.line("http"))
         with RunningProcess([*GATEWAY, *serve]) as gateway:
             url = gateway.line("listening on").split()[-1]
@@ -160,5 +181,5 @@ def test_the_store_holds_no_prompt_and_no_answer(state: Path) -> None:
     for path in state.rglob("*"):
         if path.is_file():
             assert b"unmistakable" not in path.read_bytes()
-    (total,) = gateway_json("usage", "--state", state)
+    (total,) = command.json("usage", "--state", state)
     assert total["requests"] == 1

@@ -1,10 +1,11 @@
 """The store in one SQLite file, in WAL mode: one connection that writes, one that reads."""
 
+import fcntl
 import json
 import sqlite3
 import threading
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ _KEY_COLUMNS = (
 def migrate_sqlite(path: Path) -> list[Migration]:
     """Create the file if needed and bring it up to date; gives the migrations applied."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(_connect(path)) as connection:
+    with _only_one(path.with_name(f"{path.name}.lock")), closing(_connect(path)) as connection:
         path.chmod(0o600)
         connection.execute("PRAGMA journal_mode = WAL")
         return migrate(connection)
@@ -156,6 +157,14 @@ class SqliteStore:
     def _read(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         with self._reading:
             return self._reader.execute(sql, values).fetchall()
+
+
+@contextmanager
+def _only_one(lock_path: Path) -> Generator[None]:
+    """One process at a time: SQLite's own waiting does not cover the switch to WAL."""
+    with lock_path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _connect(path: Path) -> sqlite3.Connection:
