@@ -144,8 +144,9 @@ def test_an_engine_that_takes_too_long_is_given_up(state_dir: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_engine_starts_ends_both(state_dir: Path, number: int) -> None:
     with up(state_dir, "--json", "--", "--start-delay-s", "60") as running:
-        running.error_line("waiting for the engine")
-        children = family(running)
+        running.error_line("starting the engine")
+        while not (children := family(running)):
+            time.sleep(0.01)
         running.signal(number)
         assert running.wait() == 0
         assert all_gone(children)

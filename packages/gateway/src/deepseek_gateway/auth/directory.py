@@ -79,11 +79,16 @@ class KeyDirectory:
         if loading is None:  # callers of one key wait for one look-up
             loading = asyncio.ensure_future(self._load(handle, key))
             self._loading[handle] = loading
-            loading.add_done_callback(lambda _: self._loading.pop(handle, None))
+            loading.add_done_callback(lambda done: self._loaded(handle, done))
         try:
             return await asyncio.shield(loading)
         except sqlite3.Error as error:
             raise ApiError(503, "keys cannot be looked up now", headers={"retry-after": "1"}) from error
+
+    def _loaded(self, handle: bytes, done: asyncio.Future[_Entry]) -> None:
+        self._loading.pop(handle, None)
+        if not done.cancelled():
+            done.exception()  # seen, also when every caller that waited for it has left
 
     async def _load(self, handle: bytes, key: ApiKey) -> _Entry:
         # The clock is read before the store: an entry is never taken for newer than its content.

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import contextlib
 import json
 import logging
 import shlex
@@ -17,7 +16,7 @@ from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.server import GatewayServer, listen
-from deepseek_gateway.settings import Settings, load_settings
+from deepseek_gateway.settings import Settings
 from deepseek_gateway.stack.engine import EngineFiles, EngineProcess
 from deepseek_gateway.stack.supervisor import EngineSupervisor
 from deepseek_gateway.state_dir import prepare_state
@@ -70,17 +69,11 @@ def add_parser(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
-    state_dir = settings_of(parsed).state_dir
-    files = EngineFiles.within(state_dir)
-    settings = load_settings(
-        state_dir=state_dir,
-        host=parsed.host,
-        port=parsed.port,
-        log_level=parsed.log_level,
-        upstreams=f"unix://{files.socket}",
-    )
+    given = settings_of(parsed)
+    prepare_state(given)
+    files = EngineFiles.within(given.state_dir)
+    settings = settings_of(parsed, upstreams=f"unix://{files.socket}")
     logging.getLogger().setLevel(settings.log_level.upper())
-    prepare_state(settings)
     flags = ("--model-path", parsed.model_path, "--uds", str(files.socket))
     command = (*parsed.engine_command, *flags, *parsed.engine_arguments)
     uvloop.run(_up(Plan(settings, files, command, parsed.start_timeout, parsed.json)))
@@ -102,8 +95,7 @@ async def _up(plan: Plan) -> None:
             if server.is_stopping_now:
                 supervisor.kill()
             await supervisor.stop()
-            with contextlib.suppress(FileNotFoundError):
-                plan.files.socket.unlink()
+            plan.files.clear()
 
 
 async def _announce(plan: Plan, gateway: Gateway, url: str) -> None:

@@ -38,11 +38,22 @@ class EngineFiles:
 
     @classmethod
     def within(cls, state_dir: Path) -> "EngineFiles":
-        """In the state directory; the socket in the temporary one if the path would be too long for a socket."""
-        path = state_dir / "engine.sock"
-        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-            path = Path(tempfile.mkdtemp(prefix="deepseek-")) / "engine.sock"
-        return cls(path, state_dir / "engine.log", state_dir / "engine.lock")
+        """In the state directory; the socket's folder in the temporary one if its path would be too long.
+
+        The socket's folder is closed to other users: who reaches the engine itself needs no key.
+        """
+        folder = state_dir / "run"
+        if len(os.fsencode(folder / "engine.sock")) > MAX_SOCKET_PATH_BYTES:
+            folder = Path(tempfile.mkdtemp(prefix="deepseek-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        return cls(folder / "engine.sock", state_dir / "engine.log", state_dir / "engine.lock")
+
+    def clear(self) -> None:
+        """Remove the socket and its folder."""
+        self.socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.socket.parent.rmdir()
 
 
 class EngineProcess:

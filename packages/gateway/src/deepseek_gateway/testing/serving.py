@@ -10,6 +10,9 @@ from typing import Any
 
 import uvicorn
 
+END_S = 1.0
+"""Seconds that running requests have when a server ends."""
+
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
@@ -21,6 +24,19 @@ class _Server(uvicorn.Server):
         await self.on_tick(0)
         while not self.should_exit:  # noqa: ASYNC110  uvicorn has no event for it
             await asyncio.sleep(0.01)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  uvicorn's
+        """End without uvicorn's fixed pause; what runs has a second."""
+        for listening in self.servers:
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        tasks = list(self.server_state.tasks)
+        if tasks:
+            _, running = await asyncio.wait(tasks, timeout=END_S)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
 
 @dataclass(slots=True)
@@ -51,7 +67,6 @@ async def serving(app: Any, *, port: int = 0, uds: Path | None = None) -> AsyncG
         log_config=None,
         access_log=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=1,
     )
     if uds is not None:
         listener = socket.socket(socket.AF_UNIX)
@@ -70,5 +85,5 @@ async def serving(app: Any, *, port: int = 0, uds: Path | None = None) -> AsyncG
     try:
         yield Served(url, server)
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         await task
