@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepseek_engine.kernels.torch_attention import AttentionMetadata, DecodeGroup, PrefillChunk
+from deepseek_engine.kernels.torch_attention import AttentionMetadata, DecodeGroup, PrefillChunk, padded_length
 from deepseek_engine.sequence import ScheduledSequence
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -47,7 +47,7 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
     for group in _groups_of_similar_length(decodes):
         start = len(token_ids)
         contexts = np.array([s.sequence.num_computed_tokens + 1 for s in group])
-        all_slots = _slots_of_group(group, block_size, int(contexts.max()))
+        all_slots = _slots_of_group(group, block_size, padded_length(int(contexts.max())))
         for row, scheduled in enumerate(group):
             last_row[id(scheduled.sequence)] = start + row
             token_ids.append(scheduled.sequence.token_ids[scheduled.sequence.num_computed_tokens])
@@ -57,17 +57,17 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
             DecodeGroup(
                 rows=slice(start, len(token_ids)),
                 slots=torch.from_numpy(all_slots.reshape(-1)),
-                mask=_padding_mask(contexts, mask_dtype),
+                mask=_padding_mask(contexts, all_slots.shape[1], mask_dtype),
             )
         )
 
     for scheduled in prefills:
         sequence, start = scheduled.sequence, len(token_ids)
         begin, end = sequence.num_computed_tokens, sequence.num_computed_tokens + scheduled.num_new_tokens
-        sequence_slots = _slots_of_group([scheduled], block_size, end)[0]
+        sequence_slots = _slots_of_group([scheduled], block_size, padded_length(end))[0]
         token_ids.extend(sequence.token_ids[begin:end])
         positions.append(np.arange(begin, end))
-        slots.append(sequence_slots[begin:])
+        slots.append(sequence_slots[begin:end])
         last_row[id(sequence)] = len(token_ids) - 1
         chunks.append(
             PrefillChunk(
@@ -115,16 +115,13 @@ def _slots_of_group(group: Seq[ScheduledSequence], block_size: int, length: int)
     return np.ascontiguousarray(slots.reshape(len(group), -1)[:, :length])
 
 
-def _padding_mask(contexts: Ints, dtype: torch.dtype) -> Tensor | None:
-    longest = int(contexts.max())
-    if int(contexts.min()) == longest:
-        return None
-    is_padding = np.arange(longest)[None, :] >= contexts[:, None]
+def _padding_mask(contexts: Ints, length: int, dtype: torch.dtype) -> Tensor:
+    is_padding = np.arange(length)[None, :] >= contexts[:, None]
     mask = torch.zeros(is_padding.shape, dtype=dtype)
     return mask.masked_fill_(torch.from_numpy(is_padding), float("-inf"))[:, None, None, :]
 
 
 def _causal_mask(begin: int, end: int, dtype: torch.dtype) -> Tensor:
     """Row i is token begin + i: it sees tokens 0 to begin + i."""
-    mask = torch.full((end - begin, end), float("-inf"), dtype=dtype)
+    mask = torch.full((end - begin, padded_length(end)), float("-inf"), dtype=dtype)
     return mask.triu_(begin + 1)

@@ -2,34 +2,46 @@
 
 T tokens of the step, B decoding sequences of a group, L slots gathered for each, D head_dim, G query heads a key/value
 head.
+
+Keys are padded to a multiple of 64 and masked. The matrix products inside SDPA add in an order that depends on the
+number of keys modulo 64, so without that a sequence's bfloat16 results would change with the lengths of its neighbours.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+KEY_PADDING: Final = 64
+
+
+def padded_length(num_keys: int) -> int:
+    """Keys with their padding."""
+    return -(-num_keys // KEY_PADDING) * KEY_PADDING
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
     """Sequences of similar length that add one token each; their rows lie together in the batch.
 
-    `mask` is 0 where a sequence has a token and -inf where L runs past its end; None when every sequence fills L.
+    `mask` is 0 where a sequence has a token and -inf where L runs past its end. It is there even when every sequence
+    fills L: SDPA scales its scores differently with and without a mask, and a token must not depend on its batch.
     """
 
     rows: slice
     slots: Tensor  # [B * L], int64
-    mask: Tensor | None  # [B, 1, 1, L]
+    mask: Tensor  # [B, 1, 1, L]
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """One sequence's new tokens. `slots` holds all tokens up to the last new one; None when nothing came before."""
+    """One sequence's new tokens; `slots` holds all its tokens and padding, None when nothing came before them."""
 
     rows: slice
-    slots: Tensor | None  # [tokens], int64
-    mask: Tensor | None  # [new tokens, tokens]: bottom-right aligned causal
+    slots: Tensor | None  # [padded tokens], int64
+    mask: Tensor | None  # [new tokens, padded tokens]: new token i sees all before it and itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], metada
     for chunk in metadata.prefill_chunks:
         rows = chunk.rows
         if chunk.slots is None:
-            parts.append(_prefill(q[rows], k[rows], v[rows], None))
+            padding = (0, 0, 0, 0, 0, padded_length(rows.stop - rows.start) - (rows.stop - rows.start))
+            parts.append(_prefill(q[rows], F.pad(k[rows], padding), F.pad(v[rows], padding), None))
         else:
             parts.append(_prefill(q[rows], keys[chunk.slots], values[chunk.slots], chunk.mask))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -75,12 +88,12 @@ def _decode(q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup) -> Tens
     k = keys.index_select(0, group.slots).view(num_sequences, length, num_kv_heads, head_dim).transpose(1, 2)
     v = values.index_select(0, group.slots).view(num_sequences, length, num_kv_heads, head_dim).transpose(1, 2)
     grouped = q.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    mask = None if group.mask is None else group.mask.expand(-1, -1, grouped.shape[2], -1)
+    mask = group.mask.expand(-1, -1, grouped.shape[2], -1)
     return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(num_sequences, -1)
 
 
 def _prefill(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """One sequence; without a mask the chunk is the whole context and plainly causal."""
+    """One sequence; without a mask query i sees keys 0 to i."""
     num_new, num_heads, _ = q.shape
     repeats = num_heads // k.shape[1]
     k = k.repeat_interleave(repeats, dim=1).transpose(0, 1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepseek_engine.layers.linear import Linear
+from deepseek_engine.layers.linear import Linear, linear
 from deepseek_engine.model_config import ModelConfig
 
 
@@ -75,5 +75,5 @@ class MixtureOfExperts(nn.Module):
         return weighted.sum(dim=1)
 
     def _expert(self, expert: int, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.gate_up[expert]).chunk(2, dim=-1)
-        return F.linear(F.silu(gate).mul_(up), self.down[expert])
+        gate, up = linear(x, self.gate_up[expert]).chunk(2, dim=-1)
+        return linear(F.silu(gate).mul_(up), self.down[expert])
