@@ -122,6 +122,8 @@ def build(session: nox.Session) -> None:
             (wheel,) = dist.glob(f"deepseek_{package}-*.whl")
             session.run(*pip, "--find-links", str(dist), str(wheel), external=True)
             session.run(str(python), "-c", f"import deepseek_{package}; print('imported', '{package}')", external=True)
+            if package == "engine":  # its programs need an extra, which is not there alone
+                session.run(*pip, "--find-links", str(dist), f"{wheel}[server]", external=True)
             for program in console_scripts(python):
                 subprocess.run([Path(folder) / "bin" / program, "--help"], check=True, stdout=subprocess.DEVNULL)
 
