@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepseek_engine.kernels.torch_attention import AttentionMetadata, DecodeGroup, PrefillChunk, padded_length
+from deepseek_engine.kernels.torch_attention import (
+    AttentionMetadata,
+    DecodeGroup,
+    PrefillChunk,
+    padded_length,
+    padded_queries,
+)
 from deepseek_engine.sequence import ScheduledSequence
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -123,5 +129,5 @@ def _padding_mask(contexts: Ints, length: int, dtype: torch.dtype) -> Tensor:
 
 def _causal_mask(begin: int, end: int, dtype: torch.dtype) -> Tensor:
     """Row i is token begin + i: it sees tokens 0 to begin + i."""
-    mask = torch.full((end - begin, padded_length(end)), float("-inf"), dtype=dtype)
+    mask = torch.full((padded_queries(end - begin), padded_length(end)), float("-inf"), dtype=dtype)
     return mask.triu_(begin + 1)

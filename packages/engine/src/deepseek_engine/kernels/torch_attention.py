@@ -17,6 +17,15 @@ from torch import Tensor
 KEY_PADDING: Final = 64
 
 
+QUERY_PADDING: Final = 32
+"""SDPA takes queries in blocks of a multiple of this; a last block of one row would be added up in another order."""
+
+
+def padded_queries(num_queries: int) -> int:
+    """Queries of a prefill chunk with their padding; never more than its padded keys."""
+    return -(-num_queries // QUERY_PADDING) * QUERY_PADDING
+
+
 def padded_length(num_keys: int) -> int:
     """Keys with their padding."""
     return -(-num_keys // KEY_PADDING) * KEY_PADDING
@@ -41,7 +50,7 @@ class PrefillChunk:
 
     rows: slice
     slots: Tensor | None  # [padded tokens], int64
-    mask: Tensor | None  # [new tokens, padded tokens]: new token i sees all before it and itself
+    mask: Tensor | None  # [padded new tokens, padded tokens]: new token i sees all before it and itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,6 @@ def _prefill(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     repeats = num_heads // k.shape[1]
     k = k.repeat_interleave(repeats, dim=1).transpose(0, 1)
     v = v.repeat_interleave(repeats, dim=1).transpose(0, 1)
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k[None], v[None], attn_mask=mask, is_causal=mask is None
-    )
-    return out[0].transpose(0, 1).reshape(num_new, -1)
+    q = F.pad(q, (0, 0, 0, 0, 0, padded_queries(num_new) - num_new)).transpose(0, 1)
+    out = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None)
+    return out[0, :, :num_new].transpose(0, 1).reshape(num_new, -1)
