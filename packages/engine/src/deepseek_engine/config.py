@@ -14,7 +14,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: a folder of safetensors, a `.gguf` file, or a built-in name (`smollm2`).
         dtype: of weights and KV cache; `auto` is bfloat16 where the device computes it natively, else float32.
-        device: `auto` is cuda where there is one.
+        device: `auto` and `cpu` compute on the CPU; `cuda` is refused at load, this version has no kernels for it.
         max_model_len: context in tokens; None is the checkpoint's own, at most 8192.
         max_num_seqs: sequences in one step at most (`--max-batch-size`).
         max_num_batched_tokens: the token budget of one step; longer prompts are prefilled in chunks of it.

@@ -22,7 +22,7 @@ class ServerSettings(BaseSettings):
         (), description="names that requests may use, the first in answers; the model's own name if not given"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of weights and KV cache")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto is cuda where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="only CPUs so far")
     max_model_len: int | None = Field(None, ge=1, description="context in tokens; the checkpoint's own, at most 8192")
     max_batch_size: int = Field(32, ge=1, description="sequences in one step at most")
     max_num_batched_tokens: int = Field(2048, ge=1, description="tokens in one step at most")
