@@ -5,6 +5,7 @@ import msgspec
 from deepseek_engine.errors import InvalidRequestError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = (None, "int8")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -14,6 +15,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: a folder of safetensors, a `.gguf` file, or a built-in name (`smollm2`).
         dtype: of weights and KV cache; `auto` is bfloat16 where the device computes it natively, else float32.
+        quantization: `int8` stores the weights of attention and feed-forward as INT8 and multiplies in INT8; None keeps
+            them as the checkpoint has them, which for an INT8 checkpoint is INT8.
         device: `auto` and `cpu` compute on the CPU; `cuda` is refused at load, this version has no kernels for it.
         max_model_len: context in tokens; None is the checkpoint's own, at most 8192.
         max_num_seqs: sequences in one step at most (`--max-batch-size`).
@@ -29,6 +32,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     dtype: str = "auto"
+    quantization: str | None = None
     device: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 32
@@ -41,10 +45,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("dtype", DTYPES), ("device", DEVICES)):
+        for name, allowed in (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("device", DEVICES)):
             if getattr(self, name) not in allowed:
                 raise InvalidRequestError(
-                    f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}", param=name
+                    f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}", param=name
                 )
         positive = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_memory_bytes")
         for name in (*positive, "num_kv_blocks", "max_waiting", "num_threads"):

@@ -20,7 +20,7 @@ from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampler import Sampler
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
 from deepseek_engine.step_inputs import prepare_step
-from deepseek_engine.weights import CheckpointSource, SafetensorsSource, load_weights
+from deepseek_engine.weights import CheckpointSource, SafetensorsSource, load_weights, store_as_int8
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     model_config, source = open_checkpoint(resolve_model(config.model))
     max_model_len = _choose_max_model_len(config, model_config)
     model = Transformer(model_config, max_model_len, dtype)
+    if config.quantization == "int8":
+        store_as_int8(model)
     with torch.inference_mode():
         report = load_weights(model, source)
     num_blocks = _choose_num_blocks(config, model_config, max_model_len, dtype)

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.layers.feed_forward import MixtureOfExperts
-from deepseek_engine.layers.linear import Linear
+from deepseek_engine.layers.linear import Linear, QuantizableModule
 from deepseek_engine.models.transformer import DecoderLayer, Transformer
+from deepseek_engine.quantization.int8 import quantize_rows
 
 MAX_NAMES_IN_MESSAGE = 5
+ROWS_AT_A_TIME = 256
 
 
 class CheckpointSource(Protocol):
@@ -82,6 +85,7 @@ def load_weights(model: Transformer, source: CheckpointSource) -> LoadReport:
     extra = {name for name in source.names() - destinations.keys() if not _may_be_ignored(model, name)}
     if extra:
         raise ModelLoadError(f"the checkpoint has tensors that this architecture does not use: {_listed(extra)}")
+    scales = _Int8Scales(model)
     for name, tensor in source.tensors():
         if (destination := destinations.get(name)) is None:
             continue
@@ -89,9 +93,49 @@ def load_weights(model: Transformer, source: CheckpointSource) -> LoadReport:
             raise ModelLoadError(
                 f"{name} has shape {list(tensor.shape)}: config.json asks for {list(destination.shape)}"
             )
-        destination.copy_(tensor)
+        if destination.dtype is torch.int8:
+            _quantize_into(destination, scales.of(destination), tensor)
+        else:
+            destination.copy_(tensor)
     parameters = {id(p): p for p in model.parameters()}.values()
     return LoadReport(num_tensors=len(destinations), num_bytes=sum(p.nbytes for p in parameters))
+
+
+def store_as_int8(model: nn.Module) -> None:
+    """Give the weights that may be quantised the INT8 form, before they are loaded."""
+    for module in model.modules():
+        if isinstance(module, QuantizableModule):
+            module.store_as_int8()
+
+
+class _Int8Scales:
+    """The scales of any rows of the model's INT8 weights, found by where the rows lie."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._scale_of: dict[int, Tensor] = {}
+        for module in model.modules():
+            for name in module.quantizable if isinstance(module, QuantizableModule) else ():
+                if (scale := getattr(module, f"{name}_scale")) is not None:
+                    self._scale_of[getattr(module, name).data_ptr()] = scale.data
+
+    def of(self, rows: Tensor) -> Tensor:
+        """A view of the scales: [..., out] for rows [..., out, in] of one weight."""
+        first = rows.storage_offset() // rows.shape[-1]
+        scale = self._scale_of[rows.untyped_storage().data_ptr()].view(-1)
+        return scale[first : first + rows[..., 0].numel()].view(rows.shape[:-1])
+
+
+def _quantize_into(rows: Tensor, scale: Tensor, values: Tensor) -> None:
+    """Quantise in pieces: the float32 copies that it takes stay small beside the tensor."""
+    for rows_part, scale_part, values_part in zip(
+        rows.flatten(0, -2).split(ROWS_AT_A_TIME),
+        scale.flatten().split(ROWS_AT_A_TIME),
+        values.flatten(0, -2).split(ROWS_AT_A_TIME),
+        strict=True,
+    ):
+        quantized, found = quantize_rows(values_part)
+        rows_part.copy_(quantized)
+        scale_part.copy_(found)
 
 
 def _destinations(model: Transformer, names: set[str]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from deepseek_engine.bench.offline import run_offline
-from deepseek_engine.config import DTYPES, EngineConfig
+from deepseek_engine.config import DTYPES, QUANTIZATIONS, EngineConfig
 from deepseek_engine.errors import EngineError
 from deepseek_engine.model_source import DEFAULT_MODEL
 
@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     offline = commands.add_parser("offline", help="prefill and decode rates and peak memory, without a server")
     offline.add_argument("--model-path", default=DEFAULT_MODEL, help="folder, .gguf file or built-in name")
     offline.add_argument("--dtype", default="auto", choices=DTYPES)
+    offline.add_argument("--quantization", choices=QUANTIZATIONS[1:], help="store and multiply weights as int8")
     offline.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16], metavar="N")
     offline.add_argument("--prompt-tokens", type=int, default=128)
     offline.add_argument("--output-tokens", type=int, default=128)
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = EngineConfig(
             model=options.model_path,
             dtype=options.dtype,
+            quantization=options.quantization,
             max_num_seqs=max(options.batch_sizes),
             max_num_batched_tokens=max(2048, *options.batch_sizes),
             num_threads=options.threads,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepseek_engine.layers.linear import Linear, linear
+from deepseek_engine.layers.linear import Linear, QuantizableModule, linear
 from deepseek_engine.model_config import ModelConfig
 
 
@@ -45,16 +45,29 @@ def select_experts(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return weights_TK / weights_TK.sum(dim=-1, keepdim=True), expert_ids_TK
 
 
-class MixtureOfExperts(nn.Module):
-    """Each token goes through its top-k experts; the router stays in its own small linear."""
+class MixtureOfExperts(QuantizableModule):
+    """Each token goes through its top-k experts; the router stays in its own small linear, never quantised.
+
+    Attributes:
+        gate_up: [E, 2 I, H]; gate_up_scale: float32 [E, 2 I] if the weights are int8, else None.
+        down: [E, H, I]; down_scale: float32 [E, H] likewise.
+    """
+
+    gate_up: nn.Parameter
+    gate_up_scale: nn.Parameter | None
+    down: nn.Parameter
+    down_scale: nn.Parameter | None
+    quantizable = ("gate_up", "down")
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
         self.top_k = config.num_experts_per_tok
         num_experts, hidden, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
-        self.router = Linear(hidden, (num_experts,), bias=False, dtype=dtype)
+        self.router = Linear(hidden, (num_experts,), bias=False, dtype=dtype, keeps_precision=True)
         self.gate_up = nn.Parameter(torch.empty(num_experts, 2 * inner, hidden, dtype=dtype), requires_grad=False)
         self.down = nn.Parameter(torch.empty(num_experts, hidden, inner, dtype=dtype), requires_grad=False)
+        self.register_parameter("gate_up_scale", None)
+        self.register_parameter("down_scale", None)
 
     def forward(self, x_TH: Tensor) -> Tensor:
         """[T, H] to [T, H]; tokens are grouped by expert, so that each expert's weights are read once a step."""
@@ -75,5 +88,7 @@ class MixtureOfExperts(nn.Module):
         return weighted.sum(dim=1)
 
     def _expert(self, expert: int, x: Tensor) -> Tensor:
-        gate, up = linear(x, self.gate_up[expert]).chunk(2, dim=-1)
-        return linear(F.silu(gate).mul_(up), self.down[expert])
+        gate_up_scale = None if self.gate_up_scale is None else self.gate_up_scale[expert]
+        down_scale = None if self.down_scale is None else self.down_scale[expert]
+        gate, up = linear(x, self.gate_up[expert], scale=gate_up_scale).chunk(2, dim=-1)
+        return linear(F.silu(gate).mul_(up), self.down[expert], scale=down_scale)

@@ -59,7 +59,7 @@ class Transformer(nn.Module):
         )
         self.layers = nn.ModuleList(DecoderLayer(config, dtype) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.head = Linear(config.hidden_size, (config.vocab_size,), bias=False, dtype=dtype)
+        self.head = Linear(config.hidden_size, (config.vocab_size,), bias=False, dtype=dtype, keeps_precision=True)
         if config.tie_word_embeddings:
             self.head.weight = self.embedding
         self.cos_sin = rotary_table(config, max_model_len, dtype, torch.device("cpu"))

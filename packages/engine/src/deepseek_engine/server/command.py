@@ -22,6 +22,7 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--model-path", "model_path", str, ("--model",)),
     ("--max-batch-size", "max_batch_size", int, ("--batch-size",)),
     ("--dtype", "dtype", str, ()),
+    ("--quantization", "quantization", str, ()),
     ("--device", "device", str, ()),
     ("--max-model-len", "max_model_len", int, ()),
     ("--max-num-batched-tokens", "max_num_batched_tokens", int, ()),

@@ -22,6 +22,7 @@ class ServerSettings(BaseSettings):
         (), description="names that requests may use, the first in answers; the model's own name if not given"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of weights and KV cache")
+    quantization: Literal["int8"] | None = Field(None, description="store and multiply weights as int8")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="only CPUs so far")
     max_model_len: int | None = Field(None, ge=1, description="context in tokens; the checkpoint's own, at most 8192")
     max_batch_size: int = Field(32, ge=1, description="sequences in one step at most")
@@ -73,6 +74,7 @@ class ServerSettings(BaseSettings):
         return EngineConfig(
             model=self.model_path,
             dtype=self.dtype,
+            quantization=self.quantization,
             device=self.device,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_batch_size,
