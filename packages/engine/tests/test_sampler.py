@@ -23,6 +23,9 @@ def draw(row: torch.Tensor, params: SamplingParams, count: int, prompt: list[int
     """`count` tokens for the same logits, one a position, as a sequence would draw them."""
     sampler = Sampler(row.shape[0])
     sequence = Sequence("r", 0, list(prompt or [0]), params, sampling_seed=params.seed or 0)
+    if not params.penalises_tokens:
+        rows = row.repeat(count, 1)
+        return [token.token_id for token in sampler.sample(rows, [sequence] * count, range(count))]
     for _ in range(count):
         sequence.token_ids.append(sampler.sample(row.clone()[None], [sequence])[0].token_id)
     return sequence.token_ids[sequence.num_prompt_tokens :]
@@ -130,7 +133,7 @@ def test_a_seeded_token_does_not_depend_on_the_rest_of_the_batch(seed: int, posi
 
 
 def test_uniform_numbers_fill_the_unit_interval_evenly() -> None:
-    numbers = [uniform(seed, position) for seed in range(100) for position in range(100)]
+    numbers = [number for seed in range(100) for number in uniform([seed] * 100, range(100))]
     assert all(0.0 <= number < 1.0 for number in numbers)
     buckets = Counter(int(number * 20) for number in numbers)
     assert all(400 < buckets[i] < 600 for i in range(20))

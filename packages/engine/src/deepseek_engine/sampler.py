@@ -6,128 +6,111 @@ replayed.
 """
 
 from collections.abc import Sequence as Seq
-from typing import Final, cast
+from typing import Any, Final, cast
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from deepseek_engine.messages import TokenLogprobs, TopLogprob
+from deepseek_engine.filters import Filters, draw_filtered, is_filtered
+from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.penalties import Penalties
-from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import SampledToken, Sequence
+from deepseek_engine.token_logprobs import read_logprobs
 
 MIN_TEMPERATURE: Final = 1e-3
-CANDIDATES: Final = 256
-"""Sorted candidates tried first for top-k, top-p and min-p; where they do not decide, all tokens are sorted."""
+ROWS_DRAWN_AT_ONCE: Final = 32
+"""Bounds the memory of a draw: about 8 bytes a token of the vocabulary and row."""
+
+_BLOCK: Final = 256
 
 
 class Sampler:
-    """Chooses a token for each row; holds the penalties' counts of the sequences that asked for them."""
+    """Chooses a token for each row; holds the penalties' counts of the sequences that asked for them.
+
+    Outside of tensor operations a row costs a few attribute reads; a greedy batch without adjustments is one argmax.
+    """
 
     def __init__(self, vocab_size: int) -> None:
         self._penalties = Penalties(vocab_size)
 
-    def sample(self, logits_RV: Tensor, sequences: Seq[Sequence]) -> list[SampledToken]:
-        """Choose a token for each sequence.
+    def sample(
+        self, logits_RV: Tensor, sequences: Seq[Sequence], offsets: Seq[int] | None = None
+    ) -> list[SampledToken]:
+        """Choose a token for each row.
 
         Args:
-            logits_RV: float32, one row a sequence; changed in place.
-            sequences: in the rows' order.
+            logits_RV: float32, one row a token to choose; changed in place.
+            sequences: of the rows, in their order; one that has several rows is there several times.
+            offsets: how many tokens past the end of its sequence each row stands, behind draft tokens; 0 by default.
         """
-        logprobs = _token_logprobs_source(logits_RV, sequences)
-        for row, sequence in enumerate(sequences):
-            self._penalties.apply(logits_RV[row], sequence)
-        token_ids = logits_RV.argmax(dim=-1)
-        random_rows = [row for row, s in enumerate(sequences) if not s.params.is_greedy]
-        if random_rows:
-            token_ids[random_rows] = _sample_random(logits_RV[random_rows], [sequences[row] for row in random_rows])
-        chosen = cast("list[int]", token_ids.tolist())
-        return [
-            SampledToken(token_id, _read_logprobs(logprobs.get(row), token_id, sequences[row].params))
-            for row, token_id in enumerate(chosen)
-        ]
+        offsets = [0] * len(sequences) if offsets is None else offsets
+        reported = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
+        # Taken before penalties and temperature, as vLLM does.
+        logprobs_RV = logits_RV[reported].log_softmax(dim=-1) if reported else None
+        self._penalties.apply(logits_RV, sequences, offsets)
+        token_ids_R = logits_RV.argmax(dim=-1)
+        random_rows = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy]
+        for start in range(0, len(random_rows), ROWS_DRAWN_AT_ONCE):
+            rows = random_rows[start : start + ROWS_DRAWN_AT_ONCE]
+            is_run = rows[-1] - rows[0] == len(rows) - 1
+            picked = slice(rows[0], rows[-1] + 1) if is_run else rows  # a slice is not copied
+            drawn = _draw_rows(logits_RV[picked], [sequences[row] for row in rows], [offsets[row] for row in rows])
+            token_ids_R[picked] = drawn
+        chosen = cast("list[int]", token_ids_R.tolist())
+        entries: dict[int, TokenLogprobs] = {}
+        if logprobs_RV is not None:
+            num_top = [sequences[row].params.logprobs or 0 for row in reported]
+            entries = dict(zip(reported, read_logprobs(logprobs_RV, token_ids_R[reported], num_top), strict=True))
+        return [SampledToken(token_id, entries.get(row)) for row, token_id in enumerate(chosen)]
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) from a seed and a position: SplitMix64 (Steele et al., 2014), entered anywhere."""
-    mask = 2**64 - 1
-    z = (seed + (position + 1) * 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return ((z ^ (z >> 31)) >> 11) / 2**53
+def uniform(seeds: Seq[int], positions: Seq[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Numbers in [0, 1) from seeds below 2**64 and positions: SplitMix64 (Steele et al., 2014), entered anywhere."""
+    z = np.array(seeds, dtype=np.uint64)
+    z = z + (np.array(positions, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 2**53
 
 
-def _sample_random(logits_RV: Tensor, sequences: list[Sequence]) -> Tensor:
-    temperatures = torch.tensor([max(s.params.temperature, MIN_TEMPERATURE) for s in sequences])
+def _draw_rows(logits_RV: Tensor, sequences: list[Sequence], offsets: list[int]) -> Tensor:
+    device = logits_RV.device
+    params = [sequence.params for sequence in sequences]
+    temperatures = torch.tensor([max(p.temperature, MIN_TEMPERATURE) for p in params], device=device)
     probs_RV = (logits_RV / temperatures[:, None]).softmax(dim=-1)
-    uniforms = torch.tensor([uniform(s.sampling_seed, s.num_output_tokens) for s in sequences], dtype=torch.float64)
-    chosen = torch.empty(len(sequences), dtype=torch.int64)
-    plain = [row for row, s in enumerate(sequences) if not _is_filtered(s.params)]
+    positions = [sequence.num_output_tokens + offset for sequence, offset in zip(sequences, offsets, strict=True)]
+    uniforms_R = torch.from_numpy(uniform([s.sampling_seed for s in sequences], positions)).to(device)
+    filtered = [row for row, p in enumerate(params) if is_filtered(p)]
+    if not filtered:
+        return _draw(probs_RV, uniforms_R)
+    chosen_R = torch.empty(len(sequences), dtype=torch.int64, device=device)
+    limits = Filters.of([params[row] for row in filtered], device)
+    chosen_R[filtered] = draw_filtered(probs_RV[filtered], limits, uniforms_R[filtered])
+    plain = [row for row, p in enumerate(params) if not is_filtered(p)]
     if plain:
-        chosen[plain] = _invert_cdf(probs_RV[plain], uniforms[plain])
-    for row, sequence in enumerate(sequences):
-        if _is_filtered(sequence.params):
-            chosen[row] = _sample_filtered(probs_RV[row], sequence.params, uniforms[row])
-    return chosen
+        chosen_R[plain] = _draw(probs_RV[plain], uniforms_R[plain])
+    return chosen_R
 
 
-def _is_filtered(params: SamplingParams) -> bool:
-    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+def _draw(weights_RV: Tensor, uniforms_R: Tensor) -> Tensor:
+    """The first index whose cumulative weight exceeds the number's share of the total; never one of weight 0.
 
-
-def _sample_filtered(probs_V: Tensor, params: SamplingParams, number: Tensor) -> Tensor:
-    """Keep the top-k, of those the top-p nucleus, of those the ones above min-p; then draw."""
-    vocab_size = probs_V.shape[0]
-    num_candidates = min(max(CANDIDATES, params.top_k), vocab_size)
-    sorted_probs, sorted_ids = probs_V.topk(num_candidates)
-    kept = _num_kept(sorted_probs, params)
-    if kept is None:
-        sorted_probs, sorted_ids = probs_V.sort(descending=True)
-        kept = _num_kept(sorted_probs, params, is_whole=True) or vocab_size
-    index = _invert_cdf(sorted_probs[None, :kept], number[None])[0]
-    return sorted_ids[index]
-
-
-def _num_kept(sorted_probs: Tensor, params: SamplingParams, *, is_whole: bool = False) -> int | None:
-    """How many of the likeliest tokens remain; None when the filter reaches past the given candidates."""
-    probs = sorted_probs.double()
-    kept = probs.shape[0]
-    decided = is_whole
-    if params.top_k > 0:
-        kept, decided = min(kept, params.top_k), True
-    if params.top_p < 1.0:
-        mass = probs[:kept].sum() if params.top_k > 0 else 1.0
-        before = probs[:kept].cumsum(0) - probs[:kept]
-        nucleus = int((before < params.top_p * mass).sum())
-        decided = decided or nucleus < kept
-        kept = nucleus
-    if params.min_p > 0.0:
-        likely = int((probs[:kept] >= params.min_p * probs[0]).sum())
-        decided = decided or likely < kept
-        kept = likely
-    return max(kept, 1) if decided else None
-
-
-def _invert_cdf(weights_RV: Tensor, uniforms_R: Tensor) -> Tensor:
-    """The first index whose cumulative weight exceeds the number's share of the total; never one of weight 0."""
-    cumulative = weights_RV.cumsum(dim=-1, dtype=torch.float64)
-    targets = (uniforms_R * cumulative[:, -1])[:, None]
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp_(max=weights_RV.shape[1] - 1)
-
-
-def _token_logprobs_source(logits_RV: Tensor, sequences: Seq[Sequence]) -> dict[int, Tensor]:
-    """Log-probabilities of the rows that report them, taken before penalties and temperature, as vLLM does."""
-    return {
-        row: logits_RV[row].log_softmax(dim=-1)
-        for row, sequence in enumerate(sequences)
-        if sequence.params.logprobs is not None
-    }
-
-
-def _read_logprobs(logprobs_V: Tensor | None, token_id: int, params: SamplingParams) -> TokenLogprobs | None:
-    if logprobs_V is None:
-        return None
-    values, ids = logprobs_V.topk(params.logprobs or 0)
-    candidates = zip(cast("list[int]", ids.tolist()), cast("list[float]", values.tolist()), strict=True)
-    top = tuple(TopLogprob(token_id, value) for token_id, value in candidates)
-    return TokenLogprobs(float(logprobs_V[token_id]), top)
+    Sums of blocks first, then the weights of the one block that holds the number: running sums of all would take longer
+    than everything else in a step's sampling. All in float64, so that rare tokens keep their share.
+    """
+    num_rows, vocab_size = weights_RV.shape
+    if vocab_size % _BLOCK:
+        weights_RV = F.pad(weights_RV, (0, _BLOCK - vocab_size % _BLOCK))
+    blocks = weights_RV.view(num_rows, -1, _BLOCK)
+    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    targets = (uniforms_R * ends[:, -1])[:, None]
+    block = torch.searchsorted(ends, targets, right=True).clamp_(max=ends.shape[1] - 1)
+    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)
+    row = torch.arange(num_rows, device=weights_RV.device)
+    within = blocks[row, block[:, 0]].cumsum(dim=-1, dtype=torch.float64)
+    # The block's sum and the last of its running sums may differ by a rounding; past the latter there is no token.
+    last = torch.nextafter(within[:, -1:], torch.zeros_like(targets))
+    place = torch.searchsorted(within, torch.minimum(targets - before, last), right=True)
+    return (block * _BLOCK + place)[:, 0]

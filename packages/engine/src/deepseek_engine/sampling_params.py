@@ -92,6 +92,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the likeliest token is always the one chosen."""
         return self.temperature == 0.0 or self.top_k == 1
 
+    @property
+    def penalises_tokens(self) -> bool:
+        """Whether what has been generated changes the logits of what comes."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
 
 def _in_range(param: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:
     # Written so that NaN, which no comparison holds for, is out of range; integers of any length can be compared.

@@ -32,6 +32,7 @@ class Sequence:
         arrival: the scheduler's order of service, lower first.
         forks: answers that start once this one has computed the prompt.
         block_digests: the prefix cache's names for the leading full blocks, as far as they were needed.
+        adjusts_logits: whether its parameters change logits before a token is chosen.
     """
 
     request_id: str
@@ -50,9 +51,13 @@ class Sequence:
     forks: list["Sequence"] = field(default_factory=list["Sequence"])
     block_digests: list[bytes] = field(default_factory=list[bytes])
     num_prompt_tokens: int = field(init=False)
+    adjusts_logits: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)
+        params = self.params
+        delays_stops = params.min_tokens > 0 and bool(self.stop_token_ids)
+        self.adjusts_logits = params.penalises_tokens or bool(params.logit_bias) or delays_stops
 
     @property
     def num_output_tokens(self) -> int:
