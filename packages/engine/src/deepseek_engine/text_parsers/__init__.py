@@ -1,0 +1,1 @@
+"""An answer's text to reasoning, content and tool calls, as it comes."""
