@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import InvalidRequestError
-from deepseek_engine.layers.feed_forward import MixtureOfExperts
 from deepseek_engine.layers.linear import Linear
+from deepseek_engine.layers.moe import MixtureOfExperts
 from deepseek_engine.llm import LLM
 from deepseek_engine.model_runner import ModelRunner, build_runner
 from deepseek_engine.quantization import int8

@@ -71,7 +71,7 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"sliding_window": 128}, "sliding_window=128"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type='yarn'"),
+        ({"rope_scaling": {"rope_type": "ntk"}}, "rope_type='ntk'"),
         ({"num_key_value_heads": 3}, "num_attention_heads=4 is not a multiple of num_key_value_heads=3"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf_metadata import GGUFTensor, read_gguf_header
-from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.model_config import DenseConfig, GroupedQueryConfig, LayerConfig, ModelConfig, RopeConfig
 
 Scalar = TypeVar("Scalar", int, float, str)
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -59,7 +59,7 @@ class GGUFCheckpoint:
             values = self._dequantize(tensor, data)
             name = self._hugging_face_name(tensor.name)
             if ".self_attn.q_proj." in name or ".self_attn.k_proj." in name:
-                values = _unpermute(values, self.config.head_dim)
+                values = _unpermute(values, self.config.rope.dim)
             yield name, torch.from_numpy(np.ascontiguousarray(values))
 
     def _dequantize(self, tensor: GGUFTensor, data: Array) -> Array:
@@ -81,20 +81,27 @@ class GGUFCheckpoint:
         vocabulary = self._header.metadata.get("tokenizer.ggml.tokens")
         if not isinstance(vocabulary, list):
             raise ModelLoadError(f"{self._path} lacks the metadata tokenizer.ggml.tokens")
+        head_dim = self._field("llama.attention.key_length", int, hidden_size // num_heads)
+        has_bias = "blk.0.attn_q.bias" in names
+        norm_eps = self._field("llama.attention.layer_norm_rms_epsilon", float)
+        attention = GroupedQueryConfig(
+            num_attention_heads=num_heads,
+            num_key_value_heads=self._field("llama.attention.head_count_kv", int, num_heads),
+            head_dim=head_dim,
+            qkv_bias=has_bias,
+            output_bias=has_bias,
+        )
+        feed_forward = DenseConfig(intermediate_size=self._field("llama.feed_forward_length", int))
         return ModelConfig(
             architecture="LlamaForCausalLM",
             vocab_size=len(vocabulary),
             hidden_size=hidden_size,
-            intermediate_size=self._field("llama.feed_forward_length", int),
-            num_hidden_layers=self._field("llama.block_count", int),
-            num_attention_heads=num_heads,
-            num_key_value_heads=self._field("llama.attention.head_count_kv", int, num_heads),
-            head_dim=self._field("llama.attention.key_length", int, hidden_size // num_heads),
-            rms_norm_eps=self._field("llama.attention.layer_norm_rms_epsilon", float),
-            rope_theta=self._field("llama.rope.freq_base", float, 10000.0),
             max_position_embeddings=self._field("llama.context_length", int),
+            layers=(LayerConfig(attention, feed_forward),) * self._field("llama.block_count", int),
+            rope=RopeConfig(head_dim, self._field("llama.rope.freq_base", float, 10000.0)),
+            norm_eps=norm_eps,
+            final_norm_eps=norm_eps,
             tie_word_embeddings="output.weight" not in names,
-            attention_bias="blk.0.attn_q.bias" in names,
         )
 
     def _field(self, key: str, kind: type[Scalar], default: Scalar | None = None) -> Scalar:

@@ -13,7 +13,7 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
 from deepseek_engine.kv_cache.pool import KVCache
-from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.model_config import ModelConfig, read_model_config
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.runner_protocol import RunnerInfo
@@ -68,7 +68,7 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     with torch.inference_mode():
         report = load_weights(model, source)
     num_blocks = _choose_num_blocks(config, model_config, max_model_len, dtype)
-    cache = KVCache(model_config, num_blocks, config.block_size, dtype, device)
+    cache = KVCache(model_config.cache_specs, num_blocks, config.block_size, dtype, device)
     info = RunnerInfo(
         max_model_len=max_model_len,
         vocab_size=model_config.vocab_size,
@@ -92,7 +92,7 @@ def open_checkpoint(path: Path) -> tuple[ModelConfig, CheckpointSource]:
     if path.is_file():
         checkpoint = GGUFCheckpoint(path)
         return checkpoint.config, checkpoint
-    return ModelConfig.from_folder(path), SafetensorsSource(path)
+    return read_model_config(path), SafetensorsSource(path)
 
 
 def choose_dtype(name: str) -> torch.dtype:
@@ -111,14 +111,16 @@ def _choose_device(name: str) -> torch.device:
 
 
 def _choose_max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
-    trained = model_config.max_position_embeddings
-    if config.max_model_len is None:
-        return min(trained, DEFAULT_MAX_MODEL_LEN)
-    if config.max_model_len > trained:
+    trained, window = model_config.max_position_embeddings, model_config.sliding_window
+    chosen = min(trained, DEFAULT_MAX_MODEL_LEN) if config.max_model_len is None else config.max_model_len
+    if chosen > trained:
+        raise ModelLoadError(f"max_model_len={chosen} is beyond the {trained} positions that the model was trained for")
+    if window is not None and chosen > window:
         raise ModelLoadError(
-            f"max_model_len={config.max_model_len} is beyond the {trained} positions that the model was trained for"
+            f"sliding_window={window} is not supported in a context of max_model_len={chosen}: attention here is full, "
+            f"so set max_model_len to {window} or less"
         )
-    return config.max_model_len
+    return chosen
 
 
 def _choose_num_blocks(config: EngineConfig, model_config: ModelConfig, max_model_len: int, dtype: torch.dtype) -> int:

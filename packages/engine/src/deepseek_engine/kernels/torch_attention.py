@@ -46,11 +46,15 @@ class DecodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """One sequence's new tokens; `slots` holds all its tokens and padding, None when nothing came before them."""
+    """One sequence's new tokens.
+
+    `slots` holds all its tokens and padding, None when nothing came before them. `mask` is None when query i sees keys
+    0 to i and no others; otherwise 0 for what a query sees and -inf for the rest.
+    """
 
     rows: slice
     slots: Tensor | None  # [padded tokens], int64
-    mask: Tensor | None  # [padded new tokens, padded tokens]: new token i sees all before it and itself
+    mask: Tensor | None  # [padded new tokens, padded tokens]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,35 +82,82 @@ def attend(q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], metada
     keys, values = cache
     keys.index_copy_(0, metadata.slot_mapping_T, k)
     values.index_copy_(0, metadata.slot_mapping_T, v)
-    parts = [_decode(q[group.rows], keys, values, group) for group in metadata.decode_groups]
+    parts = [
+        _decode(q[group.rows], gather_group(keys, group), gather_group(values, group), group.mask, None)
+        for group in metadata.decode_groups
+    ]
     for chunk in metadata.prefill_chunks:
-        rows = chunk.rows
-        if chunk.slots is None:
-            padding = (0, 0, 0, 0, 0, padded_length(rows.stop - rows.start) - (rows.stop - rows.start))
-            parts.append(_prefill(q[rows], F.pad(k[rows], padding), F.pad(v[rows], padding), None))
-        else:
-            parts.append(_prefill(q[rows], keys[chunk.slots], values[chunk.slots], chunk.mask))
+        k_new, v_new = keys_of_chunk(k, keys, chunk), keys_of_chunk(v, values, chunk)
+        parts.append(_prefill(q[chunk.rows], k_new, v_new, chunk.mask, None))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _decode(q: Tensor, keys: Tensor, values: Tensor, group: DecodeGroup) -> Tensor:
+def attend_latent(
+    q: Tensor, latent: Tensor, cache: Tensor, metadata: AttentionMetadata, scale: float, value_dim: int
+) -> Tensor:
+    """Write the new latents to the cache, then attend; all heads share the one cached vector of a token.
+
+    Args:
+        q: [T, heads, D], folded into the latent's space.
+        latent: [T, D], key and value at once.
+        cache: the layer's latents, [slots, D].
+        metadata: of this step.
+        scale: of the scores.
+        value_dim: the leading features of a latent that are its value.
+
+    Returns:
+        [T, heads, value_dim].
+
+    Source: the absorbed form of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1.2).
+    """
+    cache.index_copy_(0, metadata.slot_mapping_T, latent)
+    # Values keep the key's width, and the result is cut: equal widths are what SDPA's fused kernel takes.
+    keys = cache[:, None]
+    parts: list[Tensor] = []
+    for group in metadata.decode_groups:
+        gathered = gather_group(keys, group)
+        parts.append(_decode(q[group.rows], gathered, gathered, group.mask, scale))
+    for chunk in metadata.prefill_chunks:
+        of_chunk = keys_of_chunk(latent[:, None], keys, chunk)
+        parts.append(_prefill(q[chunk.rows], of_chunk, of_chunk, chunk.mask, scale))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return out.view(q.shape)[..., :value_dim]
+
+
+def gather_group(cached: Tensor, group: DecodeGroup) -> Tensor:
+    """A group's cached tokens, [B, kv heads, L, D]."""
+    num_sequences = group.rows.stop - group.rows.start
+    gathered = cached.index_select(0, group.slots)
+    return gathered.view(num_sequences, -1, *gathered.shape[1:]).transpose(1, 2)
+
+
+def keys_of_chunk(new: Tensor, cached: Tensor, chunk: PrefillChunk) -> Tensor:
+    """All tokens of a chunk's sequence, padded, [padded tokens, kv heads, D]; straight from the step if all are new."""
+    if chunk.slots is not None:
+        return cached[chunk.slots]
+    num_tokens = chunk.rows.stop - chunk.rows.start
+    return F.pad(new[chunk.rows], (0, 0, 0, 0, 0, padded_length(num_tokens) - num_tokens))
+
+
+def _decode(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float | None) -> Tensor:
     """The G query heads of a key/value head become G queries of one head: no key is copied for its group."""
     num_sequences, num_heads, head_dim = q.shape
-    num_kv_heads = keys.shape[1]
-    length = group.slots.shape[0] // num_sequences
-    k = keys.index_select(0, group.slots).view(num_sequences, length, num_kv_heads, head_dim).transpose(1, 2)
-    v = values.index_select(0, group.slots).view(num_sequences, length, num_kv_heads, head_dim).transpose(1, 2)
-    grouped = q.view(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    mask = group.mask.expand(-1, -1, grouped.shape[2], -1)
-    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(num_sequences, -1)
+    grouped = q.view(num_sequences, k.shape[1], num_heads // k.shape[1], head_dim)
+    mask = mask.expand(-1, -1, grouped.shape[2], -1)
+    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=scale).reshape(num_sequences, -1)
 
 
-def _prefill(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _prefill(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     """One sequence; without a mask query i sees keys 0 to i."""
     num_new, num_heads, _ = q.shape
-    repeats = num_heads // k.shape[1]
-    k = k.repeat_interleave(repeats, dim=1).transpose(0, 1)
-    v = v.repeat_interleave(repeats, dim=1).transpose(0, 1)
+    k, v = _for_every_head(k, num_heads), _for_every_head(v, num_heads)
     q = F.pad(q, (0, 0, 0, 0, 0, padded_queries(num_new) - num_new)).transpose(0, 1)
-    out = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None)
+    out = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale)
     return out[0, :, :num_new].transpose(0, 1).reshape(num_new, -1)
+
+
+def _for_every_head(x: Tensor, num_heads: int) -> Tensor:
+    """[tokens, kv heads, D] to [heads, tokens, D]; a single kv head is not copied."""
+    if x.shape[1] == 1:
+        return x.expand(-1, num_heads, -1).transpose(0, 1)
+    return x.repeat_interleave(num_heads // x.shape[1], dim=1).transpose(0, 1)

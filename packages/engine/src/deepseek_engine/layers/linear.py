@@ -80,11 +80,6 @@ class Linear(QuantizableModule):
         """The output of each fused projection."""
         return torch.split(y, list(self.out_features), dim=-1)
 
-    def part(self, parameter: nn.Parameter, index: int) -> Tensor:
-        """The rows of a parameter that belong to projection `index`, for loading."""
-        start = sum(self.out_features[:index])
-        return parameter.data[start : start + self.out_features[index]]
-
 
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> nn.Parameter:
     return nn.Parameter(torch.empty(tuple(shape), dtype=dtype, device=device), requires_grad=False)

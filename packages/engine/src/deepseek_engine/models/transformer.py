@@ -10,42 +10,63 @@ from torch import Tensor, nn
 from deepseek_engine.kernels.torch_attention import AttentionMetadata
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.layers.attention import GroupedQueryAttention
-from deepseek_engine.layers.feed_forward import GatedFeedForward, MixtureOfExperts
+from deepseek_engine.layers.feed_forward import GatedFeedForward
+from deepseek_engine.layers.latent_attention import LatentAttention
 from deepseek_engine.layers.linear import Linear
+from deepseek_engine.layers.mixture_of_attention import MixtureOfAttention
+from deepseek_engine.layers.moe import MixtureOfExperts
+from deepseek_engine.layers.norm import hidden_norm
 from deepseek_engine.layers.rotary import rotary_table
-from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.model_config import (
+    AttentionConfig,
+    DenseConfig,
+    FeedForwardConfig,
+    GroupedQueryConfig,
+    LatentConfig,
+    LayerConfig,
+    MixtureOfAttentionConfig,
+    ModelConfig,
+    MoEConfig,
+)
 
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation (arXiv 1910.07467)."""
-
-    def __init__(self, size: int, eps: float, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size, dtype=dtype), requires_grad=False)
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., size] to the same shape."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+Attention = GroupedQueryAttention | LatentAttention | MixtureOfAttention
+FeedForward = GatedFeedForward | MixtureOfExperts
 
 
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each on a normalised residual stream."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, layer: LayerConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.attention = GroupedQueryAttention(config, dtype)
-        self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        is_moe = config.num_local_experts > 0
-        self.feed_forward = MixtureOfExperts(config, dtype) if is_moe else GatedFeedForward(config, dtype)
+        self.attention_norm = hidden_norm(config, dtype)
+        self.attention = build_attention(layer.attention, config.hidden_size, dtype)
+        self.feed_forward_norm = hidden_norm(config, dtype)
+        self.feed_forward = build_feed_forward(layer.feed_forward, config.hidden_size, dtype)
 
-    def forward(
-        self, x_TH: Tensor, cos_sin: Tensor, cache: tuple[Tensor, Tensor], metadata: AttentionMetadata
-    ) -> Tensor:
+    def forward(self, x_TH: Tensor, cos_sin: Tensor, cache: tuple[Tensor, ...], metadata: AttentionMetadata) -> Tensor:
         """[T, H] to [T, H]."""
         x_TH = x_TH + self.attention(self.attention_norm(x_TH), cos_sin, cache, metadata)
         return x_TH + self.feed_forward(self.feed_forward_norm(x_TH))
+
+
+def build_attention(config: AttentionConfig, hidden_size: int, dtype: torch.dtype) -> Attention:
+    """The attention that a layer's config asks for."""
+    match config:
+        case GroupedQueryConfig():
+            return GroupedQueryAttention(config, hidden_size, dtype)
+        case LatentConfig():
+            return LatentAttention(config, hidden_size, dtype)
+        case MixtureOfAttentionConfig():
+            return MixtureOfAttention(config, hidden_size, dtype)
+
+
+def build_feed_forward(config: FeedForwardConfig, hidden_size: int, dtype: torch.dtype) -> FeedForward:
+    """The feed-forward that a layer's config asks for."""
+    match config:
+        case DenseConfig():
+            return GatedFeedForward(hidden_size, config.intermediate_size, bias=config.bias, dtype=dtype)
+        case MoEConfig():
+            return MixtureOfExperts(config, hidden_size, dtype)
 
 
 class Transformer(nn.Module):
@@ -57,12 +78,14 @@ class Transformer(nn.Module):
         self.embedding = nn.Parameter(
             torch.empty(config.vocab_size, config.hidden_size, dtype=dtype), requires_grad=False
         )
-        self.layers = nn.ModuleList(DecoderLayer(config, dtype) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.head = Linear(config.hidden_size, (config.vocab_size,), bias=False, dtype=dtype, keeps_precision=True)
+        self.layers = nn.ModuleList(DecoderLayer(config, layer, dtype) for layer in config.layers)
+        self.norm = hidden_norm(config, dtype, is_final=True)
+        self.head = Linear(
+            config.hidden_size, (config.vocab_size,), bias=config.lm_head_bias, dtype=dtype, keeps_precision=True
+        )
         if config.tie_word_embeddings:
             self.head.weight = self.embedding
-        self.cos_sin = rotary_table(config, max_model_len, dtype, torch.device("cpu"))
+        self.cos_sin = rotary_table(config.rope, max_model_len, dtype, torch.device("cpu"))
 
     def forward(
         self, token_ids_T: Tensor, positions_T: Tensor, rows_R: Tensor, cache: KVCache, metadata: AttentionMetadata
@@ -73,7 +96,7 @@ class Transformer(nn.Module):
             token_ids_T: int64.
             positions_T: int64, each token's place in its sequence.
             rows_R: int64, the rows of the batch whose logits are wanted.
-            cache: keys and values; this step's are written to it.
+            cache: what earlier steps stored of each token; this step's tokens are added to it.
             metadata: where they go and what each token attends to.
 
         Returns:
