@@ -213,6 +213,33 @@ async def test_requests_beyond_those_that_run_and_wait_are_refused():
         assert tokens(await read(engine.submit(submit("now")))) == expected_tokens(PROMPT, 8)
 
 
+async def test_prompt_tokens_that_wait_are_bounded_but_one_prompt_alone_is_always_taken():
+    async with running(SLOW, max_num_seqs=1, max_waiting_tokens=64) as engine:
+        running_one = engine.submit(submit("long", [1] * 100, max_tokens=200))
+        await anext(running_one)  # it has begun: its prompt waits no more
+        first = engine.submit(submit("first", [1] * 40))
+        with pytest.raises(QueueFullError, match="40 prompt tokens are waiting and this prompt has 25, max_waiting_to"):
+            engine.submit(submit("too long", [1] * 25))
+        second = engine.submit(submit("second", [1] * 24))
+        for stream in (first, second):
+            stream.close()
+        running_one.close()
+        await until(lambda: is_idle(engine))
+        assert tokens(await read(engine.submit(submit("now", [1] * 64)))) == expected_tokens([1] * 64, 8)
+
+
+async def test_a_deadline_ends_requests_that_run_and_requests_that_wait():
+    async with running(SLOW, max_num_seqs=1) as engine:
+        runs = engine.submit(submit("runs", max_tokens=5000, deadline_s=1.0))
+        await anext(runs)
+        waits = engine.submit(submit("waits", deadline_s=0.1))
+        (last,) = await read(waits)
+        assert (last.finish_reason, last.timed_out, last.num_prompt_tokens) == ("abort", True, 0)
+        last = (await read(runs))[-1]
+        assert (last.finish_reason, last.timed_out) == ("abort", True)
+        await until(lambda: is_idle(engine))
+
+
 async def test_a_failing_step_ends_its_requests_and_the_engine_goes_on():
     async with running("fake?fail_token=13") as engine:
         (delta,) = await read(engine.submit(submit("bad", [13])))

@@ -239,6 +239,48 @@ def test_a_cancel_of_an_unknown_or_ended_request_does_nothing():
     assert engine.step().deltas == ()
 
 
+def test_requests_end_when_their_time_is_up_whether_they_run_or_wait():
+    now = 100.0
+    config = EngineConfig(model="fake", num_kv_blocks=64, max_model_len=256, max_num_seqs=1)
+    engine = Engine(config, build_fake_runner(config), clock=lambda: now)
+    engine.add_request(submit("runs", PROMPT, max_tokens=50, deadline_s=5.0))
+    engine.add_request(submit("waits", PROMPT, n=2, max_tokens=50, deadline_s=2.0))
+    engine.add_request(submit("in time", PROMPT, max_tokens=2, deadline_s=7.0))
+    now = 101.9
+    assert {delta.request_id for delta in engine.step().deltas} == {"runs"}
+    now = 102.0
+    ends = [(d.request_id, d.finish_reason, d.timed_out) for d in engine.step().deltas if d.finish_reason]
+    assert ends == [("waits", "abort", True)] * 2
+    now = 105.0
+    (end,) = [delta for delta in engine.step().deltas if delta.finish_reason]
+    assert (end.request_id, end.timed_out, end.num_prompt_tokens) == ("runs", True, 5)
+    assert answer(run(engine), "in time")[1].finish_reason == "length"
+
+
+def test_a_deadline_that_passes_while_a_step_computes_goes_before_its_tokens():
+    now = 0.0
+    config = EngineConfig(model="fake", num_kv_blocks=64, max_model_len=256)
+    engine = Engine(config, build_fake_runner(config), clock=lambda: now)
+    forward = engine._runner.forward
+
+    def slow_forward(batch):
+        nonlocal now
+        now += 10.0
+        return forward(batch)
+
+    engine._runner.forward = slow_forward
+    engine.add_request(submit("a", PROMPT, max_tokens=50, deadline_s=5.0))
+    (delta,) = engine.step().deltas
+    assert (delta.finish_reason, delta.timed_out, delta.token_ids) == ("abort", True, ())
+
+
+def test_priorities_reach_the_scheduler():
+    engine = make_engine(max_num_seqs=1)
+    for request_id, priority in (("a", 1), ("b", 0), ("c", -1)):
+        engine.add_request(submit(request_id, PROMPT, max_tokens=1, priority=priority))
+    assert [delta.request_id for delta in run(engine)] == ["c", "b", "a"]
+
+
 def test_a_failing_step_ends_its_batch_with_an_error_and_the_engine_goes_on(caplog):
     engine = make_engine("fake?fail_token=13")
     engine.add_request(submit("bad", [1, 13, 2], n=2, max_tokens=4))
@@ -326,9 +368,10 @@ def test_a_bad_request_from_the_inbox_ends_each_of_its_answers_with_the_reason()
         {"max_num_batched_tokens": 4, "max_num_seqs": 4},
         {"num_kv_blocks": 10, "max_model_len": 100},
         {"enable_prefix_caching": False},
+        {"preempt_every_steps": 2},
         {},
     ],
-    ids=["chunked", "preempted", "uncached", "plain"],
+    ids=["chunked", "preempted", "uncached", "preempted on purpose", "plain"],
 )
 def test_a_prompt_gets_the_same_tokens_alone_and_in_any_company(settings: dict[str, int]):
     engine = make_engine(**settings)
@@ -338,5 +381,5 @@ def test_a_prompt_gets_the_same_tokens_alone_and_in_any_company(settings: dict[s
     deltas = run(engine)
     for index, prompt in enumerate(prompts):
         assert answer(deltas, str(index))[0] == expected_tokens(prompt, 40)
-    if settings.get("num_kv_blocks"):
+    if "num_kv_blocks" in settings or "preempt_every_steps" in settings:
         assert engine._scheduler.num_preemptions > 0

@@ -39,6 +39,8 @@ class SamplingParams(CallOptions, total=False):
     ignore_eos: bool | None
     return_token_ids: bool | None
     user: str | None
+    priority: int | None
+    deadline_s: float | None
 
 
 class GenerateParams(SamplingParams, total=False):

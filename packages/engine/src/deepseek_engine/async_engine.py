@@ -40,6 +40,7 @@ class AsyncEngine:
         self._process = process
         self._link = link
         self._mailboxes: dict[str, Mailbox] = {}
+        self._num_pending_tokens = 0  # of prompts that the core has not answered yet
         self._is_stopping = False
         link.on_outputs = self._deliver
         self._funeral = asyncio.create_task(self._bury())
@@ -81,7 +82,7 @@ class AsyncEngine:
 
         Raises:
             InvalidRequestError: it can never be served, or its id is in use.
-            QueueFullError: max_waiting requests are waiting.
+            QueueFullError: max_waiting requests are waiting, or max_waiting_tokens of their prompts.
             EngineDeadError: the core is gone.
         """
         if not self.is_alive:
@@ -89,8 +90,10 @@ class AsyncEngine:
         if submit.request_id in self._mailboxes:
             raise InvalidRequestError(f"request_id={submit.request_id!r} is in use: choose another", param="request_id")
         max_total_tokens(submit, self.info)
-        self._check_queue()
-        mailbox = self._mailboxes[submit.request_id] = Mailbox(submit.params.n)
+        num_tokens = len(submit.prompt_token_ids)
+        self._check_queue(num_tokens)
+        mailbox = self._mailboxes[submit.request_id] = Mailbox(submit.params.n, num_tokens)
+        self._num_pending_tokens += num_tokens
         self._link.send(submit)
         return RequestStream(submit.request_id, mailbox, self._abandon)
 
@@ -112,7 +115,7 @@ class AsyncEngine:
         await wait_or_kill(self._process, timeout_s)
         await self.wait_dead()
 
-    def _check_queue(self) -> None:
+    def _check_queue(self, num_tokens: int) -> None:
         # What this process has sent is exact and known at once; what the core says lags by a step, but also knows of
         # requests that cannot run for want of blocks.
         num_waiting = max(len(self._mailboxes) - self._config.max_num_seqs, self.stats.num_waiting)
@@ -120,12 +123,22 @@ class AsyncEngine:
             raise QueueFullError(
                 f"{num_waiting} requests are waiting, max_waiting={self._config.max_waiting}: try again later"
             )
+        limit = self._config.max_waiting_tokens
+        if self._num_pending_tokens and self._num_pending_tokens + num_tokens > limit:
+            raise QueueFullError(
+                f"{self._num_pending_tokens} prompt tokens are waiting and this prompt has {num_tokens}, "
+                f"max_waiting_tokens={limit}: try again later"
+            )
 
     def _deliver(self, outputs: StepOutputs) -> None:
         self.stats = outputs.stats
         for delta in outputs.deltas:
             mailbox = self._mailboxes.get(delta.request_id)
-            if mailbox is not None and mailbox.put(delta):
+            if mailbox is None:
+                continue
+            if not mailbox.has_begun:
+                self._num_pending_tokens -= mailbox.num_prompt_tokens
+            if mailbox.put(delta):
                 del self._mailboxes[delta.request_id]
 
     def _abandon(self, request_id: str) -> None:

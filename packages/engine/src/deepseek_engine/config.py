@@ -27,6 +27,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         num_kv_blocks: blocks of KV cache, instead of bytes.
         enable_prefix_caching: reuse the KV of equal prompt beginnings.
         max_waiting: requests that may wait for a place before new ones are refused.
+        max_waiting_tokens: prompt tokens that may wait for their answers to begin before new requests are refused; one
+            prompt alone is always taken.
+        priority_ageing_steps: steps of waiting that raise a request by one level of priority.
+        preempt_every_steps: put a decoding sequence back every so many steps, which changes no answer; for tests.
         num_threads: CPU threads; None is one a core.
     """
 
@@ -42,6 +46,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_kv_blocks: int | None = None
     enable_prefix_caching: bool = True
     max_waiting: int = 1024
+    max_waiting_tokens: int = 2**20
+    priority_ageing_steps: int = 1000
+    preempt_every_steps: int | None = None
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +58,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                     f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}", param=name
                 )
         positive = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_memory_bytes")
-        for name in (*positive, "num_kv_blocks", "max_waiting", "num_threads"):
+        queue = ("max_waiting", "max_waiting_tokens", "priority_ageing_steps", "preempt_every_steps")
+        for name in (*positive, *queue, "num_kv_blocks", "num_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidRequestError(f"{name}={value}: it must be at least 1", param=name)

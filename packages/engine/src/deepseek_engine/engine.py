@@ -1,7 +1,9 @@
 """The engine: requests in, deltas out. One `step()` is one turn of the loop, and the whole of it is on this page."""
 
 import logging
+import time
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Any
 
@@ -11,6 +13,7 @@ from deepseek_engine.messages import Cancel, Delta, EngineStats, FinishReason, S
 from deepseek_engine.request import Request, build_request
 from deepseek_engine.runner_protocol import Runner
 from deepseek_engine.scheduler import Scheduler
+from deepseek_engine.scheduling.deadlines import Deadlines
 from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
 
 logger = logging.getLogger(__name__)
@@ -24,16 +27,26 @@ class Engine:
         info: what the runner has loaded.
     """
 
-    def __init__(self, config: EngineConfig, runner: Runner[Any], inbox: deque[Work] | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        runner: Runner[Any],
+        inbox: deque[Work] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.inbox: deque[Work] = deque() if inbox is None else inbox
         self.info = runner.info
         self._runner = runner
+        self._clock = clock
+        self._deadlines = Deadlines()
         self._scheduler = Scheduler(
             num_blocks=self.info.num_blocks,
             block_size=self.info.block_size,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             enable_prefix_caching=config.enable_prefix_caching,
+            priority_ageing_steps=config.priority_ageing_steps,
+            preempt_every_steps=config.preempt_every_steps,
         )
         self._requests: dict[str, Request] = {}
         self._deltas: list[Delta] = []
@@ -54,17 +67,20 @@ class Engine:
         if submit.request_id in self._requests:
             raise InvalidRequestError(f"request_id={submit.request_id!r} is in use: choose another", param="request_id")
         request = build_request(submit, self.info)
+        request.arrived_s = self._clock()
         self._requests[submit.request_id] = request
+        if submit.params.deadline_s is not None:
+            self._deadlines.put(submit.request_id, request.arrived_s + submit.params.deadline_s)
         self._scheduler.add(request.sequences[0])
 
-    def cancel(self, request_id: str, index: int | None = None) -> None:
+    def cancel(self, request_id: str, index: int | None = None, *, timed_out: bool = False) -> None:
         """End a request, or one of its answers, in whatever state it is; ids that are unknown or ended are ignored."""
         request = self._requests.get(request_id)
         if request is not None:
             # Backwards, so that no answer takes over a prompt from the first only to be cancelled next.
             for sequence in reversed(request.sequences):
                 if index in (None, sequence.index) and not sequence.is_finished:
-                    self._emit(sequence, finish_reason="abort")
+                    self._emit(sequence, finish_reason="abort", timed_out=timed_out)
 
     def step(self) -> StepOutputs:
         """Compute one batch and say what it added.
@@ -73,16 +89,19 @@ class Engine:
             EngineDeadError: two steps in a row failed, so the runner is not fit to go on.
         """
         self._read_inbox()
+        self._end_overdue()
         batch = self._scheduler.schedule()
         if batch:
             self._num_steps += 1
+            began_s = self._clock()
             try:
                 sampled = self._run(batch)
             except Exception as error:  # whatever a model or a device may raise
                 self._fail(batch, error)
             else:
-                self._commit(batch)
+                self._commit(batch, began_s)
                 self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
+                self._end_overdue()
                 for sequence, token in sampled:
                     if not sequence.is_finished:
                         self._append(sequence, token)
@@ -100,17 +119,22 @@ class Engine:
                     except InvalidRequestError as error:
                         self._refuse(submit, str(error))
 
+    def _end_overdue(self) -> None:
+        """End the requests whose time is up, whether they run or wait."""
+        for request_id in self._deadlines.take_due(self._clock()):
+            self.cancel(request_id, timed_out=True)
+
     def _run(self, batch: Seq[ScheduledSequence]) -> list[tuple[Sequence, SampledToken]]:
         """Each sequence that gets a token in this step, with the token."""
         logits = self._runner.forward(batch)
         tokens = self._runner.sample(logits, batch)
         return list(zip([s.sequence for s in batch if s.needs_token], tokens, strict=True))
 
-    def _commit(self, batch: Seq[ScheduledSequence]) -> None:
+    def _commit(self, batch: Seq[ScheduledSequence], began_s: float) -> None:
         self._last_step_failed = False
         self._scheduler.commit(batch)
         for scheduled in batch:
-            self._requests[scheduled.sequence.request_id].note_progress(scheduled.sequence)
+            self._requests[scheduled.sequence.request_id].note_progress(scheduled.sequence, began_s)
 
     def _append(self, sequence: Sequence, token: SampledToken) -> None:
         # The stop rule reads how many tokens came before this one, so it goes first.
@@ -141,9 +165,11 @@ class Engine:
         *,
         finish_reason: FinishReason | None = None,
         error: str | None = None,
+        timed_out: bool = False,
     ) -> None:
         """Say what was added to an answer; a finish reason ends it and frees its blocks."""
         request = self._requests[sequence.request_id]
+        is_last = finish_reason is not None
         delta = Delta(
             request_id=sequence.request_id,
             index=sequence.index,
@@ -154,13 +180,20 @@ class Engine:
             num_prompt_tokens=request.num_prompt_tokens,
             num_cached_tokens=request.num_cached_tokens,
             error=error,
+            num_preemptions=sequence.num_preemptions if is_last else 0,
+            queue_s=self._queue_s(request) if is_last else 0.0,
+            timed_out=timed_out,
         )
         self._deltas.append(delta)
-        if finish_reason is not None:
+        if is_last:
             self._scheduler.finish(sequence)
             request.num_unfinished -= 1
             if not request.num_unfinished:
                 del self._requests[sequence.request_id]
+                self._deadlines.discard(sequence.request_id)
+
+    def _queue_s(self, request: Request) -> float:
+        return (self._clock() if request.started_s is None else request.started_s) - request.arrived_s
 
     def _refuse(self, submit: Submit, reason: str) -> None:
         for index in range(submit.params.n):
@@ -175,4 +208,8 @@ class Engine:
             num_blocks=self._scheduler.allocator.num_blocks,
             num_preemptions=self._scheduler.num_preemptions,
             num_steps=self._num_steps,
+            num_waiting_tokens=self._scheduler.num_waiting_tokens,
+            num_prefix_queries=self._scheduler.num_prefix_queries,
+            num_prefix_hits=self._scheduler.num_prefix_hits,
+            max_step_tokens=self._scheduler.budget.tokens,
         )

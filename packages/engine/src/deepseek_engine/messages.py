@@ -25,7 +25,7 @@ class Configure(Message, frozen=True):
 
 
 class Submit(Message, frozen=True):
-    """A request. `cache_salt` keeps its prefix-cache entries apart from those of other salts."""
+    """A request. `cache_salt` names its tenant, whose cached prefixes and share of service are its own."""
 
     request_id: str
     prompt_token_ids: list[int]
@@ -67,6 +67,9 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             the whole prompt when a token exists, fewer after an early abort, 0 if it never started.
         num_cached_tokens: how many of those came from the prefix cache; also once a request.
         error: what failed, when `finish_reason` is `error`.
+        num_preemptions: on an answer's last delta: how often it was put back to make room.
+        queue_s: on an answer's last delta: seconds until the request got its first place in a batch, or ended without.
+        timed_out: whether the request's own deadline is what ended it; `finish_reason` is then `abort`.
     """
 
     request_id: str
@@ -78,6 +81,9 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     error: str | None = None
+    num_preemptions: int = 0
+    queue_s: float = 0.0
+    timed_out: bool = False
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +92,11 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         num_running: answers that hold a place in the batch.
         num_waiting: answers that could run if there were room.
+        num_waiting_tokens: tokens of those.
         num_free_blocks: blocks free to be used, those whose content is kept for reuse among them.
+        num_prefix_queries: prompt tokens that were looked up in the prefix cache.
+        num_prefix_hits: how many of those were found.
+        max_step_tokens: the token budget of a step; lower than configured after memory ran out.
     """
 
     num_running: int
@@ -95,6 +105,10 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     num_preemptions: int
     num_steps: int
+    num_waiting_tokens: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+    max_step_tokens: int = 0
 
 
 class Ready(Message, frozen=True, kw_only=True):

@@ -15,15 +15,22 @@ Capacity = RunnerInfo | Ready
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request in the engine: its answers, and how much of the prompt has been processed for it so far."""
+    """A request in the engine: its answers, and how much of the prompt has been processed for it so far.
+
+    `arrived_s` and `started_s`, the beginning of the first step that it was part of, are of the engine's clock.
+    """
 
     sequences: list[Sequence]
     num_unfinished: int
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
+    arrived_s: float = 0.0
+    started_s: float | None = None
 
-    def note_progress(self, sequence: Sequence) -> None:
+    def note_progress(self, sequence: Sequence, step_began_s: float) -> None:
         """Take the furthest that any answer has come; what preemption repeats does not count again."""
+        if self.started_s is None:
+            self.started_s = step_began_s
         if self.num_prompt_tokens == 0:
             self.num_cached_tokens = sequence.num_cached_tokens
         done = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
@@ -79,6 +86,7 @@ def build_request(submit: Submit, capacity: Capacity) -> Request:
             sampling_seed=sampling_seed(seed, index),
             stop_token_ids=frozenset((*params.stop_token_ids, *eos_token_ids)),
             cache_salt=submit.cache_salt,
+            tenant=submit.cache_salt,
             max_total_tokens=total,
             status=SequenceStatus.PENDING,
         )

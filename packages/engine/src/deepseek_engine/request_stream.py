@@ -10,10 +10,18 @@ from deepseek_engine.messages import Delta
 
 
 class Mailbox:
-    """Where the engine puts a request's deltas. What waits in it is bounded by the tokens that the request may have."""
+    """Where the engine puts a request's deltas. What waits in it is bounded by the tokens that the request may have.
 
-    def __init__(self, num_answers: int) -> None:
+    Attributes:
+        num_unfinished: answers that have not ended.
+        num_prompt_tokens: the prompt's length.
+        has_begun: whether the engine has said anything yet.
+    """
+
+    def __init__(self, num_answers: int, num_prompt_tokens: int) -> None:
         self.num_unfinished = num_answers
+        self.num_prompt_tokens = num_prompt_tokens
+        self.has_begun = False
         self._deltas: list[Delta] = []
         self._error: EngineDeadError | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -26,6 +34,7 @@ class Mailbox:
 
     def put(self, delta: Delta) -> bool:
         """Add a delta; True if it ends the last answer."""
+        self.has_begun = True
         if not self._is_closed:
             self._deltas.append(delta)
             self._wake()

@@ -14,6 +14,8 @@ MAX_STOP_STRINGS: Final = 16
 MAX_STOP_STRING_CHARS: Final = 1024
 MAX_STOP_TOKEN_IDS: Final = 256
 MAX_LOGIT_BIAS: Final = 1024
+MAX_PRIORITY: Final = 100
+MAX_DEADLINE_S: Final = 86400.0
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         ignore_eos: go on after the end-of-sequence token.
         logit_bias: added to the logits of these token ids.
         logprobs: alternatives to report a token beside the chosen one; 0 is the chosen one only, None is off.
+        priority: who goes first, from -100 to 100; lower is sooner, 0 is usual.
+        deadline_s: seconds from submission after which the answers end as they are; None is no limit.
 
     Raises:
         InvalidRequestError: a value is out of range; `param` names it.
@@ -57,6 +61,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     logit_bias: dict[int, float] | None = None
     logprobs: int | None = None
+    priority: int = 0
+    deadline_s: float | None = None
 
     def __post_init__(self) -> None:
         _in_range("n", self.n, 1, MAX_N)
@@ -74,6 +80,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             _in_range("seed", self.seed, -(2**63), 2**64 - 1)
         if self.logprobs is not None:
             _in_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _in_range("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+        if self.deadline_s is not None:
+            _in_range("deadline_s", self.deadline_s, 0.0, MAX_DEADLINE_S, low_open=True)
         _at_most("stop", len(self.stop), MAX_STOP_STRINGS, "strings")
         for text in self.stop:
             if not text:

@@ -2,24 +2,30 @@
 
 There are no prefill and decode phases: a step gives tokens of one budget to sequences, each of which catches up with
 its own length (vLLM's scheduler). A sequence gets blocks for all its tokens when it is admitted, and grows by a block
-at a time while it decodes. When no block is left, the sequence that arrived last gives up its blocks and waits again.
+at a time while it decodes. When no block is left, the running sequence of the worst priority that arrived last gives
+up its blocks and waits again. Who waits is admitted in the order of `scheduling.wait_queue`.
 """
 
 from bisect import insort
-from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from operator import attrgetter
 
 from deepseek_engine.kv_cache.block_allocator import BlockAllocator
 from deepseek_engine.kv_cache.prefix_cache import PrefixCache
+from deepseek_engine.scheduling.fair_share import OUTPUT_TOKEN_COST, PROMPT_TOKEN_COST, FairShare
+from deepseek_engine.scheduling.token_budget import TokenBudget
+from deepseek_engine.scheduling.wait_queue import WaitQueue
 from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
+
+_rank = attrgetter("level", "arrival")
 
 
 class Scheduler:
-    """Decides each step's batch. Work a step is O(batch), however long the contexts are.
+    """Decides each step's batch. Work a step is O(batch), however long the contexts are and however many wait.
 
-    Use: `schedule()`, compute the batch, `commit()` it, append the sampled tokens, `finish()` what has ended.
+    Use: `schedule()`, compute the batch, `commit()` it, append the sampled tokens, `finish()` what has ended. A batch
+    that ran out of memory is not committed but given to `back_off()`.
 
     Args:
         num_blocks: blocks of the KV cache.
@@ -27,6 +33,8 @@ class Scheduler:
         max_num_seqs: sequences in one step at most.
         max_num_batched_tokens: tokens in one step at most.
         enable_prefix_caching: reuse the blocks of equal prompt beginnings.
+        priority_ageing_steps: steps of waiting that are worth one level of priority.
+        preempt_every_steps: put the last decoding sequence back every so many steps; for tests.
     """
 
     def __init__(
@@ -37,19 +45,28 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         enable_prefix_caching: bool,
+        priority_ageing_steps: int = 1000,
+        preempt_every_steps: int | None = None,
     ) -> None:
         assert max_num_batched_tokens >= max_num_seqs, "every running sequence needs room for one token a step"
         self.block_size = block_size
         self.max_num_seqs = max_num_seqs
-        self.max_num_batched_tokens = max_num_batched_tokens
+        self.budget = TokenBudget(max_num_batched_tokens)
         self.num_preemptions = 0
+        self.num_prefix_queries = 0
+        self.num_prefix_hits = 0
         self._prefix_cache = PrefixCache(block_size) if enable_prefix_caching else None
         self.allocator = BlockAllocator(
             num_blocks, self._prefix_cache.forget if self._prefix_cache is not None else None
         )
-        self._running: list[Sequence] = []  # both in order of arrival
-        self._waiting: deque[Sequence] = deque()
+        self._shares = FairShare()
+        self._waiting = WaitQueue(self._shares, priority_ageing_steps)
+        self._running: list[Sequence] = []  # best level first, then by arrival
         self._num_arrivals = 0
+        self._num_steps = 0
+        self._preempt_every_steps = preempt_every_steps
+        self._with_new_token: list[Sequence] = []  # only kept for forced preemption
+        self._blocked: tuple[Sequence, int, int] | None = None
 
     @property
     def num_running(self) -> int:
@@ -62,6 +79,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of the sequences that wait."""
+        return self._waiting.num_tokens
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
         return bool(self._running or self._waiting)
@@ -72,13 +94,15 @@ class Scheduler:
         for each in (sequence, *sequence.forks):
             each.arrival = self._num_arrivals
             self._num_arrivals += 1
-        self._waiting.append(sequence)
+        self._waiting.push(sequence)
 
     def schedule(self) -> list[ScheduledSequence]:
-        """The next step's batch: decodes first, then prefills under way, then whoever waits, oldest first."""
+        """The next step's batch: decodes first, then prefills under way, then whoever waits, in the queue's order."""
         num_preemptions = self.num_preemptions
+        self._waiting.age()
+        self._preempt_for_tests()
         batch = self._schedule_decodes()
-        budget = self.max_num_batched_tokens - len(batch)
+        budget = self.budget.tokens - len(batch)
         for sequence in self._running:
             if sequence.num_uncomputed_tokens > 1 and budget > 0:
                 budget -= self._add_to_batch(batch, sequence, budget)
@@ -89,16 +113,33 @@ class Scheduler:
 
     def commit(self, batch: Seq[ScheduledSequence]) -> None:
         """The batch has been computed: count its tokens, offer its full blocks for reuse, let forks start."""
+        self.budget.note_success()
+        if self._preempt_every_steps is not None:
+            self._with_new_token = [scheduled.sequence for scheduled in batch if scheduled.needs_token]
+        block_size, prefix_cache = self.block_size, self._prefix_cache
         for scheduled in batch:
             sequence = scheduled.sequence
-            first_block = sequence.num_computed_tokens // self.block_size
+            first_block = sequence.num_computed_tokens // block_size
             sequence.num_computed_tokens += scheduled.num_new_tokens
-            if self._prefix_cache is not None:
-                end_block = sequence.num_computed_tokens // self.block_size
-                for block in self._prefix_cache.register(sequence, first_block, end_block):
+            end_block = sequence.num_computed_tokens // block_size
+            if prefix_cache is not None and end_block > first_block:
+                for block in prefix_cache.register(sequence, first_block, end_block):
                     self.allocator.keep_content(block)
+            if sequence.num_computed_tokens > sequence.num_charged_tokens:
+                self._charge_output(sequence)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._start_forks(sequence)
+
+    def back_off(self, batch: Seq[ScheduledSequence]) -> bool:
+        """The batch ran out of memory and nothing of it counts: make the next ones half as large.
+
+        Returns False if it was a single token, so that no smaller batch can help.
+        """
+        if not self.budget.shrink(sum(scheduled.num_new_tokens for scheduled in batch)):
+            return False
+        while len(self._running) > self.budget.tokens:
+            self._preempt(self._running.pop())
+        return True
 
     def finish(self, sequence: Sequence) -> None:
         """End a sequence in whatever state it is and free its blocks; if others wait for its prompt, one takes over."""
@@ -111,18 +152,19 @@ class Scheduler:
         forks, sequence.forks = [fork for fork in sequence.forks if not fork.is_finished], []
         if forks:
             leader, *leader.forks = forks
+            leader.level = sequence.level
             self._enqueue(leader)
 
     def check(self) -> None:
         """Assert every invariant between queues, sequences and blocks. For tests: it reads all block tables."""
         holders = [*self._running, *self._waiting]
         self.allocator.check(sequence.block_table for sequence in holders)
-        for queue in (self._running, self._waiting):
-            arrivals = [sequence.arrival for sequence in queue]
-            assert arrivals == sorted(set(arrivals)), "a queue is out of order"
+        self._waiting.check()
+        ranks = [_rank(sequence) for sequence in self._running]
+        assert ranks == sorted(set(ranks)), "the running sequences are out of order"
         assert all(sequence.status is SequenceStatus.RUNNING for sequence in self._running)
         assert all(sequence.status is SequenceStatus.WAITING for sequence in self._waiting)
-        assert len(self._running) <= self.max_num_seqs
+        assert len(self._running) <= min(self.max_num_seqs, self.budget.full)
         for sequence in holders:
             assert sequence.num_computed_tokens <= len(sequence.block_table) * self.block_size
             for index, block in enumerate(sequence.block_table):
@@ -131,10 +173,11 @@ class Scheduler:
 
     def _schedule_decodes(self) -> list[ScheduledSequence]:
         batch: list[ScheduledSequence] = []
+        running = SequenceStatus.RUNNING
         for sequence in list(self._running):
-            if sequence.status is not SequenceStatus.RUNNING:
-                break  # preempted for an older one, as are all that follow
-            if sequence.num_uncomputed_tokens == 1 and self._grow(sequence):
+            if sequence.status is not running:
+                break  # preempted for a better one, as are all that follow
+            if len(sequence.token_ids) - sequence.num_computed_tokens == 1 and self._grow(sequence):
                 batch.append(ScheduledSequence(sequence, 1))
         return batch
 
@@ -153,11 +196,24 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._release_blocks(sequence)
         self._enqueue(sequence)
+        sequence.num_preemptions += 1
         self.num_preemptions += 1
 
+    def _preempt_for_tests(self) -> None:
+        self._num_steps += 1
+        if self._preempt_every_steps is None or self._num_steps % self._preempt_every_steps:
+            return
+        # Only one that the last step brought a token: put back each time before it gets that far, it would never end.
+        for sequence in reversed(self._with_new_token):
+            if sequence.status is SequenceStatus.RUNNING:
+                self._running.remove(sequence)
+                self._preempt(sequence)
+                return
+
     def _admit_waiting(self, batch: list[ScheduledSequence], budget: int) -> None:
-        while self._waiting and budget > 0 and len(self._running) < self.max_num_seqs:
-            sequence = self._waiting[0]
+        max_running = min(self.max_num_seqs, self.budget.tokens)
+        while self._waiting and budget > 0 and len(self._running) < max_running:
+            sequence = self._waiting.peek()
             if not self._place(sequence):
                 if self._running:
                     return
@@ -165,10 +221,11 @@ class Scheduler:
                 for holder in self._waiting:
                     self._release_blocks(holder)
                 placed = self._place(sequence)
-                assert placed, "nothing runs and the oldest sequence does not fit"
-            self._waiting.popleft()
+                assert placed, "nothing runs and the next sequence does not fit"
+            self._waiting.remove(sequence)
             sequence.status = SequenceStatus.RUNNING
-            insort(self._running, sequence, key=attrgetter("arrival"))
+            self._charge_prompt(sequence)
+            insort(self._running, sequence, key=_rank)
             budget -= self._add_to_batch(batch, sequence, budget)
 
     def _place(self, sequence: Sequence) -> bool:
@@ -176,16 +233,42 @@ class Scheduler:
 
         One block for each running sequence stays free: otherwise the next step would preempt what this one admits.
         """
+        num_free, num_running = self.allocator.num_free, len(self._running)
+        # Looking a long prompt up again every step would cost more than it finds while no room has been made.
+        blocked = self._blocked
+        if blocked is not None and num_running and blocked[0] is sequence:
+            _, free_then, running_then = blocked
+            if num_free <= free_then and num_running >= running_then:
+                return False
         hits = self._prefix_cache.match(sequence) if self._prefix_cache is not None and not sequence.block_table else []
         num_new = self._num_blocks_for(len(sequence.token_ids)) - len(sequence.block_table) - len(hits)
         num_revived = sum(self.allocator.ref_count(block) == 0 for block in hits)
-        if num_new + num_revived + len(self._running) > self.allocator.num_free:
+        if num_new + num_revived + num_running > num_free:
+            self._blocked = (sequence, num_free, num_running)
             return False
+        self._blocked = None
+        if self._prefix_cache is not None and not sequence.block_table and not sequence.num_charged_tokens:
+            self.num_prefix_queries += sequence.num_prompt_tokens
+            self.num_prefix_hits += len(hits) * self.block_size
         if hits:
             self._share_blocks(sequence, hits)
         sequence.num_cached_tokens = len(hits) * self.block_size
         sequence.block_table += [self.allocator.allocate() for _ in range(num_new)]
         return True
+
+    def _charge_prompt(self, sequence: Sequence) -> None:
+        """The tenant's turn has come; it pays for the prompt at once, so that many at a time do not come cheaper."""
+        self._shares.choose(sequence.tenant)
+        start = max(sequence.num_computed_tokens, sequence.num_charged_tokens)
+        if start < sequence.num_prompt_tokens:
+            self._shares.charge(sequence.tenant, (sequence.num_prompt_tokens - start) * PROMPT_TOKEN_COST)
+        sequence.num_charged_tokens = max(start, sequence.num_prompt_tokens)
+
+    def _charge_output(self, sequence: Sequence) -> None:
+        """Charge for what was computed for the first time; what preemption repeats is not the tenant's doing."""
+        num_tokens = sequence.num_computed_tokens - sequence.num_charged_tokens
+        self._shares.charge(sequence.tenant, num_tokens * OUTPUT_TOKEN_COST)
+        sequence.num_charged_tokens = sequence.num_computed_tokens
 
     def _start_forks(self, leader: Sequence) -> None:
         """Queue the other answers to a prompt that is now computed; its full blocks are theirs as well."""
@@ -194,6 +277,7 @@ class Scheduler:
             if not fork.is_finished:
                 self._share_blocks(fork, shared)
                 fork.block_digests = leader.block_digests[: len(shared)]
+                fork.level = leader.level
                 self._enqueue(fork)
         leader.forks = []
 
@@ -211,14 +295,9 @@ class Scheduler:
         sequence.num_computed_tokens = 0
 
     def _enqueue(self, sequence: Sequence) -> None:
-        """Put a sequence back where its arrival belongs: near the front, since it came before most who wait."""
+        """Put a sequence back where its arrival belongs: ahead of those of its tenant and level that came later."""
         sequence.status = SequenceStatus.WAITING
-        index = 0
-        for other in self._waiting:
-            if other.arrival > sequence.arrival:
-                break
-            index += 1
-        self._waiting.insert(index, sequence)
+        self._waiting.push(sequence)
 
     def _add_to_batch(self, batch: list[ScheduledSequence], sequence: Sequence, budget: int) -> int:
         num_new_tokens = min(sequence.num_uncomputed_tokens, budget)

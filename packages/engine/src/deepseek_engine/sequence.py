@@ -29,7 +29,11 @@ class Sequence:
         sampling_seed: from 0 to 2**63 - 1; the same for the same request seed and index.
         max_total_tokens: prompt and answer at most.
         num_cached_tokens: found in the prefix cache when the sequence last got its blocks.
-        arrival: the scheduler's order of service, lower first.
+        tenant: on whose behalf it runs; service is shared out between tenants.
+        level: its priority, lower first; it gets better as the sequence waits.
+        arrival: the scheduler's order of arrival, lower first.
+        num_preemptions: how often it had to give up its blocks.
+        num_charged_tokens: leading tokens whose computation its tenant has been charged for, or got from the cache.
         forks: answers that start once this one has computed the prompt.
         block_digests: the prefix cache's names for the leading full blocks, as far as they were needed.
         adjusts_logits: whether its parameters change logits before a token is chosen.
@@ -42,12 +46,16 @@ class Sequence:
     sampling_seed: int
     stop_token_ids: frozenset[int] = frozenset()
     cache_salt: str = ""
+    tenant: str = ""
     max_total_tokens: int = 0
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     block_table: list[int] = field(default_factory=list[int])
+    level: int = 0
     arrival: int = 0
+    num_preemptions: int = 0
+    num_charged_tokens: int = 0
     forks: list["Sequence"] = field(default_factory=list["Sequence"])
     block_digests: list[bytes] = field(default_factory=list[bytes])
     num_prompt_tokens: int = field(init=False)
@@ -58,6 +66,12 @@ class Sequence:
         params = self.params
         delays_stops = params.min_tokens > 0 and bool(self.stop_token_ids)
         self.adjusts_logits = params.penalises_tokens or bool(params.logit_bias) or delays_stops
+        self.level = self.params.priority
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt and of the answer so far."""
+        return len(self.token_ids)
 
     @property
     def num_output_tokens(self) -> int:

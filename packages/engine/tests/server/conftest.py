@@ -323,13 +323,24 @@ async def scripted(tokenizer: Tokenizer) -> AsyncIterator[Scripted]:
 
 
 @asynccontextmanager
-async def run_core(tokenizer: Tokenizer, step_s: float = 0.002, **settings: Any) -> AsyncIterator[Server]:
+async def run_core(tokenizer: Tokenizer, fake: str = "step_s=0.002", **settings: Any) -> AsyncIterator[Server]:
     config = EngineConfig(
-        model=f"fake?vocab_size=49152&step_s={step_s}", num_kv_blocks=256, max_model_len=CONTEXT, max_num_seqs=8
+        model=f"fake?vocab_size=49152&{fake}", num_kv_blocks=256, max_model_len=CONTEXT, max_num_seqs=8
     )
     engine = await AsyncEngine.start(config, runner="deepseek_engine.testing.fake_runner:build_fake_runner")
     async with run_server(engine, tokenizer, **settings) as server:
         yield server
+
+
+@pytest_asyncio.fixture
+async def start_core(tokenizer: Tokenizer) -> AsyncIterator[Scripted]:
+    """Start a server over a real core process, with settings of the server."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Server:
+            return await stack.enter_async_context(run_core(tokenizer, **settings))
+
+        yield start
 
 
 @pytest_asyncio.fixture

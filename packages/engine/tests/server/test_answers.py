@@ -311,7 +311,14 @@ async def test_the_access_line_holds_the_numbers_and_no_text(answering, caplog):
             "/v1/completions", json={"prompt": "a secret", "max_tokens": 2}, headers={"x-request-id": "line-1"}
         )
     (line,) = [record.getMessage() for record in caplog.records if "line-1" in record.getMessage()]
-    for part in ("route=completions", "model=tiny", "status=200", "finish=length", "completion_tokens=2", "ttft_ms="):
+    for part in (
+        "route=completions",
+        "model=tiny",
+        "status=200",
+        "finish_reason=length",
+        "completion_tokens=2",
+        "ttft_ms=",
+    ):
         assert part in line
     assert "secret" not in line
     assert "Hello" not in json.dumps(line)

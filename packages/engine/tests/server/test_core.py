@@ -108,6 +108,51 @@ async def test_every_request_has_one_access_line_with_random_leavers(core, caplo
     assert any(f"status={CLIENT_GONE}" in line for line in lines())
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_deadline_ends_the_answer_as_it_is_with_its_usage(core, caplog, stream):
+    body = {"prompt": "Hi", "max_tokens": 900, "ignore_eos": True, "deadline_s": 0.3}
+    with caplog.at_level("INFO", logger="deepseek_engine.access"):
+        if stream:
+            async with core.stream("/v1/generate", **body) as reader:
+                last = (await reader.rest())[-1]
+        else:
+            response = await core.post("/v1/generate", **body)
+            assert response.status_code == 200
+            last = response.json()
+        assert last["finish_reason"] == "abort"
+        assert 0 < last["usage"]["completion_tokens"] < 900
+    assert "finish_reason=timeout" in caplog.text
+    await core.eventually(lambda: _is_idle(core))
+
+
+async def test_a_servers_own_limit_of_time_holds_for_requests_that_ask_for_more_or_for_none(start_core):
+    server = await start_core(max_deadline_s=0.2)
+    for asked in ({}, {"deadline_s": 50}):
+        answer = (await server.post("/v1/generate", prompt="Hi", max_tokens=900, ignore_eos=True, **asked)).json()
+        assert answer["finish_reason"] == "abort"
+
+
+async def test_an_urgent_request_overtakes_those_that_wait(start_core):
+    server = await start_core(min_priority=-5)
+    writers = [await _send(server, stream=True, max_tokens=900) for _ in range(BUSY)]
+    await server.eventually(lambda: server.engine.stats.num_running == BUSY)
+    ended: list[str] = []
+
+    async def ask(name: str, priority: int) -> None:
+        await server.post("/v1/generate", prompt="Hi", max_tokens=1, priority=priority)
+        ended.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        for number, (name, priority) in enumerate((("later", 5), ("usual", 0), ("urgent", -5)), start=1):
+            group.create_task(ask(name, priority))
+            await server.eventually(lambda number=number: server.engine.stats.num_waiting == number)
+        writers[0].close()  # makes one place; the others go on
+    assert ended == ["urgent", "usual", "later"]
+    for writer in writers[1:]:
+        writer.close()
+    await server.eventually(lambda: _is_idle(server))
+
+
 async def test_the_same_prompt_gives_the_same_text_streamed_or_not_alone_or_together(core):
     body = {"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
     alone = (await core.post("/v1/generate", **body)).json()["text"]

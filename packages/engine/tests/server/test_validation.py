@@ -60,6 +60,11 @@ ANYWHERE = [
     ({"stream_options": []}, 400, "stream_options"),
     ({"logit_bias": {"word": 1}}, 400, "logit_bias"),
     ({"ignore_eos": 1}, 400, "ignore_eos"),
+    ({"priority": -1}, 422, "priority"),
+    ({"priority": 101}, 422, "priority"),
+    ({"priority": 0.5}, 400, "priority"),
+    ({"deadline_s": 0}, 422, "deadline_s"),
+    ({"deadline_s": 1e9}, 422, "deadline_s"),
     # known features that are not here: 400
     ({"structured_outputs": {"json": {}}}, 400, "structured_outputs"),
     ({"guided_json": {}, "guided_regex": "a+"}, 400, "guided_regex"),

@@ -32,3 +32,7 @@ class SamplingFields(WireModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    priority: int | None = None
+    """Our engine's and vLLM's: lower goes sooner, 0 is usual."""
+    deadline_s: float | None = None
+    """Our engine's: seconds after which the answer ends with what it has, finish reason `abort`."""

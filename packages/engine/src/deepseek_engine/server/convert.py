@@ -7,7 +7,7 @@ from typing import Final, TypeVar, cast
 
 from deepseek_client.types import ChatCompletionRequest, CompletionRequest, GenerateRequest, SamplingFields
 from deepseek_engine.errors import InvalidRequestError
-from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.sampling_params import MAX_PRIORITY, SamplingParams
 from deepseek_engine.server.chat_messages import plain_messages
 from deepseek_engine.server.errors import ApiError, unsupported
 from deepseek_engine.server.job import Job, Prompt
@@ -146,11 +146,26 @@ class Converter:
                 ignore_eos=bool(request.ignore_eos),
                 logit_bias=self._logit_bias(request.logit_bias),
                 logprobs=num_logprobs,
+                priority=self._priority(request.priority),
+                deadline_s=self._deadline_s(request.deadline_s),
             )
         except InvalidRequestError as error:
             name = error.param or ""
             spelling = spellings.get(name, name)
             raise ApiError(422, str(error).replace(name, spelling, 1), param=spelling) from error
+
+    def _priority(self, given: int | None) -> int:
+        """Anyone may step back, but only as far forward as the operator lets them: it is at others' expense."""
+        most_urgent = self._settings.min_priority
+        if given is not None and given < most_urgent:
+            raise ApiError(
+                422, f"priority={given}: this server takes {most_urgent} to {MAX_PRIORITY}", param="priority"
+            )
+        return max(0, most_urgent) if given is None else given
+
+    def _deadline_s(self, given: float | None) -> float | None:
+        limit = self._settings.max_deadline_s
+        return limit if given is None or (limit is not None and given > limit) else given
 
     def _logit_bias(self, given: dict[str, float] | None) -> dict[int, float] | None:
         if not given:

@@ -102,7 +102,7 @@ class GenerateEndpoint(Generic[Request]):
             request_id=f"{request_id}#{self._dialect.route}-{next(self._numbers)}",
             cache_salt=_cache_salt(scope),
         )
-        record.usage = generation.usage
+        record.usage, record.course = generation.usage, generation.course
         return job, generation
 
     async def _answer(
@@ -168,5 +168,7 @@ def _note(updates: list[ChoiceUpdate], record: RequestRecord) -> None:
 
 def _overall_finish(generation: Generation) -> str:
     """One word for the log: how the answers ended, the most unusual first."""
+    if generation.course.timed_out:
+        return "timeout"
     reasons = set(generation.finish_reasons.values())
     return next(reason for reason in ("error", "abort", "length", "stop") if reason in reasons)

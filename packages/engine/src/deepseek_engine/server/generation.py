@@ -25,6 +25,27 @@ class ChoiceUpdate:
     error: str | None = None
 
 
+@dataclass(slots=True)
+class Course:
+    """How the engine got along with a request, for its access line; no part of the answer.
+
+    Attributes:
+        num_preemptions: of all its answers.
+        queue_s: how long it waited for its first place in a batch; None until the engine has said.
+        timed_out: whether its deadline ended it.
+    """
+
+    num_preemptions: int = 0
+    queue_s: float | None = None
+    timed_out: bool = False
+
+    def note(self, delta: Delta) -> None:
+        """Take in an answer's last delta."""
+        self.num_preemptions += delta.num_preemptions
+        self.queue_s = max(self.queue_s or 0.0, delta.queue_s)
+        self.timed_out = self.timed_out or delta.timed_out
+
+
 class Generation:
     """Runs a job: submits its prompts, turns tokens into text, ends answers at stop strings, counts usage.
 
@@ -44,6 +65,7 @@ class Generation:
     ) -> None:
         self.job = job
         self.usage = UsageMeter(len(job.prompts))
+        self.course = Course()
         self.finish_reasons: dict[int, FinishReason] = {}
         self._engine = engine
         self._ids = [f"{request_id}/{index}" for index in range(len(job.prompts))]
@@ -99,6 +121,8 @@ class Generation:
 
     def _take(self, prompt_index: int, delta: Delta) -> ChoiceUpdate | None:
         index = prompt_index * self.job.num_choices_per_prompt + delta.index
+        if delta.finish_reason is not None:
+            self.course.note(delta)
         if index in self.finish_reasons:
             return None  # what the engine still made before it heard of the stop string
         detokenizer = self._detokenizers[index]

@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Final
 
+from deepseek_engine.server.generation import Course
 from deepseek_engine.server.metrics import Metrics
 from deepseek_engine.server.usage import UsageMeter
 
@@ -18,10 +19,11 @@ class RequestRecord:
 
     def __init__(self, route: str, request_id: str) -> None:
         self._status = 500
-        self._finish = "error"
+        self._finish_reason = "error"
         self._is_usage_counted = False
         self.model = "-"
         self.usage = UsageMeter(0)
+        self.course = Course()
         self._route = route
         self._request_id = request_id
         self._start_s = time.perf_counter()
@@ -34,18 +36,18 @@ class RequestRecord:
         if self._first_token_s is None:
             self._first_token_s = self._last_token_s
 
-    def succeed(self, status: int, finish: str) -> None:
+    def succeed(self, status: int, finish_reason: str) -> None:
         """The answer was whole; its usage is what it cost."""
-        self._status, self._finish, self._is_usage_counted = status, finish, True
+        self._status, self._finish_reason, self._is_usage_counted = status, finish_reason, True
 
-    def fail(self, status: int, finish: str = "error") -> None:
+    def fail(self, status: int, finish_reason: str = "error") -> None:
         """There was no whole answer. Failed requests report no usage, so that the token counters leave them out."""
-        self._status, self._finish = status, finish
+        self._status, self._finish_reason = status, finish_reason
 
     def close(self, metrics: Metrics) -> None:
         """Count the request and log its line."""
         total_s = time.perf_counter() - self._start_s
-        metrics.requests.labels(self._route, str(self._status), self._finish).inc()
+        metrics.requests.labels(self._route, str(self._status), self._finish_reason).inc()
         if self._is_usage_counted:
             metrics.prompt_tokens.inc(self.usage.prompt_tokens)
             metrics.generation_tokens.inc(self.usage.completion_tokens)
@@ -59,15 +61,18 @@ class RequestRecord:
                 span_s = self._last_token_s - self._first_token_s
                 metrics.time_per_token.observe(span_s / (self.usage.completion_tokens - 1))
         logger.info(
-            "id=%s route=%s model=%s status=%d finish=%s prompt_tokens=%d completion_tokens=%d "
-            "ttft_ms=%s total_ms=%.1f",
+            "id=%s route=%s model=%s status=%d finish_reason=%s prompt_tokens=%d completion_tokens=%d cached_tokens=%d "
+            "queue_ms=%s ttft_ms=%s total_ms=%.1f preemptions=%d",
             self._request_id,
             self._route,
             self.model,
             self._status,
-            self._finish,
+            self._finish_reason,
             self.usage.prompt_tokens,
             self.usage.completion_tokens,
+            self.usage.cached_tokens,
+            "-" if self.course.queue_s is None else f"{self.course.queue_s * 1000:.1f}",
             ttft_ms,
             total_s * 1000,
+            self.course.num_preemptions,
         )

@@ -29,6 +29,14 @@ class ServerSettings(BaseSettings):
     max_num_batched_tokens: int = Field(2048, ge=1, description="tokens in one step at most")
     kv_cache_memory: int | None = Field(None, ge=1, description="bytes of KV cache, or with a unit: 2GiB")
     prefix_cache: bool = Field(True, description="reuse the KV of equal prompt beginnings")
+    max_waiting: int = Field(1024, ge=1, description="requests that may wait before new ones get 503")
+    max_waiting_tokens: int = Field(2**20, ge=1, description="prompt tokens that may wait before new requests get 503")
+    min_priority: int = Field(
+        0, ge=-100, le=100, description="lowest number, so most urgent priority, that a request may ask for"
+    )
+    max_deadline_s: float | None = Field(
+        None, gt=0, le=86400, description="most seconds that a request may take; what it has by then is its answer"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; one a core")
 
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -81,6 +89,8 @@ class ServerSettings(BaseSettings):
             max_num_batched_tokens=self.max_num_batched_tokens,
             kv_cache_memory_bytes=self.kv_cache_memory,
             enable_prefix_caching=self.prefix_cache,
+            max_waiting=self.max_waiting,
+            max_waiting_tokens=self.max_waiting_tokens,
             num_threads=self.threads,
         )
 
