@@ -332,7 +332,7 @@ async def test_a_core_that_dies_while_it_loads_is_a_start_error():
 def module_that_exits(tmp_path, monkeypatch):
     (tmp_path / "this_is_no_runner_but_exits.py").write_text("import os; os._exit(7)")
     (tmp_path / "loads_forever.py").write_text("import time\ndef build(config): time.sleep(600)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
 
 
 async def test_giving_up_on_a_start_ends_the_core():
