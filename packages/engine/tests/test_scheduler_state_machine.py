@@ -20,7 +20,10 @@ MIN_STEPS = 10_000
 VOCAB_SIZE = 16  # small, so that stop tokens really come up
 BLOCK_SIZE = 4
 
-driven = {"steps": 0, "preemptions": 0, "forks": 0, "cache_hits": 0, "errors": 0, "aborts": 0, "complete": 0}
+driven = {
+    "steps": 0, "preemptions": 0, "forks": 0, "cache_hits": 0, "errors": 0, "aborts": 0, "complete": 0,
+    "drafts": 0, "accepted_drafts": 0,
+}  # fmt: skip
 
 
 class InterferingRunner(FakeRunner):
@@ -89,13 +92,19 @@ class EngineMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 6),
         extra_budget=st.integers(0, 12),
         caching=st.booleans(),
+        speculation=st.sampled_from((None, "ngram", "ngram")),
     )
-    def start(self, num_blocks: int, max_num_seqs: int, extra_budget: int, caching: bool) -> None:
+    def start(
+        self, num_blocks: int, max_num_seqs: int, extra_budget: int, caching: bool, speculation: str | None
+    ) -> None:
         config = EngineConfig(
             model="fake",
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_seqs + extra_budget,
             enable_prefix_caching=caching,
+            speculation=speculation,
+            num_speculative_tokens=6,  # more than a block
+            ngram_min=1,
         )
         info = RunnerInfo(
             max_model_len=BLOCK_SIZE * 10,
@@ -174,6 +183,9 @@ class EngineMachine(RuleBasedStateMachine):
             assert scheduler.allocator.num_free == scheduler.allocator.num_blocks
             assert not self.engine._requests
             driven["preemptions"] += scheduler.num_preemptions
+            stats = self.engine.step().stats
+            driven["drafts"] += stats.num_draft_tokens
+            driven["accepted_drafts"] += stats.num_accepted_tokens
 
     def _send(self, message: Work, *, meanwhile: bool) -> None:
         (self.runner.arrives_meanwhile if meanwhile else self.engine.inbox).append(message)

@@ -1,5 +1,7 @@
 """How the engine runs: EngineConfig, given by the caller and the same for its life."""
 
+from typing import Final
+
 import msgspec
 
 from deepseek_engine.errors import InvalidRequestError
@@ -7,6 +9,9 @@ from deepseek_engine.errors import InvalidRequestError
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = (None, "int8")
 DEVICES = ("auto", "cpu", "cuda")
+SPECULATIONS = (None, "ngram")
+MAX_DRAFTS: Final = 32
+"""Draft tokens of one sequence and step, whatever the settings say."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +37,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         priority_ageing_steps: steps of waiting that raise a request by one level of priority.
         preempt_every_steps: put a decoding sequence back every so many steps, which changes no answer; for tests.
         num_threads: CPU threads; None is one a core.
+        speculation: `ngram` guesses tokens from what came before and verifies several in one step, which changes no
+            answer; None is off.
+        num_speculative_tokens: guesses of one sequence and step at most.
+        ngram_min: tokens that have to have come before for a guess.
+        ngram_max: longest agreement that is looked for.
     """
 
     model: str
@@ -50,16 +60,22 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     priority_ageing_steps: int = 1000
     preempt_every_steps: int | None = None
     num_threads: int | None = None
+    speculation: str | None = None
+    num_speculative_tokens: int = 5
+    ngram_min: int = 2
+    ngram_max: int = 4
 
     def __post_init__(self) -> None:
-        for name, allowed in (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("device", DEVICES)):
+        choices = (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("device", DEVICES))
+        for name, allowed in (*choices, ("speculation", SPECULATIONS)):
             if getattr(self, name) not in allowed:
                 raise InvalidRequestError(
                     f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}", param=name
                 )
         positive = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_memory_bytes")
         queue = ("max_waiting", "max_waiting_tokens", "priority_ageing_steps", "preempt_every_steps")
-        for name in (*positive, *queue, "num_kv_blocks", "num_threads"):
+        speculative = ("num_speculative_tokens", "ngram_min", "ngram_max")
+        for name in (*positive, *queue, *speculative, "num_kv_blocks", "num_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidRequestError(f"{name}={value}: it must be at least 1", param=name)
@@ -68,4 +84,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is below max_num_seqs={self.max_num_seqs}: "
                 "every running sequence needs room for one token a step",
                 param="max_num_batched_tokens",
+            )
+        if self.num_speculative_tokens > MAX_DRAFTS:
+            raise InvalidRequestError(
+                f"num_speculative_tokens={self.num_speculative_tokens}: at most {MAX_DRAFTS} are verified in one step",
+                param="num_speculative_tokens",
+            )
+        if self.ngram_min > self.ngram_max:
+            raise InvalidRequestError(
+                f"ngram_min={self.ngram_min} is above ngram_max={self.ngram_max}", param="ngram_min"
             )

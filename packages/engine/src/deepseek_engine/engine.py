@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from itertools import islice
 from typing import Any
 
 from deepseek_engine.config import EngineConfig
@@ -15,6 +16,7 @@ from deepseek_engine.runner_protocol import Runner
 from deepseek_engine.scheduler import Scheduler
 from deepseek_engine.scheduling.deadlines import Deadlines
 from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
+from deepseek_engine.speculation.speculator import Speculator
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ class Engine:
             priority_ageing_steps=config.priority_ageing_steps,
             preempt_every_steps=config.preempt_every_steps,
         )
+        self._speculator: Speculator | None = None
+        if config.speculation == "ngram":
+            self._speculator = Speculator(config.num_speculative_tokens, config.ngram_min, config.ngram_max)
         self._requests: dict[str, Request] = {}
         self._deltas: list[Delta] = []
         self._num_steps = 0
@@ -91,6 +96,8 @@ class Engine:
         self._read_inbox()
         self._end_overdue()
         batch = self._scheduler.schedule()
+        if self._speculator is not None:
+            batch = self._speculator.add_drafts(batch, self._scheduler.budget.tokens, self._scheduler.reserve_drafts)
         if batch:
             self._num_steps += 1
             began_s = self._clock()
@@ -102,9 +109,9 @@ class Engine:
                 self._commit(batch, began_s)
                 self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
                 self._end_overdue()
-                for sequence, token in sampled:
-                    if not sequence.is_finished:
-                        self._append(sequence, token)
+                for scheduled, tokens in sampled:
+                    if not scheduled.sequence.is_finished:
+                        self._append(scheduled, tokens)
         deltas, self._deltas = tuple(self._deltas), []
         return StepOutputs(deltas, self._stats())
 
@@ -124,11 +131,13 @@ class Engine:
         for request_id in self._deadlines.take_due(self._clock()):
             self.cancel(request_id, timed_out=True)
 
-    def _run(self, batch: Seq[ScheduledSequence]) -> list[tuple[Sequence, SampledToken]]:
-        """Each sequence that gets a token in this step, with the token."""
+    def _run(self, batch: Seq[ScheduledSequence]) -> list[tuple[ScheduledSequence, list[SampledToken]]]:
+        """Each sequence that gets a token in this step, with the token and those behind its drafts."""
         logits = self._runner.forward(batch)
-        tokens = self._runner.sample(logits, batch)
-        return list(zip([s.sequence for s in batch if s.needs_token], tokens, strict=True))
+        tokens = iter(self._runner.sample(logits, batch))
+        sampled = [(s, list(islice(tokens, s.num_sampled_rows))) for s in batch if s.needs_token]
+        assert next(tokens, None) is None, "more tokens than rows"
+        return sampled
 
     def _commit(self, batch: Seq[ScheduledSequence], began_s: float) -> None:
         self._last_step_failed = False
@@ -136,16 +145,20 @@ class Engine:
         for scheduled in batch:
             self._requests[scheduled.sequence.request_id].note_progress(scheduled.sequence, began_s)
 
-    def _append(self, sequence: Sequence, token: SampledToken) -> None:
-        # The stop rule reads how many tokens came before this one, so it goes first.
-        is_stop = token.token_id in sequence.stop_token_ids and sequence.num_output_tokens >= sequence.params.min_tokens
-        sequence.token_ids.append(token.token_id)
-        if is_stop:
-            self._emit(sequence, token, finish_reason="stop")
-        elif len(sequence.token_ids) >= sequence.max_total_tokens:
-            self._emit(sequence, token, finish_reason="length")
-        else:
-            self._emit(sequence, token)
+    def _append(self, scheduled: ScheduledSequence, tokens: Seq[SampledToken]) -> None:
+        """Add the sampled token, and the one behind each draft for as long as the drafts were right."""
+        sequence, drafts = scheduled.sequence, scheduled.draft_token_ids
+        num_added = 0
+        finish_reason: FinishReason | None = None
+        while finish_reason is None and num_added < len(tokens):
+            if num_added and drafts[num_added - 1] != tokens[num_added - 1].token_id:
+                break
+            finish_reason = _append_token(sequence, tokens[num_added].token_id)
+            num_added += 1
+        if drafts and self._speculator is not None:
+            self._scheduler.accept_drafts(sequence, num_added - 1)
+            self._speculator.observe(sequence, len(drafts), num_added - 1)
+        self._emit(sequence, tokens[:num_added], finish_reason=finish_reason)
 
     def _fail(self, batch: Seq[ScheduledSequence], error: Exception) -> None:
         """End every answer of a batch that could not be computed, and those that wait for its prompts."""
@@ -161,7 +174,7 @@ class Engine:
     def _emit(
         self,
         sequence: Sequence,
-        token: SampledToken | None = None,
+        tokens: Seq[SampledToken] = (),
         *,
         finish_reason: FinishReason | None = None,
         error: str | None = None,
@@ -170,13 +183,14 @@ class Engine:
         """Say what was added to an answer; a finish reason ends it and frees its blocks."""
         request = self._requests[sequence.request_id]
         is_last = finish_reason is not None
+        token_ids = tuple(token.token_id for token in tokens)
         delta = Delta(
             request_id=sequence.request_id,
             index=sequence.index,
-            token_ids=() if token is None else (token.token_id,),
-            logprobs=None if token is None or token.logprobs is None else (token.logprobs,),
+            token_ids=token_ids,
+            logprobs=tuple(token.logprobs for token in tokens if token.logprobs is not None) or None,
             finish_reason=finish_reason,
-            stop_token_id=token.token_id if token is not None and finish_reason == "stop" else None,
+            stop_token_id=token_ids[-1] if finish_reason == "stop" else None,
             num_prompt_tokens=request.num_prompt_tokens,
             num_cached_tokens=request.num_cached_tokens,
             error=error,
@@ -212,4 +226,16 @@ class Engine:
             num_prefix_queries=self._scheduler.num_prefix_queries,
             num_prefix_hits=self._scheduler.num_prefix_hits,
             max_step_tokens=self._scheduler.budget.tokens,
+            num_draft_tokens=self._speculator.num_draft_tokens if self._speculator is not None else 0,
+            num_accepted_tokens=self._speculator.num_accepted_tokens if self._speculator is not None else 0,
         )
+
+
+def _append_token(sequence: Sequence, token_id: int) -> FinishReason | None:
+    """Make the answer longer by a token; why it ends there, if it does."""
+    # The stop rule reads how many tokens came before this one, so it goes first.
+    is_stop = token_id in sequence.stop_token_ids and sequence.num_output_tokens >= sequence.params.min_tokens
+    sequence.token_ids.append(token_id)
+    if is_stop:
+        return "stop"
+    return "length" if len(sequence.token_ids) >= sequence.max_total_tokens else None

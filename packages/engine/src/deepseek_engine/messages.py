@@ -97,6 +97,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         num_prefix_queries: prompt tokens that were looked up in the prefix cache.
         num_prefix_hits: how many of those were found.
         max_step_tokens: the token budget of a step; lower than configured after memory ran out.
+        num_draft_tokens: guessed tokens that were verified.
+        num_accepted_tokens: how many of them were right, each a step saved for one sequence.
     """
 
     num_running: int
@@ -109,6 +111,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_prefix_queries: int = 0
     num_prefix_hits: int = 0
     max_step_tokens: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
 
 
 class Ready(Message, frozen=True, kw_only=True):

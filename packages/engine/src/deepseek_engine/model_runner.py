@@ -40,14 +40,16 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
-        """Compute the batch; logits [sequences that need a token, vocab_size], float32."""
+        """Compute the batch; logits [sampled rows, vocab_size], float32."""
         inputs = prepare_step(batch, self.cache.block_size, self.model.embedding.dtype)
         return self.model(inputs.token_ids_T, inputs.positions_T, inputs.rows_R, self.cache, inputs.metadata)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
-        """One token for each sequence that needs one, in the batch's order."""
-        return self._sampler.sample(logits, [s.sequence for s in batch if s.needs_token])
+        """One token for each row, in the batch's order."""
+        sequences = [s.sequence for s in batch for _ in range(s.num_sampled_rows)]
+        offsets = [offset for s in batch for offset in range(s.num_sampled_rows)]
+        return self._sampler.sample(logits, sequences, offsets)
 
 
 def build_runner(config: EngineConfig) -> ModelRunner:

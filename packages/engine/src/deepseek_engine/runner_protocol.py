@@ -44,9 +44,13 @@ class Runner(Protocol[Logits]):
         ...
 
     def forward(self, batch: Seq[ScheduledSequence]) -> Logits:
-        """Compute the batch and write its keys and values to the cache; logits of the sequences that need a token."""
+        """Compute the batch, drafts included, and write its keys and values to the cache.
+
+        Returns:
+            logits: a sequence that needs a token has `num_sampled_rows` rows, in the batch's order.
+        """
         ...
 
     def sample(self, logits: Logits, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
-        """One token for each sequence of the batch that needs one, in the batch's order."""
+        """One token for each row of logits, in their order; those behind drafts as if the drafts were accepted."""
         ...

@@ -116,26 +116,34 @@ class Scheduler:
         self.budget.note_success()
         if self._preempt_every_steps is not None:
             self._with_new_token = [scheduled.sequence for scheduled in batch if scheduled.needs_token]
-        block_size, prefix_cache = self.block_size, self._prefix_cache
         for scheduled in batch:
             sequence = scheduled.sequence
-            first_block = sequence.num_computed_tokens // block_size
-            sequence.num_computed_tokens += scheduled.num_new_tokens
-            end_block = sequence.num_computed_tokens // block_size
-            if prefix_cache is not None and end_block > first_block:
-                for block in prefix_cache.register(sequence, first_block, end_block):
-                    self.allocator.keep_content(block)
-            if sequence.num_computed_tokens > sequence.num_charged_tokens:
-                self._charge_output(sequence)
+            self._count_computed(sequence, scheduled.num_new_tokens)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._start_forks(sequence)
+
+    def reserve_drafts(self, sequence: Sequence, num_tokens: int) -> int:
+        """Get slots for draft tokens behind a scheduled sequence's last one; how many of them have one.
+
+        Guesses take no block that a running sequence's next token may need.
+        """
+        wanted = self._num_blocks_for(len(sequence.token_ids) + num_tokens)
+        while len(sequence.block_table) < wanted and self.allocator.num_free > len(self._running):
+            sequence.block_table.append(self.allocator.allocate())
+        return min(num_tokens, len(sequence.block_table) * self.block_size - len(sequence.token_ids))
+
+    def accept_drafts(self, sequence: Sequence, num_tokens: int) -> None:
+        """Drafts were right and are tokens of the sequence now; the slots of the others are written again later."""
+        self._count_computed(sequence, num_tokens)
 
     def back_off(self, batch: Seq[ScheduledSequence]) -> bool:
         """The batch ran out of memory and nothing of it counts: make the next ones half as large.
 
         Returns False if it was a single token, so that no smaller batch can help.
         """
-        if not self.budget.shrink(sum(scheduled.num_new_tokens for scheduled in batch)):
+        if not self.budget.shrink(
+            sum(scheduled.num_new_tokens + len(scheduled.draft_token_ids) for scheduled in batch)
+        ):
             return False
         while len(self._running) > self.budget.tokens:
             self._preempt(self._running.pop())
@@ -170,6 +178,16 @@ class Scheduler:
             for index, block in enumerate(sequence.block_table):
                 is_full = (index + 1) * self.block_size <= sequence.num_computed_tokens
                 assert is_full or self.allocator.ref_count(block) == 1, f"block {block} is shared and still written to"
+
+    def _count_computed(self, sequence: Sequence, num_tokens: int) -> None:
+        first_block = sequence.num_computed_tokens // self.block_size
+        sequence.num_computed_tokens += num_tokens
+        end_block = sequence.num_computed_tokens // self.block_size
+        if self._prefix_cache is not None and end_block > first_block:
+            for block in self._prefix_cache.register(sequence, first_block, end_block):
+                self.allocator.keep_content(block)
+        if sequence.num_computed_tokens > sequence.num_charged_tokens:
+            self._charge_output(sequence)
 
     def _schedule_decodes(self) -> list[ScheduledSequence]:
         batch: list[ScheduledSequence] = []

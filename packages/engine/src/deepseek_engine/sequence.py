@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
+from deepseek_engine.config import MAX_DRAFTS
 from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.sampling_params import SamplingParams
 
@@ -84,6 +85,14 @@ class Sequence:
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
+    def max_drafts(self) -> int:
+        """Draft tokens that a step may verify at most: 0 where what is chosen depends on more than the position.
+
+        Penalties count the tokens before, so a row behind drafts would need counts of its own.
+        """
+        return 0 if self.params.penalises_tokens else MAX_DRAFTS
+
+    @property
     def is_finished(self) -> bool:
         """Whether it has ended and holds no blocks."""
         return self.status is SequenceStatus.FINISHED
@@ -91,10 +100,16 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """One sequence's share of a step: compute `num_new_tokens` from `num_computed_tokens` on."""
+    """One sequence's share of a step: compute `num_new_tokens` from `num_computed_tokens` on.
+
+    Attributes:
+        draft_token_ids: guesses for the tokens that follow; computed behind the new ones, and only where
+            `needs_token` and `num_new_tokens == 1`.
+    """
 
     sequence: Sequence
     num_new_tokens: int
+    draft_token_ids: tuple[int, ...] = ()
 
     @property
     def needs_token(self) -> bool:
@@ -104,10 +119,15 @@ class ScheduledSequence:
         """
         return self.sequence.num_computed_tokens + self.num_new_tokens == len(self.sequence.token_ids)
 
+    @property
+    def num_sampled_rows(self) -> int:
+        """Rows of logits that the step yields: one where a token is needed, and one behind each draft."""
+        return 1 + len(self.draft_token_ids) if self.needs_token else 0
+
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """The sampler's answer for one sequence that needs a token."""
+    """The sampler's answer for one row."""
 
     token_id: int
     logprobs: TokenLogprobs | None = None

@@ -25,7 +25,7 @@ GROUP_SLACK_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """What `Transformer.forward` takes. `rows_R` follows the batch's order of the sequences that need a token."""
+    """What `Transformer.forward` takes. `rows_R` follows the batch's order: `num_sampled_rows` of each sequence."""
 
     token_ids_T: Tensor
     positions_T: Tensor
@@ -36,14 +36,21 @@ class StepInputs:
 def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: torch.dtype) -> StepInputs:
     """Lay the batch out: single tokens first, by length of context, then the prefill chunks one after another.
 
+    A draft is a single token as well, of the same sequence with a longer context: keys and values are written before
+    anything is attended to, so it finds those of the drafts before it, and its row is computed exactly as it would be
+    in a later step.
+
     Args:
-        batch: sequences with blocks for all their tokens up to the last new one.
+        batch: sequences with blocks for all their tokens up to the last new one, or the last draft.
         block_size: tokens a block.
         mask_dtype: of the additive attention masks; SDPA wants the queries' own.
     """
-    decodes = sorted((s for s in batch if s.num_new_tokens == 1), key=lambda s: s.sequence.num_computed_tokens)
+    singles = (
+        _Single(s, offset) for s in batch if s.num_new_tokens == 1 for offset in range(1 + len(s.draft_token_ids))
+    )
+    decodes = sorted(singles, key=lambda single: single.context)
     prefills = [s for s in batch if s.num_new_tokens > 1]
-    last_row: dict[int, int] = {}
+    row_of: dict[tuple[int, int], int] = {}  # by sequence and offset
     token_ids: list[int] = []
     positions: list[Ints] = []
     slots: list[Ints] = []
@@ -52,11 +59,12 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
 
     for group in _groups_of_similar_length(decodes):
         start = len(token_ids)
-        contexts = np.array([s.sequence.num_computed_tokens + 1 for s in group])
-        all_slots = _slots_of_group(group, block_size, padded_length(int(contexts.max())))
-        for row, scheduled in enumerate(group):
-            last_row[id(scheduled.sequence)] = start + row
-            token_ids.append(scheduled.sequence.token_ids[scheduled.sequence.num_computed_tokens])
+        contexts = np.array([single.context for single in group])
+        tables = [single.scheduled.sequence.block_table for single in group]
+        all_slots = _slots_of_tables(tables, block_size, padded_length(int(contexts.max())))
+        for row, single in enumerate(group):
+            row_of[id(single.scheduled.sequence), single.offset] = start + row
+            token_ids.append(single.token_id)
         positions.append(contexts - 1)
         slots.append(all_slots[np.arange(len(group)), contexts - 1])
         decode_groups.append(
@@ -70,11 +78,11 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
     for scheduled in prefills:
         sequence, start = scheduled.sequence, len(token_ids)
         begin, end = sequence.num_computed_tokens, sequence.num_computed_tokens + scheduled.num_new_tokens
-        sequence_slots = _slots_of_group([scheduled], block_size, padded_length(end))[0]
+        sequence_slots = _slots_of_tables([sequence.block_table], block_size, padded_length(end))[0]
         token_ids.extend(sequence.token_ids[begin:end])
         positions.append(np.arange(begin, end))
         slots.append(sequence_slots[begin:end])
-        last_row[id(sequence)] = len(token_ids) - 1
+        row_of[id(sequence), 0] = len(token_ids) - 1
         chunks.append(
             PrefillChunk(
                 rows=slice(start, len(token_ids)),
@@ -83,7 +91,7 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
             )
         )
 
-    rows = [last_row[id(s.sequence)] for s in batch if s.needs_token]
+    rows = [row_of[id(s.sequence), offset] for s in batch for offset in range(s.num_sampled_rows)]
     metadata = AttentionMetadata(
         slot_mapping_T=torch.from_numpy(np.concatenate(slots)),
         decode_groups=tuple(decode_groups),
@@ -97,28 +105,46 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
     )
 
 
-def _groups_of_similar_length(decodes: list[ScheduledSequence]) -> list[list[ScheduledSequence]]:
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """A token that is computed by itself: a sequence's last one, or the draft `offset` places behind it."""
+
+    scheduled: ScheduledSequence
+    offset: int
+
+    @property
+    def context(self) -> int:
+        """Tokens that it attends to, itself among them."""
+        return self.scheduled.sequence.num_computed_tokens + 1 + self.offset
+
+    @property
+    def token_id(self) -> int:
+        """What is embedded."""
+        if self.offset:
+            return self.scheduled.draft_token_ids[self.offset - 1]
+        return self.scheduled.sequence.token_ids[self.scheduled.sequence.num_computed_tokens]
+
+
+def _groups_of_similar_length(decodes: list[_Single]) -> list[list[_Single]]:
     """Split where padding short sequences to the longest would more than double the keys that are read."""
-    groups: list[list[ScheduledSequence]] = []
+    groups: list[list[_Single]] = []
     limit = -1
-    for scheduled in decodes:
-        context = scheduled.sequence.num_computed_tokens + 1
-        if context > limit:
+    for single in decodes:
+        if single.context > limit:
             groups.append([])
-            limit = GROUP_GROWTH * context + GROUP_SLACK_TOKENS
-        groups[-1].append(scheduled)
+            limit = GROUP_GROWTH * single.context + GROUP_SLACK_TOKENS
+        groups[-1].append(single)
     return groups
 
 
-def _slots_of_group(group: Seq[ScheduledSequence], block_size: int, length: int) -> Ints:
+def _slots_of_tables(tables: Seq[list[int]], block_size: int, length: int) -> Ints:
     """Cache slots of each sequence's first `length` tokens, [B, length]; past a sequence's end, slots of block 0."""
     num_blocks = -(-length // block_size)
-    blocks = np.zeros((len(group), num_blocks), dtype=np.int64)
-    for row, scheduled in enumerate(group):
-        table = scheduled.sequence.block_table[:num_blocks]
-        blocks[row, : len(table)] = table
+    blocks = np.zeros((len(tables), num_blocks), dtype=np.int64)
+    for row, table in enumerate(tables):
+        blocks[row, : len(table)] = table[:num_blocks]
     slots = blocks[:, :, None] * block_size + np.arange(block_size)
-    return np.ascontiguousarray(slots.reshape(len(group), -1)[:, :length])
+    return np.ascontiguousarray(slots.reshape(len(tables), -1)[:, :length])
 
 
 def _padding_mask(contexts: Ints, length: int, dtype: torch.dtype) -> Tensor:

@@ -38,16 +38,16 @@ class FakeRunner:
         self._slots = [_NEVER_WRITTEN] * (info.num_blocks * info.block_size)
 
     def forward(self, batch: Seq[ScheduledSequence]) -> list[bytes]:
-        """Store the new tokens; the digest of its whole prefix for each sequence that needs a token."""
+        """Store the new tokens; for each sequence that needs a token, the digest of its prefix up to each row."""
         if self._step_s:
             time.sleep(self._step_s)
         for scheduled in batch:
             self._write(scheduled)
-        return [self._read_digest(scheduled) for scheduled in batch if scheduled.needs_token]
+        return [self._read_digest(s, offset) for s in batch for offset in range(s.num_sampled_rows)]
 
     def sample(self, logits: list[bytes], batch: Seq[ScheduledSequence]) -> list[SampledToken]:
         """The token that follows from each digest."""
-        sequences = [scheduled.sequence for scheduled in batch if scheduled.needs_token]
+        sequences = [s.sequence for s in batch for _ in range(s.num_sampled_rows)]
         sampled: list[SampledToken] = []
         for digest, sequence in zip(logits, sequences, strict=True):
             seed = None if sequence.params.is_greedy else sequence.sampling_seed
@@ -59,15 +59,15 @@ class FakeRunner:
     def _write(self, scheduled: ScheduledSequence) -> None:
         sequence = scheduled.sequence
         start = sequence.num_computed_tokens
-        for position in range(start, start + scheduled.num_new_tokens):
-            token_id = sequence.token_ids[position]
+        new_token_ids = sequence.token_ids[start : start + scheduled.num_new_tokens]
+        for position, token_id in enumerate([*new_token_ids, *scheduled.draft_token_ids], start):
             if token_id == self._fail_token:
                 raise RuntimeError(f"token {token_id} breaks this model")
             self._slots[self._slot(sequence.block_table, position)] = token_id
 
-    def _read_digest(self, scheduled: ScheduledSequence) -> bytes:
+    def _read_digest(self, scheduled: ScheduledSequence, offset: int) -> bytes:
         sequence = scheduled.sequence
-        end = sequence.num_computed_tokens + scheduled.num_new_tokens
+        end = sequence.num_computed_tokens + scheduled.num_new_tokens + offset
         return _digest([self._slots[self._slot(sequence.block_table, position)] for position in range(end)])
 
     def _slot(self, block_table: list[int], position: int) -> int:

@@ -1,0 +1,1 @@
+"""Guessing tokens ahead, so that one step may verify several: plain Python, without torch."""
