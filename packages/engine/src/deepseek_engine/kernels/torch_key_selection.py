@@ -15,6 +15,7 @@ from deepseek_engine.kernels.torch_attention import (
     PrefillChunk,
     gather_group,
     keys_of_chunk,
+    padded_queries,
 )
 
 MAX_SCORES: Final = 2**24
@@ -67,7 +68,7 @@ def _narrow_chunk(
     num_new, num_keys = chunk.rows.stop - chunk.rows.start, keys.shape[0]
     mask = chunk.mask
     if mask is None:
-        mask = torch.full((num_new, num_keys), float("-inf"), dtype=k.dtype).triu_(1)
+        mask = torch.full((padded_queries(num_new), num_keys), float("-inf"), dtype=k.dtype).triu_(1)
     narrowed = mask.clone()
     step = max(MAX_SCORES // (num_keys * q.shape[1]), 1)
     for start in range(0, num_new, step):

@@ -50,8 +50,15 @@ TINY_MOE: Final = TinyModel(num_local_experts=16)
 def write_tiny_checkpoint(folder: Path, model: TinyModel | None = None) -> Path:
     """Write a checkpoint and return its folder; the same shape and seed give the same bytes."""
     model = model or TinyModel()
-    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder)
     _write_json(folder / "config.json", _config(model))
+    save_file(_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write what turns text into token ids and conversations into text: every byte is a token."""
+    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "generation_config.json", {"bos_token_id": 256, "eos_token_id": [256, 258]})
     _write_json(
         folder / "tokenizer_config.json",
@@ -63,8 +70,6 @@ def write_tiny_checkpoint(folder: Path, model: TinyModel | None = None) -> Path:
         },
     )
     _tokenizer().save(str(folder / "tokenizer.json"))
-    save_file(_tensors(model), folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def _config(model: TinyModel) -> dict[str, Any]:
