@@ -34,7 +34,8 @@ def environment(session: nox.Session, *groups: str) -> None:
     if not PYTHON.exists():
         session.run(sys.executable, "-m", "venv", str(VENV), external=True)
     projects = (ROOT / "packages" / package / "pyproject.toml" for package in PACKAGES)
-    files = (ROOT / "noxfile.py", ROOT / "pyproject.toml", *projects)
+    kernels = sorted(ROOT.glob("packages/engine/hatch_build.py")) + sorted(ROOT.glob("packages/engine/src/**/csrc/*"))
+    files = (ROOT / "noxfile.py", ROOT / "pyproject.toml", *projects, *kernels)
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     for group in ("base", *groups):
         stamp = VENV / f".installed-{group}"

@@ -34,6 +34,7 @@ from deepseek_engine.model_source import resolve_model
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence, Sequence
 from deepseek_engine.step_inputs import prepare_step
+from deepseek_engine.step_model import TorchModel
 from deepseek_engine.testing import deepseek_moe_reference
 from deepseek_engine.testing.checkpoints import VOCAB_SIZE, write_tokenizer
 from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
@@ -265,10 +266,11 @@ def sequence_of(token_ids: list[int], num_tokens: int) -> Sequence:
 
 def engine_logits(runner: ModelRunner, sequence: Sequence, num_new: int) -> Tensor:
     """Logits of the sequence's next `num_new` tokens, which are in the cache afterwards."""
+    assert isinstance(runner.model, TorchModel)
     with torch.inference_mode():
         inputs = prepare_step([ScheduledSequence(sequence, num_new)], BLOCK_SIZE, torch.float32)
-        logits = runner.model(
-            inputs.token_ids_T, inputs.positions_T, torch.arange(num_new), runner.cache, inputs.metadata
+        logits = runner.model.transformer(
+            inputs.token_ids_T, inputs.positions_T, torch.arange(num_new), runner.model.cache, inputs.metadata
         )
     sequence.num_computed_tokens += num_new
     return logits

@@ -15,11 +15,12 @@ from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.model_config import ModelConfig, read_model_config
 from deepseek_engine.model_source import resolve_model
+from deepseek_engine.models.fused_decoder import fuse
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampler import Sampler
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
-from deepseek_engine.step_inputs import prepare_step
+from deepseek_engine.step_model import FusedModel, StepModel, TorchModel
 from deepseek_engine.weights import CheckpointSource, SafetensorsSource, load_weights, store_as_int8
 
 logger = logging.getLogger(__name__)
@@ -32,17 +33,15 @@ SHARE_OF_FREE_MEMORY: Final = 4
 class ModelRunner:
     """Runs one model on one device."""
 
-    def __init__(self, model: Transformer, cache: KVCache, info: RunnerInfo) -> None:
+    def __init__(self, model: StepModel, info: RunnerInfo) -> None:
         self.model = model
-        self.cache = cache
         self.info = info
         self._sampler = Sampler(info.vocab_size)
 
     @torch.inference_mode()
     def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """Compute the batch; logits [sampled rows, vocab_size], float32."""
-        inputs = prepare_step(batch, self.cache.block_size, self.model.embedding.dtype)
-        return self.model(inputs.token_ids_T, inputs.positions_T, inputs.rows_R, self.cache, inputs.metadata)
+        return self.model.logits(self.model.hidden(batch))
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
@@ -86,7 +85,13 @@ def build_runner(config: EngineConfig) -> ModelRunner:
         config.model, model_config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
         num_blocks, config.block_size, cache.num_bytes / 1e6, torch.get_num_threads(),
     )  # fmt: skip
-    return ModelRunner(model, cache, info)
+    return ModelRunner(_prepare(model, cache, max_model_len), info)
+
+
+def _prepare(model: Transformer, cache: KVCache, max_model_len: int) -> StepModel:
+    """The fastest way that this machine has to run the model."""
+    fused = fuse(model, cache, max_model_len)
+    return TorchModel(model, cache) if fused is None else FusedModel(fused, cache.block_size)
 
 
 def open_checkpoint(path: Path) -> tuple[ModelConfig, CheckpointSource]:

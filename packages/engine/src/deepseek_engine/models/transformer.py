@@ -87,23 +87,33 @@ class Transformer(nn.Module):
             self.head.weight = self.embedding
         self.cos_sin = rotary_table(config.rope, max_model_len, dtype, torch.device("cpu"))
 
-    def forward(
+    def hidden(
         self, token_ids_T: Tensor, positions_T: Tensor, rows_R: Tensor, cache: KVCache, metadata: AttentionMetadata
     ) -> Tensor:
-        """Run one step.
+        """Run one step up to the last norm.
 
         Args:
             token_ids_T: int64.
             positions_T: int64, each token's place in its sequence.
-            rows_R: int64, the rows of the batch whose logits are wanted.
+            rows_R: int64, the rows of the batch whose result is wanted.
             cache: what earlier steps stored of each token; this step's tokens are added to it.
             metadata: where they go and what each token attends to.
 
         Returns:
-            logits, [R, vocab_size], float32.
+            [R, H].
         """
         x_TH = F.embedding(token_ids_T, self.embedding)
         cos_sin = self.cos_sin.index_select(0, positions_T)
         for index, layer in enumerate(self.layers):
             x_TH = layer(x_TH, cos_sin, cache.layer(index), metadata)
-        return self.head(self.norm(x_TH.index_select(0, rows_R))).float()
+        return self.norm(x_TH.index_select(0, rows_R))
+
+    def logits(self, hidden_RH: Tensor) -> Tensor:
+        """float32 [R, vocab_size] from what `hidden` gives."""
+        return self.head(hidden_RH).float()
+
+    def forward(
+        self, token_ids_T: Tensor, positions_T: Tensor, rows_R: Tensor, cache: KVCache, metadata: AttentionMetadata
+    ) -> Tensor:
+        """One step to logits, float32 [R, vocab_size]; arguments as of `hidden`."""
+        return self.logits(self.hidden(token_ids_T, positions_T, rows_R, cache, metadata))

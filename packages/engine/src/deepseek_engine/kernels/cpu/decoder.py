@@ -1,0 +1,164 @@
+"""A decoder's whole step in one call of the CPU kernels: no operator a layer is dispatched from Python.
+
+T tokens of the step, R rows asked for, H hidden_size, D head_dim.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepseek_engine.kernels.cpu.attention import PagedBatch
+from deepseek_engine.kernels.cpu.library import Decoder, Layer, Library, Matrix, Step
+from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseWeights:
+    """A gated feed-forward; `gate_up` is interleaved."""
+
+    gate_up: PackedMatrix
+    down: PackedMatrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertWeights:
+    """A mixture of experts routed by a renormalised softmax; every `gate_up` is interleaved."""
+
+    router: PackedMatrix
+    gate_up: Sequence[PackedMatrix]
+    down: Sequence[PackedMatrix]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """One layer; the norms are bfloat16."""
+
+    attention_norm: Tensor
+    qkv: PackedMatrix
+    output: PackedMatrix
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    feed_forward_norm: Tensor
+    feed_forward: DenseWeights | ExpertWeights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderShape:
+    """Sizes that hold for every layer; `num_experts` is 0 for dense layers."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    num_experts: int
+    experts_per_token: int
+    eps: float
+    final_eps: float
+    qk_norm_eps: float
+    attention_scale: float
+
+
+class CPUDecoder:
+    """Runs steps of one model over one cache.
+
+    Args:
+        library: the kernels.
+        shape: sizes.
+        layers: weights of each layer.
+        embedding: [vocabulary, H], bfloat16, packed as a matrix of H inputs.
+        final_norm: bfloat16 [H].
+        cos_sin: float32 [positions, 2, D / 2]: cosines, then sines.
+        cache: each layer's keys and values, bfloat16 [slots, kv heads, D]; the kernels keep an order of their own.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        shape: DecoderShape,
+        *,
+        layers: Sequence[LayerWeights],
+        embedding: PackedMatrix,
+        final_norm: Tensor,
+        cos_sin: Tensor,
+        cache: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        self._library = library
+        self._hidden_size = shape.hidden_size
+        self._held = (layers, embedding, final_norm, cos_sin, cache)  # the structures below point into these
+        self._layers = (Layer * len(layers))()
+        self._expert_arrays: list[ctypes.Array[Matrix]] = []
+        for structure, weights, (keys, values) in zip(self._layers, layers, cache, strict=True):
+            self._fill(structure, weights)
+            structure.keys, structure.values = keys.data_ptr(), values.data_ptr()
+        self._decoder = Decoder(
+            num_layers=len(layers),
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            num_experts=shape.num_experts,
+            experts_per_token=shape.experts_per_token,
+            eps=shape.eps,
+            final_eps=shape.final_eps,
+            qk_norm_eps=shape.qk_norm_eps,
+            attention_scale=shape.attention_scale,
+            embedding=embedding.matrix,
+            final_norm=final_norm.data_ptr(),
+            cos_sin=cos_sin.data_ptr(),
+            layers=self._layers,
+        )
+        self._scratch = torch.empty(0, dtype=torch.uint8)
+
+    def step(self, token_ids_T: Tensor, rows_R: Tensor, batch: PagedBatch) -> Tensor:
+        """Compute a batch; keys and values of its tokens are in the cache afterwards.
+
+        Args:
+            token_ids_T: int64, the sequences' new tokens one after another.
+            rows_R: int64, the rows whose result is wanted.
+            batch: whose tokens they are.
+
+        Returns:
+            bfloat16 [R, H], after the last norm.
+        """
+        num_tokens, num_wanted = token_ids_T.shape[0], rows_R.shape[0]
+        hidden_RH = torch.empty(num_wanted, self._hidden_size, dtype=torch.bfloat16)
+        num_bytes = self._library.scratch_bytes(self._decoder, num_tokens)
+        if num_bytes > self._scratch.nbytes:
+            self._scratch = torch.empty(num_bytes, dtype=torch.uint8)
+        self._library.decoder_step(
+            self._decoder,
+            Step(
+                batch=batch.structure(),
+                num_rows=num_tokens,
+                token_ids=token_ids_T.data_ptr(),
+                num_wanted=num_wanted,
+                wanted_rows=rows_R.data_ptr(),
+                hidden=hidden_RH.data_ptr(),
+                scratch=self._scratch.data_ptr(),
+            ),
+        )
+        return hidden_RH
+
+    def _fill(self, structure: Layer, weights: LayerWeights) -> None:
+        structure.attention_norm = weights.attention_norm.data_ptr()
+        structure.qkv, structure.output = weights.qkv.matrix, weights.output.matrix
+        if weights.q_norm is not None and weights.k_norm is not None:
+            structure.q_norm, structure.k_norm = weights.q_norm.data_ptr(), weights.k_norm.data_ptr()
+        structure.feed_forward_norm = weights.feed_forward_norm.data_ptr()
+        match weights.feed_forward:
+            case DenseWeights(gate_up=gate_up, down=down):
+                structure.gate_up, structure.down = gate_up.matrix, down.matrix
+            case ExpertWeights(router=router, gate_up=gate_ups, down=downs):
+                structure.router = router.matrix
+                structure.experts_gate_up = self._array(gate_ups)
+                structure.experts_down = self._array(downs)
+
+    def _array(self, matrices: Sequence[PackedMatrix]) -> "ctypes.Array[Matrix]":
+        array = (Matrix * len(matrices))(*(packed.matrix for packed in matrices))
+        self._expert_arrays.append(array)
+        return array

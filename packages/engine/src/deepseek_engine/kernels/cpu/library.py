@@ -1,0 +1,187 @@
+"""The compiled kernels: their structures, their functions, and whether this machine can run them.
+
+Field order and types follow the headers in `csrc/`; their sizes are compared when the library is loaded.
+"""
+
+import ctypes
+import logging
+from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+LIBRARY: Final = Path(__file__).with_name("_native.so")
+NEEDED: Final = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vnni")
+
+BF16, INT8 = 0, 1
+STORE_BF16, STORE_FLOAT, ADD_BF16, SILU_MUL = 0, 1, 2, 3
+
+
+class Matrix(Structure):
+    """`ds_matrix`: packed weights."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("scale", c_void_p),
+        ("sums", c_void_p),
+        ("bias", c_void_p),
+        ("num_inputs", c_int64),
+        ("num_outputs", c_int64),
+        ("kind", c_int64),
+    ]
+
+
+class Product(Structure):
+    """`ds_product`: rows times a matrix."""
+
+    _fields_ = [
+        ("matrix", POINTER(Matrix)),
+        ("rows", c_void_p),
+        ("bytes", c_void_p),
+        ("row_scales", c_void_p),
+        ("num_rows", c_int64),
+        ("epilogue", c_int64),
+        ("target", c_void_p),
+        ("target_stride", c_int64),
+    ]
+
+
+class Batch(Structure):
+    """`ds_batch`: the sequences of a step."""
+
+    _fields_ = [
+        ("num_sequences", c_int64),
+        ("first_row", c_void_p),
+        ("context_lens", c_void_p),
+        ("prefix_lens", c_void_p),
+        ("block_tables", c_void_p),
+        ("table_stride", c_int64),
+        ("block_size", c_int64),
+    ]
+
+
+class Attention(Structure):
+    """`ds_attention`: one layer's attention."""
+
+    _fields_ = [
+        ("batch", POINTER(Batch)),
+        ("qkv", c_void_p),
+        ("row_stride", c_int64),
+        ("num_heads", c_int64),
+        ("num_kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("cos_sin", c_void_p),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        ("eps", c_float),
+        ("scale", c_float),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("target", c_void_p),
+    ]
+
+
+class Layer(Structure):
+    """`ds_layer`: a layer's weights and cache."""
+
+    _fields_ = [
+        ("attention_norm", c_void_p),
+        ("qkv", Matrix),
+        ("output", Matrix),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        ("feed_forward_norm", c_void_p),
+        ("gate_up", Matrix),
+        ("down", Matrix),
+        ("router", Matrix),
+        ("experts_gate_up", POINTER(Matrix)),
+        ("experts_down", POINTER(Matrix)),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+    ]
+
+
+class Decoder(Structure):
+    """`ds_decoder`: a model."""
+
+    _fields_ = [
+        ("num_layers", c_int64),
+        ("hidden_size", c_int64),
+        ("intermediate_size", c_int64),
+        ("num_heads", c_int64),
+        ("num_kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("num_experts", c_int64),
+        ("experts_per_token", c_int64),
+        ("eps", c_float),
+        ("final_eps", c_float),
+        ("qk_norm_eps", c_float),
+        ("attention_scale", c_float),
+        ("embedding", Matrix),
+        ("final_norm", c_void_p),
+        ("cos_sin", c_void_p),
+        ("layers", POINTER(Layer)),
+    ]
+
+
+class Step(Structure):
+    """`ds_step`: one batch."""
+
+    _fields_ = [
+        ("batch", Batch),
+        ("num_rows", c_int64),
+        ("token_ids", c_void_p),
+        ("num_wanted", c_int64),
+        ("wanted_rows", c_void_p),
+        ("hidden", c_void_p),
+        ("scratch", c_void_p),
+    ]
+
+
+class Library:
+    """The functions, typed. All tensors are contiguous; whoever calls keeps them alive. One caller at a time."""
+
+    def __init__(self, handle: ctypes.CDLL) -> None:
+        structure_size = _function(handle.ds_structure_size, c_int64, c_int64)
+        for index, structure in enumerate((Matrix, Product, Batch, Attention, Layer, Decoder, Step)):
+            ours, theirs = ctypes.sizeof(structure), structure_size(index)
+            if ours != theirs:
+                raise OSError(f"{LIBRARY} is of another version ({structure.__name__} has {theirs} bytes, not {ours})")
+        self.set_num_threads = _function(handle.ds_set_num_threads, None, c_int)
+        self.pack_bf16 = _function(handle.ds_pack_bf16, None, c_void_p, c_int64, c_int64, c_void_p)
+        self.pack_int8 = _function(handle.ds_pack_int8, None, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
+        self.quantize_rows = _function(handle.ds_quantize_rows, None, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
+        self.matmul = _function(handle.ds_matmul, None, POINTER(Product))
+        self.rms_norm = _function(handle.ds_rms_norm, None, c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p)
+        self.attention_write = _function(handle.ds_attention_write, None, POINTER(Attention))
+        self.attention_attend = _function(handle.ds_attention_attend, None, POINTER(Attention))
+        self.scratch_bytes = _function(handle.ds_scratch_bytes, c_int64, POINTER(Decoder), c_int64)
+        self.decoder_step = _function(handle.ds_decoder_step, None, POINTER(Decoder), POINTER(Step))
+        self.set_num_threads(torch.get_num_threads())
+
+
+@cache
+def load() -> Library | None:
+    """The kernels, or None where they were not built or the processor lacks their instructions."""
+    missing = [name for name in NEEDED if not torch.cpu.get_capabilities().get(name)]
+    if missing or not LIBRARY.exists():
+        reason = f"the processor lacks {', '.join(missing)}" if missing else "they were not built"
+        logger.info("computing with torch's operators: there are no CPU kernels here, since %s", reason)
+        return None
+    try:
+        return Library(ctypes.CDLL(str(LIBRARY)))
+    except (OSError, AttributeError) as error:
+        logger.warning("computing with torch's operators: the CPU kernels cannot be loaded: %s", error)
+        return None
+
+
+def _function(
+    function: "ctypes._NamedFuncPointer", result: type | None, *arguments: type
+) -> "ctypes._NamedFuncPointer":
+    function.restype = result
+    function.argtypes = list(arguments)
+    return function

@@ -1,0 +1,62 @@
+"""A loaded model with its KV cache: scheduled batches to hidden states, hidden states to logits.
+
+R rows that are asked for, H hidden_size, V vocab_size.
+"""
+
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+from torch import Tensor
+
+from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.models.fused_decoder import FusedDecoder
+from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.paged_inputs import prepare_paged_step
+from deepseek_engine.sequence import ScheduledSequence
+from deepseek_engine.step_inputs import prepare_step
+
+
+class StepModel(Protocol):
+    """What a runner needs of a model."""
+
+    def hidden(self, batch: Seq[ScheduledSequence]) -> Tensor:
+        """Compute the batch and fill the cache; [R, H] after the last norm, in the batch's order."""
+        ...
+
+    def logits(self, hidden_RH: Tensor) -> Tensor:
+        """float32 [R, V]."""
+        ...
+
+
+class TorchModel:
+    """Any model, layer by layer, with PyTorch's operators."""
+
+    def __init__(self, model: Transformer, cache: KVCache) -> None:
+        self.transformer, self.cache = model, cache
+
+    def hidden(self, batch: Seq[ScheduledSequence]) -> Tensor:
+        """See `StepModel`."""
+        inputs = prepare_step(batch, self.cache.block_size, self.transformer.embedding.dtype)
+        return self.transformer.hidden(
+            inputs.token_ids_T, inputs.positions_T, inputs.rows_R, self.cache, inputs.metadata
+        )
+
+    def logits(self, hidden_RH: Tensor) -> Tensor:
+        """See `StepModel`."""
+        return self.transformer.logits(hidden_RH)
+
+
+class FusedModel:
+    """A model whose step is one call of the kernels; the decoder was built over the cache."""
+
+    def __init__(self, decoder: FusedDecoder, block_size: int) -> None:
+        self._decoder, self._block_size = decoder, block_size
+
+    def hidden(self, batch: Seq[ScheduledSequence]) -> Tensor:
+        """See `StepModel`."""
+        inputs = prepare_paged_step(batch, self._block_size)
+        return self._decoder.hidden(inputs.token_ids_T, inputs.rows_R, inputs.batch)
+
+    def logits(self, hidden_RH: Tensor) -> Tensor:
+        """See `StepModel`."""
+        return self._decoder.logits(hidden_RH)

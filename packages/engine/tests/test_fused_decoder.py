@@ -1,0 +1,128 @@
+"""Whole steps in the CPU kernels against the same model layer by layer, and against themselves in other batches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from deepseek_engine.config import EngineConfig
+from deepseek_engine.kernels.cpu.library import load
+from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.model_runner import build_runner, open_checkpoint
+from deepseek_engine.models.fused_decoder import FusedDecoder, fuse
+from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.paged_inputs import prepare_paged_step
+from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.sequence import ScheduledSequence, Sequence
+from deepseek_engine.step_inputs import prepare_step
+from deepseek_engine.step_model import FusedModel
+from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
+from deepseek_engine.weights import load_weights, store_as_int8
+
+pytestmark = pytest.mark.skipif(load() is None, reason="this machine's processor or build has no CPU kernels")
+
+SHAPES = {
+    "llama": TinyModel(),
+    "llama-biases-tied-gqa": TinyModel(
+        num_attention_heads=6, num_key_value_heads=2, head_dim=32, attention_bias=True, mlp_bias=True,
+        tie_word_embeddings=True,
+    ),
+    "llama-odd-sizes": TinyModel(hidden_size=52, intermediate_size=48, vocab_size=301, num_key_value_heads=1),
+    "mixtral-16x2": TinyModel(num_local_experts=16),
+    "mixtral-4x3": TinyModel(num_local_experts=4, num_experts_per_tok=3, rope_theta=1e6),
+}  # fmt: skip
+NUM_BLOCKS = 64
+BLOCK_SIZE = 16
+
+
+@pytest.fixture(params=SHAPES, scope="module")
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp(request.param), SHAPES[request.param])
+
+
+def loaded(folder: Path, dtype: torch.dtype, *, int8: bool = False) -> tuple[Transformer, KVCache]:
+    config, source = open_checkpoint(folder)
+    model = Transformer(config, 512, dtype)
+    if int8:
+        store_as_int8(model)
+    with torch.inference_mode():
+        load_weights(model, source)
+    return model, KVCache(config.cache_specs, NUM_BLOCKS, BLOCK_SIZE, dtype, torch.device("cpu"))
+
+
+def fused(folder: Path, *, int8: bool = False) -> FusedDecoder:
+    model, cache = loaded(folder, torch.bfloat16, int8=int8)
+    decoder = fuse(model, cache, 512)
+    assert decoder is not None
+    return decoder
+
+
+def sequence_of(token_ids: list[int], first_block: int) -> Sequence:
+    sequence = Sequence("r", 0, token_ids, SamplingParams(), sampling_seed=0)
+    sequence.block_table = list(range(first_block, first_block + -(-len(token_ids) // BLOCK_SIZE)))
+    return sequence
+
+
+def random_ids(count: int, seed: int) -> list[int]:
+    return torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def step_logits(decoder: FusedDecoder, batch: list[ScheduledSequence]) -> Tensor:
+    """Logits of every row of a step."""
+    with torch.inference_mode():
+        inputs = prepare_paged_step(batch, BLOCK_SIZE)
+        rows = torch.arange(inputs.token_ids_T.shape[0])
+        logits = decoder.logits(decoder.hidden(inputs.token_ids_T, rows, inputs.batch))
+    for scheduled in batch:
+        scheduled.sequence.num_computed_tokens += scheduled.num_new_tokens
+    return logits
+
+
+def torch_logits(folder: Path, token_ids: list[int], dtype: torch.dtype, *, int8: bool = False) -> Tensor:
+    model, cache = loaded(folder, dtype, int8=int8)
+    inputs = prepare_step([ScheduledSequence(sequence_of(token_ids, 3), len(token_ids))], BLOCK_SIZE, dtype)
+    with torch.inference_mode():
+        return model(inputs.token_ids_T, inputs.positions_T, torch.arange(len(token_ids)), cache, inputs.metadata)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_logits_are_as_near_to_float32_as_those_of_torchs_operators(checkpoint: Path, int8: bool) -> None:
+    token_ids = random_ids(100, seed=1)
+    exact = torch_logits(checkpoint, token_ids, torch.float32, int8=int8)
+    by_layer = torch_logits(checkpoint, token_ids, torch.bfloat16, int8=int8)
+    ours = step_logits(fused(checkpoint, int8=int8), [ScheduledSequence(sequence_of(token_ids, 5), 100)])
+    # Both round to bfloat16 between operators, 2^-9 relative each time. A router that tips over changes a whole row,
+    # so rows are compared by their median.
+    error, usual = ((logits - exact).abs().mean(dim=-1).median() for logits in (ours, by_layer))
+    assert error < 1.5 * usual
+    assert error < 0.02 * exact.abs().mean()
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_token_has_the_same_bits_in_every_batch_and_chunk(checkpoint: Path, int8: bool) -> None:
+    decoder = fused(checkpoint, int8=int8)
+    token_ids = random_ids(70, seed=2)
+    whole = step_logits(decoder, [ScheduledSequence(sequence_of(token_ids, 0), 70)])
+    others = [sequence_of(random_ids(150, seed=3 + i), 10 + 10 * i) for i in range(4)]
+    cut = sequence_of(token_ids, 5)
+    parts = []
+    for index, num_new in enumerate([1, 19, 33, *[1] * 17]):
+        batch = [ScheduledSequence(other, 1 + (index + place) % 7) for place, other in enumerate(others)]
+        batch.insert(index % 5, ScheduledSequence(cut, num_new))
+        before = sum(s.num_new_tokens for s in batch[: index % 5])
+        parts.append(step_logits(decoder, batch)[before : before + num_new])
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_the_runner_takes_the_kernels_for_bfloat16_models(checkpoint: Path) -> None:
+    runner = build_runner(EngineConfig(model=str(checkpoint), dtype="bfloat16", num_kv_blocks=NUM_BLOCKS))
+    assert isinstance(runner.model, FusedModel)
+
+
+def test_float32_models_and_odd_blocks_stay_with_torch(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "m")
+    assert fuse(*loaded(folder, torch.float32), 512) is None
+    model, _ = loaded(folder, torch.bfloat16)
+    cache = KVCache(model.config.cache_specs, NUM_BLOCKS, 8, torch.bfloat16, torch.device("cpu"))
+    assert fuse(model, cache, 512) is None
