@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
@@ -58,6 +58,7 @@ def test_ids_and_chats_equal_those_of_transformers(tokenizer: Tokenizer, oracle:
 
 # SmolLM2's vocabulary has no tokens for control characters and for the lead bytes of the highest planes.
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFFFF, exclude_categories=["Cs"])))
+@settings(deadline=None)
 def test_any_text_survives_encoding_and_decoding(text: str):
     tokenizer = _shared()
     assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == text
@@ -78,6 +79,7 @@ def test_special_tokens_inside_a_message_stay_text(tokenizer: Tokenizer, oracle:
 
 
 @given(st.lists(st.sampled_from(["<|im_end|>", "<|im_", "end|>", "\ufdd0", "\ufdd1", "<", "a", "<|im_start|>"])))
+@settings(deadline=None)
 def test_no_piecing_together_makes_a_special_token(pieces: list[str]):
     tokenizer = _shared()
     plain = tokenizer.encode_chat([{"role": "user", "content": "x"}])

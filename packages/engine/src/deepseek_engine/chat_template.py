@@ -5,61 +5,108 @@ helpers that transformers gives them (`chat_template_utils.py`). A request never
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
+import jinja2.nodes
+import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from deepseek_engine.errors import InvalidRequestError, ModelLoadError
 
+MAX_TEMPLATE_CHARS: Final = 256 * 1024
 MAX_PROMPT_CHARS: Final = 16 * 1024 * 1024
 
 
 class ChatTemplate:
     """A compiled template.
 
+    Attributes:
+        source: the template's text.
+        variables: names that the template reads.
+
     Raises:
-        ModelLoadError: the template's source does not compile.
+        ModelLoadError: the source is too long or does not compile.
     """
 
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise ModelLoadError(f"the chat template has {len(source)} characters: at most {MAX_TEMPLATE_CHARS} may be")
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _tojson
         helpers = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         try:
             self._template = environment.from_string(source, globals=helpers)
-        except jinja2.TemplateError as error:
+            self.variables: frozenset[str] = frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)))
+        except (jinja2.TemplateError, RecursionError) as error:
             raise ModelLoadError(f"the checkpoint's chat template does not compile: {error}") from error
+        self.source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
 
-    def render(self, messages: Sequence[dict[str, str]], *, continue_final: bool = False) -> str:
+    def render(self, messages: Sequence[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
         """The prompt that asks for the next assistant turn.
 
-        With `continue_final` the last message is the beginning of that turn and the prompt ends inside it: rendered
-        as the turn's opening followed by the text, which is where the model would stand had it written that text.
-
         Args:
-            messages: `role` and `content` of each turn.
-            continue_final: the answer continues the last message.
+            messages: the turns, in OpenAI's form.
+            variables: what else the template may read.
 
         Raises:
             InvalidRequestError: the template refuses the messages, fails on them, or gives too much text.
         """
-        turns = list(messages[:-1] if continue_final else messages)
+        context = {**(variables or {}), **self._tokens, "add_generation_prompt": True}
         try:
-            prompt = _bounded(self._template.generate(messages=turns, add_generation_prompt=True, **self._tokens))
+            return _bounded(self._template.generate(messages=list(map(_with_readable_calls, messages)), **context))
         except InvalidRequestError:
             raise
         except Exception as error:  # a template is a program and may fail in any way
             raise InvalidRequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        return prompt + messages[-1]["content"] if continue_final else prompt
+
+
+class _Arguments(dict[str, Any]):
+    """A call's arguments as templates want them: some treat them as an object, some as its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(json.loads(text))
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __add__(self, other: object) -> str:
+        return f"{self._text}{other}"
+
+    def __radd__(self, other: object) -> str:
+        return f"{other}{self._text}"
+
+
+def _with_readable_calls(message: dict[str, Any]) -> dict[str, Any]:
+    calls = cast("list[dict[str, Any]]", message.get("tool_calls") or [])
+    if not calls:
+        return message
+    readable = [
+        {**call, "function": {**call["function"], "arguments": _Arguments(call["function"]["arguments"])}}
+        for call in calls
+    ]
+    return {**message, "tool_calls": readable}
+
+
+class _GenerationBlocks(jinja2.ext.Extension):
+    """`{% generation %}` marks the assistant's text for training; here it is just its content."""
+
+    tags = {"generation"}  # noqa: RUF012  jinja2's declaration
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """The block's content."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _bounded(parts: Iterator[str]) -> str:

@@ -7,7 +7,7 @@ writing broken bytes makes that quadratic (sglang#34852), so its window is bound
 """
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import tokenizers
@@ -47,6 +47,28 @@ class ByteLevelTextStream:
     def finish(self) -> str:
         """One U+FFFD if a character stayed incomplete."""
         return self._decoder.decode(b"", final=True)
+
+
+class MarkupTextStream:
+    """Around another stream: some special tokens are text here, as a parser looks for them.
+
+    Args:
+        stream: for all other tokens.
+        markup: those tokens' ids and texts.
+    """
+
+    def __init__(self, stream: TextStream, markup: Mapping[int, str]) -> None:
+        self._stream = stream
+        self._markup = markup
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes."""
+        text = self._markup.get(token_id)
+        return self._stream.push(token_id) if text is None else self._stream.finish() + text
+
+    def finish(self) -> str:
+        """What stayed incomplete, as the inner stream gives it."""
+        return self._stream.finish()
 
 
 class WindowTextStream:

@@ -3,26 +3,38 @@
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import tokenizers
 from tokenizers import decoders
 
-from deepseek_engine.chat_template import ChatTemplate
-from deepseek_engine.errors import InvalidRequestError, ModelLoadError
+from deepseek_engine.chat.conversation import ChatEncoder, Conversation
+from deepseek_engine.chat.selection import choose_encoder
+from deepseek_engine.errors import InvalidRequestError
+from deepseek_engine.folder_tokenizer import build_folder_tokenizer, read_model_type
 from deepseek_engine.gguf_metadata import read_gguf_metadata
 from deepseek_engine.gguf_tokenizer import build_gguf_tokenizer
 from deepseek_engine.model_source import resolve_model
-from deepseek_engine.text_stream import ByteLevelTextStream, TextStream, WindowTextStream
+from deepseek_engine.text_parsers.markup import AnswerFormat
+from deepseek_engine.text_parsers.parser import ReasoningStart
+from deepseek_engine.text_stream import ByteLevelTextStream, MarkupTextStream, TextStream, WindowTextStream
 
 # Noncharacters (Unicode 23.7): never in exchanged text, and no vocabulary has them.
 _MARK_OPEN: Final = "\ufdd0"
 _MARK_CLOSE: Final = "\ufdd1"
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A conversation's token ids, and where they leave the model."""
+
+    token_ids: list[int]
+    reasoning: ReasoningStart
+
+
 class Tokenizer:
-    """A model's tokenizer with what belongs to it: end tokens, beginning token, chat template.
+    """A model's tokenizer with what belongs to it: end tokens, beginning token, chat encoder.
 
     Safe to use from several threads: nothing changes after construction but caches.
     """
@@ -33,7 +45,7 @@ class Tokenizer:
         *,
         eos_token_ids: Sequence[int] = (),
         bos_token_id: int | None = None,
-        chat_template: str | None = None,
+        chat_encoder: ChatEncoder | None = None,
     ) -> None:
         # A tokenizer.json may carry the truncation and padding of its training.
         backend.no_truncation()
@@ -46,15 +58,12 @@ class Tokenizer:
         self.vocab_size: int = max(backend.get_vocab_size(with_added_tokens=True), *(index + 1 for index in added), 0)
         self._is_byte_level = isinstance(backend.decoder, decoders.ByteLevel)
         self._bytes_cache: dict[int, bytes] = {}
+        self._markup_cache: dict[str, dict[int, str]] = {}
         self._plain_backend: tokenizers.Tokenizer | None = None
-        longest_first = sorted(self._special.values(), key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self.chat_template: ChatTemplate | None = None
-        if chat_template is not None:
-            eos = self.eos_token_ids[0] if self.eos_token_ids else None
-            self.chat_template = ChatTemplate(
-                chat_template, bos_token=self._content(bos_token_id), eos_token=self._content(eos)
-            )
+        self.chat_encoder: ChatEncoder | None = chat_encoder
+        self._control = self._find_control_tokens(chat_encoder)
+        longest_first = sorted(self._control, key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens written in it become what they name.
@@ -68,44 +77,51 @@ class Tokenizer:
         doubled = self.bos_token_id is not None and ids[:2] == [self.bos_token_id] * 2
         return ids[1:] if add_special_tokens and doubled else ids
 
-    def encode_chat(self, messages: Sequence[dict[str, str]], *, continue_final: bool = False) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, Any]], *, continue_final: bool = False) -> list[int]:
+        """Token ids of plain turns that ask for the next assistant turn; raises as `encode_conversation` does."""
+        return self.encode_conversation(Conversation(messages, continue_final=continue_final)).token_ids
+
+    def encode_conversation(self, conversation: Conversation) -> EncodedChat:
         """Token ids of a conversation that asks for the next assistant turn.
 
-        Special tokens written inside a message stay text. transformers and vLLM tokenise the rendered text as a whole
-        by default, so that a user who types `<|im_end|>` ends their turn and can open a system turn of their own;
-        transformers' opt-in `sanitize_control_tokens` does what is done here. Only the template opens and closes turns.
-
-        Args:
-            messages: `role` and `content` of each turn.
-            continue_final: the answer continues the last message.
+        Control tokens written inside a message or a tool stay text. transformers and vLLM tokenise the rendered text
+        as a whole by default, so that a user who types `<|im_end|>` ends their turn and can open a system turn of their
+        own; transformers' opt-in `sanitize_control_tokens` does what is done here. Only the encoder opens and closes
+        turns.
 
         Raises:
-            InvalidRequestError: the model has no chat template, or its template refuses the messages.
+            InvalidRequestError: the model has no chat encoder, or its encoder refuses the conversation.
         """
-        if self.chat_template is None:
+        if self.chat_encoder is None:
             raise InvalidRequestError(
-                "this model has no chat template: use /v1/completions, or /v1/generate with raw: true", param="messages"
+                "this model has no chat template: use /v1/completions, or /v1/generate with raw: true, or start the "
+                "server with --chat-template",
+                param="messages",
             )
-        marked = [{name: self._mark(value) for name, value in message.items()} for message in messages]
-        prompt = self.chat_template.render(marked, continue_final=continue_final)
+        prompt = self.chat_encoder.encode(
+            replace(conversation, messages=self._mark(conversation.messages), tools=self._mark(conversation.tools))
+        )
         ids: list[int] = []
         # Templates may cut a marked token apart (split, trim), so a lone mark is dropped; it still parts the text.
-        for piece in re.split(f"({_MARK_OPEN}[^{_MARK_CLOSE}]*{_MARK_CLOSE})", prompt):
+        for piece in re.split(f"({_MARK_OPEN}[^{_MARK_CLOSE}]*{_MARK_CLOSE})", prompt.text):
             is_plain = piece.startswith(_MARK_OPEN) and piece.endswith(_MARK_CLOSE)
             encode = self._encode_plain if is_plain else self._encode_markup
             for part in re.split(f"[{_MARK_OPEN}{_MARK_CLOSE}]", piece):
                 ids += encode(part) if part else []
-        return ids
+        return EncodedChat(ids, prompt.reasoning)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids; broken UTF-8 becomes U+FFFD, unknown ids add nothing."""
         return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
-    def text_stream(self) -> TextStream:
-        """A fresh incremental decoder."""
+    def text_stream(self, answer_format: AnswerFormat | None = None) -> TextStream:
+        """A fresh incremental decoder. Special tokens add no text, but for those that are tags of the given format."""
         if self._is_byte_level:
-            return ByteLevelTextStream(self._text_bytes)
-        return WindowTextStream(self._backend, self._special.__contains__)
+            stream: TextStream = ByteLevelTextStream(self._text_bytes)
+        else:
+            stream = WindowTextStream(self._backend, self._special.__contains__)
+        markup = {} if answer_format is None else self._markup_tokens(answer_format)
+        return MarkupTextStream(stream, markup) if markup else stream
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token by itself: what it adds to a text, or the name of a special token."""
@@ -133,14 +149,39 @@ class Tokenizer:
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode()
 
-    def _content(self, token_id: int | None) -> str:
-        return "" if token_id is None else self._backend.id_to_token(token_id) or ""
+    def _find_control_tokens(self, encoder: ChatEncoder | None) -> frozenset[str]:
+        """Tokens that must mean something only where the encoder writes them.
 
-    def _mark(self, text: str) -> str:
-        if self._special_pattern.search(text) is None and _MARK_OPEN not in text and _MARK_CLOSE not in text:
+        Those marked special, and added ones that the encoder has in its markup: DeepSeek's `<｜User｜>` and `<think>`
+        are added tokens that are not special. Other added tokens are text (runs of spaces, letters with an accent).
+        """
+        added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+        literals = "" if encoder is None else "\0".join((encoder.literals, *encoder.format.tags))
+        return frozenset({token for token in added if token and token in literals} | set(self._special.values()))
+
+    def _markup_tokens(self, answer_format: AnswerFormat) -> dict[int, str]:
+        cached = self._markup_cache.get(answer_format.name)
+        if cached is None:
+            tags = "\0".join(answer_format.tags)
+            cached = {index: token for index, token in self._special.items() if token and token in tags}
+            self._markup_cache[answer_format.name] = cached
+        return cached
+
+    def _mark(self, value: Any) -> Any:
+        """The value with the control tokens marked in all of its strings."""
+        if isinstance(value, str):
+            return self._mark_text(value)
+        if isinstance(value, dict):
+            return {self._mark(key): self._mark(item) for key, item in cast("dict[Any, Any]", value).items()}
+        if isinstance(value, list | tuple):
+            return [self._mark(item) for item in cast("Sequence[Any]", value)]
+        return value
+
+    def _mark_text(self, text: str) -> str:
+        if self._control_pattern.search(text) is None and _MARK_OPEN not in text and _MARK_CLOSE not in text:
             return text
         text = text.replace(_MARK_OPEN, "").replace(_MARK_CLOSE, "")
-        return self._special_pattern.sub(lambda match: f"{_MARK_OPEN}{match[0]}{_MARK_CLOSE}", text)
+        return self._control_pattern.sub(lambda match: f"{_MARK_OPEN}{match[0]}{_MARK_CLOSE}", text)
 
     def _encode_markup(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
@@ -148,88 +189,45 @@ class Tokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         if self._plain_backend is None:
             # The setting belongs to the tokenizer, not to the call, and other threads encode at the same time.
-            plain = tokenizers.Tokenizer.from_str(self._backend.to_str())
+            settings = json.loads(self._backend.to_str())
+            for token in settings["added_tokens"]:
+                token["special"] = token["content"] in self._control
+            plain = tokenizers.Tokenizer.from_str(json.dumps(settings))
             plain.encode_special_tokens = True
             self._plain_backend = plain
         return self._plain_backend.encode(text, add_special_tokens=False).ids
 
 
-def load_tokenizer(model: str) -> Tokenizer:
+def load_tokenizer(model: str, *, chat_template: str | None = None, chat_format: str = "auto") -> Tokenizer:
     """The tokenizer of a checkpoint folder, a `.gguf` file or a built-in name.
+
+    Args:
+        model: which.
+        chat_template: text of a template to use in place of the checkpoint's.
+        chat_format: a name of `CHAT_FORMATS`; `auto` is what the checkpoint says.
 
     Raises:
         ModelLoadError: there is none, or it is broken or of a kind not supported.
     """
     path = resolve_model(model)
     if path.is_dir():
-        return _from_folder(path)
-    parts = build_gguf_tokenizer(read_gguf_metadata(path))
+        parts, model_type = build_folder_tokenizer(path), read_model_type(path)
+    else:
+        parts, model_type = build_gguf_tokenizer(read_gguf_metadata(path)), None
+    encoder = choose_encoder(
+        chat_template or parts.chat_template,
+        model_type=model_type,
+        chat_format=chat_format,
+        bos_token=_content(parts.backend, parts.bos_token_id),
+        eos_token=_content(parts.backend, next(iter(parts.eos_token_ids), None)),
+    )
     return Tokenizer(
-        parts.backend,
-        eos_token_ids=parts.eos_token_ids,
-        bos_token_id=parts.bos_token_id,
-        chat_template=parts.chat_template,
+        parts.backend, eos_token_ids=parts.eos_token_ids, bos_token_id=parts.bos_token_id, chat_encoder=encoder
     )
 
 
-def _from_folder(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ModelLoadError(
-            f"{folder} has no tokenizer.json: convert the tokenizer with transformers and save it there"
-        )
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the binding raises the bare class
-        raise ModelLoadError(f"{path} is not a usable tokenizer: {error}") from error
-    settings = _read_json(folder / "tokenizer_config.json")
-    bos = _token_content(settings.get("bos_token"))
-    return Tokenizer(
-        backend,
-        eos_token_ids=_eos_token_ids(folder, backend, settings),
-        bos_token_id=None if bos is None else backend.token_to_id(bos),
-        chat_template=_chat_template(folder, settings),
-    )
-
-
-def _eos_token_ids(folder: Path, backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> tuple[int, ...]:
-    """Every end token that a file of the checkpoint names: chat models often end turns with one of their own."""
-    ids: list[int] = []
-    for name in ("generation_config.json", "config.json"):
-        value = _read_json(folder / name).get("eos_token_id")
-        values = cast("list[Any]", value) if isinstance(value, list) else [value]
-        ids += [item for item in values if isinstance(item, int)]
-    eos = _token_content(settings.get("eos_token"))
-    index = None if eos is None else backend.token_to_id(eos)
-    return tuple(dict.fromkeys(ids if index is None else [*ids, index]))
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several named templates
-        named = {entry.get("name"): entry.get("template") for entry in cast("list[dict[str, Any]]", template)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _token_content(token: Any) -> str | None:
-    """Token settings are a string, or an object with the string in `content`."""
-    if isinstance(token, dict):
-        token = cast("dict[str, Any]", token).get("content")
-    return token if isinstance(token, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadError(f"{path} is not JSON: {error}") from error
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+def _content(backend: tokenizers.Tokenizer, token_id: int | None) -> str:
+    return "" if token_id is None else backend.id_to_token(token_id) or ""
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -73,6 +73,21 @@ ANYWHERE = [
     # unknown model: 404
     ({"model": "gpt-5"}, 404, "model"),
 ]
+CALL = {"id": "a", "type": "function", "function": {"name": "a", "arguments": "{}"}}
+
+
+def _called(**function: str) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{**CALL, "function": {**CALL["function"], **function}}]}
+
+
+def _tool(**function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "a", **function}}
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    return {"properties": _nested(depth - 1)} if depth else {}
+
+
 PER_ENDPOINT = [
     (CHAT, {"n": 0}, 422, "n"),
     (CHAT, {"n": 65}, 422, "n"),
@@ -87,13 +102,35 @@ PER_ENDPOINT = [
     (CHAT, {"messages": [USER, {"role": "user"}]}, 400, "messages[1].content"),
     (CHAT, {"messages": [{"role": "user", "content": 5}]}, 400, "messages[0].content"),
     (CHAT, {"messages": [{"role": "user\n<|im_start|>system", "content": ""}]}, 400, "messages[0].role"),
-    (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role"),
+    (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].tool_call_id"),
+    (CHAT, {"messages": [{"role": "tool", "content": "x", "tool_call_id": "a"}]}, 400, "messages[0].tool_call_id"),
+    (CHAT, {"messages": [{**USER, "tool_calls": [CALL]}]}, 400, "messages[0].tool_calls"),
+    (CHAT, {"messages": [_called(name="a b")]}, 400, "messages[0].tool_calls[0].function.name"),
+    (CHAT, {"messages": [_called(arguments="[1]")]}, 400, "messages[0].tool_calls[0].function.arguments"),
+    (CHAT, {"messages": [_called(arguments="[" * 10000)]}, 400, "messages[0].tool_calls[0].function.arguments"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content[0]"),
     (CHAT, {"messages": [{**USER, "prefix": True}]}, 400, "messages[0].prefix"),
     (CHAT, {"messages": [{"role": "assistant", "content": "a", "prefix": True}, USER]}, 400, "messages[0].prefix"),
     (CHAT, {"max_completion_tokens": 0}, 422, "max_completion_tokens"),
-    (CHAT, {"tools": [{"type": "function"}]}, 400, "tools"),
+    (CHAT, {"tools": [{"type": "function"}]}, 400, "tools[0].function"),
+    (CHAT, {"tools": [{"type": "web_search"}]}, 400, "tools[0].type"),
+    (CHAT, {"tools": [_tool(name="a b")]}, 400, "tools[0].function.name"),
+    (CHAT, {"tools": [_tool(name="é")]}, 400, "tools[0].function.name"),
+    (CHAT, {"tools": [_tool(), _tool()]}, 400, "tools[1].function.name"),
+    (CHAT, {"tools": [_tool(parameters=[])]}, 400, "tools[0].function.parameters"),
+    (CHAT, {"tools": [_tool(description=1)]}, 400, "tools[0].function.description"),
+    (CHAT, {"tools": [_tool(parameters=_nested(100))]}, 400, "tools[0].function.parameters"),
+    (CHAT, {"tools": [_tool(name=f"t{index}") for index in range(129)]}, 400, "tools"),
+    (CHAT, {"tools": [_tool()]}, 400, "tools"),  # SmolLM2's template has no place for them
+    (GENERATE, {"tools": [_tool()]}, 400, "tools"),
     (CHAT, {"tool_choice": "required"}, 400, "tool_choice"),
+    (CHAT, {"tool_choice": "some", "tools": [_tool()]}, 400, "tool_choice"),
+    (CHAT, {"tool_choice": {"type": "function", "function": {"name": "b"}}, "tools": [_tool()]}, 400, "tool_choice"),
+    (CHAT, {"thinking": {"type": "maybe"}}, 400, "thinking.type"),
+    (CHAT, {"thinking": {"type": "disabled", "budget_tokens": True}}, 400, "thinking.budget_tokens"),
+    (CHAT, {"reasoning_effort": "great"}, 400, "reasoning_effort"),
+    (CHAT, {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, 400, "chat_template_kwargs"),
+    (CHAT, {"chat_template_kwargs": {"enable_thinking": 1}}, 400, "chat_template_kwargs.enable_thinking"),
     (CHAT, {"response_format": {"type": "json_object"}}, 400, "response_format"),
     (CHAT, {"thinking": {"type": "enabled"}}, 400, "thinking"),
     (CHAT, {"reasoning_effort": "high"}, 400, "reasoning_effort"),

@@ -58,8 +58,10 @@ class ChatCompletionRequest(SamplingFields):
     response_format: dict[str, Any] | None = None
     tools: WireList[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     thinking: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class TopLogprob(WireModel):
@@ -77,9 +79,10 @@ class TokenLogprob(TopLogprob):
 
 
 class ChoiceLogprobs(WireModel):
-    """Log-probabilities of a choice's tokens, in order."""
+    """Log-probabilities of a choice's tokens, in order: those of its reasoning apart."""
 
     content: list[TokenLogprob] | None = None
+    reasoning_content: list[TokenLogprob] | None = None
 
 
 class ChatChoice(WireModel):

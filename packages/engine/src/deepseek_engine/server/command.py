@@ -32,6 +32,8 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--min-priority", "min_priority", int, ()),
     ("--max-deadline", "max_deadline_s", float, ()),
     ("--threads", "threads", int, ()),
+    ("--chat-template", "chat_template", str, ()),
+    ("--chat-format", "chat_format", str, ()),
     ("--host", "host", str, ()),
     ("--port", "port", int, ()),
     ("--uds", "uds", str, ()),

@@ -6,14 +6,18 @@ from types import MappingProxyType
 from typing import Final, TypeVar, cast
 
 from deepseek_client.types import ChatCompletionRequest, CompletionRequest, GenerateRequest, SamplingFields
+from deepseek_engine.chat.conversation import ChatEncoder, Conversation
 from deepseek_engine.errors import InvalidRequestError
 from deepseek_engine.sampling_params import MAX_PRIORITY, SamplingParams
-from deepseek_engine.server.chat_messages import plain_messages
+from deepseek_engine.server.chat_messages import num_chars, plain_messages
 from deepseek_engine.server.errors import ApiError, unsupported
 from deepseek_engine.server.job import Job, Prompt
 from deepseek_engine.server.limits import DEFAULT_GENERATE_MAX_TOKENS, MAX_CHOICES, MAX_PROMPTS
+from deepseek_engine.server.reasoning import ThinkingWish, read_thinking
 from deepseek_engine.server.settings import ServerSettings
+from deepseek_engine.server.tools import ToolUse, read_tools
 from deepseek_engine.server.unsupported import refuse_unsupported
+from deepseek_engine.text_parsers.parser import ParserSpec
 from deepseek_engine.tokenizer import Tokenizer
 
 _THREAD_CHARS: Final = 4096
@@ -43,7 +47,7 @@ class Converter:
         if request.n not in (None, 1):
             raise unsupported("n", f"n={request.n}: generate gives one answer; use /v1/completions for several")
         text = request.prompt
-        if request.raw or self._tokenizer.chat_template is None:
+        if request.raw or self._tokenizer.chat_encoder is None:
             token_ids = await _off_loop(len(text), lambda: self._tokenizer.encode(text))
         else:
             turn = [{"role": "user", "content": text}]
@@ -54,15 +58,24 @@ class Converter:
     async def chat(self, request: ChatCompletionRequest) -> Job:
         """A conversation; with `prefix` on the last message, which is the assistant's, the answer continues it."""
         messages, continue_final = plain_messages(request.messages)
+        tools, wish = read_tools(request), read_thinking(request)
         num_logprobs = _chat_logprobs(request)
-        size = sum(len(message["content"]) for message in messages)
-        token_ids = await _off_loop(size, lambda: self._tokenizer.encode_chat(messages, continue_final=continue_final))
+        encoder = self._tokenizer.chat_encoder
+        if encoder is not None:
+            _check_abilities(encoder, tools, wish)
+        conversation = Conversation(messages, tools.tools, wish.thinking, wish.effort, continue_final)
+        size = num_chars(messages) + (_THREAD_CHARS if tools.tools else 0)
+        encoded = await _off_loop(size, lambda: self._tokenizer.encode_conversation(conversation))
+        token_ids = encoded.token_ids
         spellings = {"logprobs": "top_logprobs"}
         max_tokens = request.max_tokens
         if request.max_completion_tokens is not None:
             max_tokens, spellings["max_tokens"] = request.max_completion_tokens, "max_completion_tokens"
         prompt = self._prompt(request, token_ids, max_tokens, num_logprobs=num_logprobs, spellings=spellings)
-        return self._job(request, (prompt,))
+        parser = None
+        if encoder is not None:
+            parser = ParserSpec(encoder.format, encoded.reasoning, tools.names, None if tools.is_parallel else 1)
+        return self._job(request, (prompt,), parser)
 
     async def completions(self, request: CompletionRequest) -> Job:
         """One or several texts or token-id lists to continue."""
@@ -96,7 +109,7 @@ class Converter:
     def _echo(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
 
-    def _job(self, request: SamplingFields, prompts: tuple[Prompt, ...]) -> Job:
+    def _job(self, request: SamplingFields, prompts: tuple[Prompt, ...], parser: ParserSpec | None = None) -> Job:
         options = request.stream_options
         return Job(
             model=request.model or self._settings.model_names[0],
@@ -105,6 +118,7 @@ class Converter:
             include_usage=bool(options and options.include_usage),
             continuous_usage=bool(options and options.continuous_usage_stats),
             return_token_ids=bool(request.return_token_ids),
+            parser=parser,
         )
 
     def _prompt(
@@ -202,6 +216,24 @@ def unknown_model(name: str, model_names: Sequence[str]) -> ApiError:
         param="model",
         code="model_not_found",
     )
+
+
+def _check_abilities(encoder: ChatEncoder, tools: ToolUse, wish: ThinkingWish) -> None:
+    """Refuse what the model was not made for, rather than leave it out of the prompt."""
+    if tools.tools and (encoder.format.tools is None or not encoder.takes_tools):
+        raise unsupported(
+            "tools",
+            "tools: this model's chat template has no place for them, or its calls are of no known format; the "
+            "server's --chat-template and --chat-format can give it both",
+        )
+    if tools.choice == "required":
+        raise unsupported(
+            "tool_choice", "tool_choice: making the model call a tool needs constrained decoding: use auto"
+        )
+    if wish.asks_to_think and encoder.format.reasoning is None:
+        raise unsupported(wish.param, f"{wish.param}: this model does not think before it answers")
+    if wish.budget is not None:
+        raise unsupported("thinking.budget_tokens", "thinking.budget_tokens is not supported: leave it out")
 
 
 def _chat_logprobs(request: ChatCompletionRequest) -> int | None:

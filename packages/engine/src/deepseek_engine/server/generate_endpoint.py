@@ -171,4 +171,4 @@ def _overall_finish(generation: Generation) -> str:
     if generation.course.timed_out:
         return "timeout"
     reasons = set(generation.finish_reasons.values())
-    return next(reason for reason in ("error", "abort", "length", "stop") if reason in reasons)
+    return next(reason for reason in ("error", "abort", "length", "tool_calls", "stop") if reason in reasons)

@@ -4,25 +4,39 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Literal
 
-from deepseek_engine.detokenizer import Detokenizer
+from deepseek_engine.answer_reader import AnswerReader
 from deepseek_engine.messages import Delta, FinishReason, Submit, TokenLogprobs
 from deepseek_engine.server.engine_client import DeltaStream, EngineClient
 from deepseek_engine.server.job import Job
 from deepseek_engine.server.usage import UsageMeter
+from deepseek_engine.text_parsers.events import Event
 from deepseek_engine.tokenizer import Tokenizer
+
+WireFinish = FinishReason | Literal["tool_calls"]
+"""How an answer ended, as callers are told."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceUpdate:
-    """What a step added to one answer; `error` says what failed when `finish_reason` is `error`."""
+    """What a step added to one answer.
+
+    Attributes:
+        text: new text, of an answer that is not parsed.
+        error: what failed when `finish_reason` is `error`.
+        events: what the parser found, of an answer that is parsed.
+        is_reasoning: for each token, whether it was reasoning; empty for an answer that is not parsed.
+    """
 
     index: int
     text: str
     token_ids: Sequence[int] = ()
     logprobs: Sequence[TokenLogprobs] = ()
-    finish_reason: FinishReason | None = None
+    finish_reason: WireFinish | None = None
     error: str | None = None
+    events: Sequence[Event] = ()
+    is_reasoning: Sequence[bool] = ()
 
 
 @dataclass(slots=True)
@@ -66,11 +80,11 @@ class Generation:
         self.job = job
         self.usage = UsageMeter(len(job.prompts))
         self.course = Course()
-        self.finish_reasons: dict[int, FinishReason] = {}
+        self.finish_reasons: dict[int, WireFinish] = {}
         self._engine = engine
         self._ids = [f"{request_id}/{index}" for index in range(len(job.prompts))]
-        self._detokenizers = [
-            Detokenizer(tokenizer.text_stream(), prompt.params.stop)
+        self._readers = [
+            AnswerReader(tokenizer, prompt.params.stop, job.parser)
             for prompt in job.prompts
             for _ in range(job.num_choices_per_prompt)
         ]
@@ -125,25 +139,35 @@ class Generation:
             self.course.note(delta)
         if index in self.finish_reasons:
             return None  # what the engine still made before it heard of the stop string
-        detokenizer = self._detokenizers[index]
+        reader = self._readers[index]
         # The token that ended the answer counts, and is in no text even where it is not a special one.
         ended_by_token = delta.stop_token_id is not None and delta.token_ids[-1:] == (delta.stop_token_id,)
-        added = detokenizer.push(delta.token_ids[:-1] if ended_by_token else delta.token_ids)
-        text, stop = added.text, added.stop
-        num_tokens = len(delta.token_ids) if stop is None else added.num_tokens
-        finish_reason = delta.finish_reason
-        if stop is None and finish_reason is not None:
-            rest = detokenizer.finish()
-            text, stop = text + rest.text, rest.stop
-        if stop is not None:
+        added = reader.push(delta.token_ids[:-1] if ended_by_token else delta.token_ids)
+        text, events, has_ended = added.text, added.events, added.has_ended
+        num_tokens = added.num_tokens if has_ended else len(delta.token_ids)
+        finish_reason: WireFinish | None = delta.finish_reason
+        if not has_ended and finish_reason is not None:
+            rest = reader.finish()
+            text, events, has_ended = text + rest.text, [*events, *rest.events], rest.has_ended
+        if has_ended:
             if finish_reason is None:
                 self._engine.cancel(self._ids[prompt_index], delta.index)
             finish_reason = "stop"
+        if finish_reason == "stop" and reader.has_called:
+            finish_reason = "tool_calls"
         if finish_reason is not None:
             self.finish_reasons[index] = finish_reason
-        self.usage.add(prompt_index, delta, num_tokens)
-        logprobs = delta.logprobs[:num_tokens] if delta.logprobs is not None else ()
-        return ChoiceUpdate(index, text, delta.token_ids[:num_tokens], logprobs, finish_reason, delta.error)
+        self.usage.add(prompt_index, delta, num_tokens, sum(added.is_reasoning))
+        return ChoiceUpdate(
+            index,
+            text,
+            delta.token_ids[:num_tokens],
+            delta.logprobs[:num_tokens] if delta.logprobs is not None else (),
+            finish_reason,
+            delta.error,
+            events,
+            (*added.is_reasoning, False)[:num_tokens] if added.is_reasoning else (),
+        )
 
 
 async def _numbered(stream: DeltaStream) -> AsyncGenerator[tuple[int, list[Delta]]]:

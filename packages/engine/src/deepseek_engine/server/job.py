@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.text_parsers.parser import ParserSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to run and how to answer. All prompts have the same `n`; choices are numbered through all prompts."""
+    """What to run and how to answer. All prompts have the same `n`; choices are numbered through all prompts.
+
+    Attributes:
+        parser: what to look for in the answers, other than text.
+    """
 
     model: str
     prompts: tuple[Prompt, ...]
@@ -24,6 +29,7 @@ class Job:
     include_usage: bool = False
     continuous_usage: bool = False
     return_token_ids: bool = False
+    parser: ParserSpec | None = None
 
     @property
     def num_choices_per_prompt(self) -> int:

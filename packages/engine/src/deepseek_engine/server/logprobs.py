@@ -10,16 +10,15 @@ _LOWEST: Final = -9999.0
 """JSON has no -inf; the same stand-in that vLLM and OpenAI use."""
 
 
-def chat_logprobs(tokenizer: Tokenizer, token_ids: Sequence[int], entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
+def chat_logprobs(tokenizer: Tokenizer, entries: Sequence[tuple[int, TokenLogprobs]]) -> list[dict[str, Any]]:
     """The chat form: one object a token, with its bytes, as a token alone is not always text."""
-    content = [
+    return [
         {
             **_chat_token(tokenizer, token_id, entry.logprob),
             "top_logprobs": [_chat_token(tokenizer, top.token_id, top.logprob) for top in entry.top],
         }
-        for token_id, entry in zip(token_ids, entries, strict=True)
+        for token_id, entry in entries
     ]
-    return {"content": content}
 
 
 class LegacyLogprobs:

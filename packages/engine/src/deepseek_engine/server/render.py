@@ -7,12 +7,14 @@ for off the end without decoding JSON.
 import secrets
 import time
 from collections.abc import Sequence
+from itertools import chain, repeat
 from typing import Final, Protocol
 
 import msgspec
 
-from deepseek_engine.messages import FinishReason
-from deepseek_engine.server.generation import ChoiceUpdate
+from deepseek_engine.messages import TokenLogprobs
+from deepseek_engine.server.chat_events import delta_of, message_of
+from deepseek_engine.server.generation import ChoiceUpdate, WireFinish
 from deepseek_engine.server.job import Job
 from deepseek_engine.server.logprobs import LegacyLogprobs, chat_logprobs, join_legacy
 from deepseek_engine.tokenizer import Tokenizer
@@ -57,7 +59,7 @@ class _Base:
 
     def _says_something(self, update: ChoiceUpdate) -> bool:
         wants_all = self._job.continuous_usage or self._job.return_token_ids or bool(update.logprobs)
-        return bool(update.text or update.finish_reason or (wants_all and update.token_ids))
+        return bool(update.text or update.events or update.finish_reason or (wants_all and update.token_ids))
 
     def _continuous(self, usage: bytes) -> bytes:
         return b',"usage":' + usage if self._job.continuous_usage else b""
@@ -91,6 +93,12 @@ class ChatRenderer(_ChoicesBase):
     chunk_object = "chat.completion.chunk"
     answer_object = "chat.completion"
 
+    def __init__(self, job: Job, tokenizer: Tokenizer) -> None:
+        super().__init__(job, tokenizer)
+        self._is_parsed = job.parser is not None and job.parser.is_needed
+        tools = None if job.parser is None else job.parser.format.tools
+        self._has_short_ids = tools is not None and tools.has_short_ids
+
     def opening(self, usage: bytes) -> bytes:
         """Each choice's role."""
         usage = self._continuous(usage)
@@ -98,10 +106,13 @@ class ChatRenderer(_ChoicesBase):
         return b"".join(self._event(b'{"index":%d' % index + delta, usage) for index in range(self._job.num_choices))
 
     def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002  Renderer's
-        """New text in `delta.content`."""
+        """What is new in `delta`."""
         if not self._says_something(update):
             return b""
-        delta = b'{"content":' + _to_json(update.text) + b"}" if update.text or not update.finish_reason else b"{}"
+        if self._is_parsed:
+            delta = _to_json(delta_of(update.events, is_short=self._has_short_ids))
+        else:
+            delta = b'{"content":' + _to_json(update.text) + b"}" if update.text or not update.finish_reason else b"{}"
         choice = (
             b'{"index":%d,"delta":' % update.index + delta + self._logprobs([update]) + _finish(update.finish_reason)
         )
@@ -111,17 +122,32 @@ class ChatRenderer(_ChoicesBase):
         """Each choice's message."""
         rendered: list[bytes] = []
         for index, updates in enumerate(choices):
-            text = _to_json("".join(update.text for update in updates))
-            head = (
-                b'{"index":%d,"message":{"role":"assistant","content":' % index + text + b"}" + self._logprobs(updates)
-            )
+            head = b'{"index":%d,"message":' % index + self._message(updates) + self._logprobs(updates)
             rendered.append(head + _finish(updates[-1].finish_reason) + self._token_ids(updates) + b"}")
         return self._whole(rendered, usage)
 
+    def _message(self, updates: Sequence[ChoiceUpdate]) -> bytes:
+        if self._is_parsed:
+            events = [event for update in updates for event in update.events]
+            return _to_json(message_of(events, is_short=self._has_short_ids))
+        text = _to_json("".join(update.text for update in updates))
+        return b'{"role":"assistant","content":' + text + b"}"
+
     def _logprobs(self, updates: Sequence[ChoiceUpdate]) -> bytes:
-        entries = [entry for update in updates for entry in update.logprobs]
-        token_ids = [token_id for update in updates if update.logprobs for token_id in update.token_ids]
-        return b',"logprobs":' + _to_json(chat_logprobs(self._tokenizer, token_ids, entries)) if entries else b""
+        """DeepSeek's form: tokens of the reasoning apart; tags and tool calls are among the content's."""
+        if not any(update.logprobs for update in updates):
+            return b""
+        content: list[tuple[int, TokenLogprobs]] = []
+        reasoning: list[tuple[int, TokenLogprobs]] = []
+        for update in updates:
+            if update.logprobs:
+                flags = chain(update.is_reasoning, repeat(False))
+                for token_id, entry, is_reasoning in zip(update.token_ids, update.logprobs, flags, strict=False):
+                    (reasoning if is_reasoning else content).append((token_id, entry))
+        both = {"content": chat_logprobs(self._tokenizer, content)}
+        if reasoning:
+            both["reasoning_content"] = chat_logprobs(self._tokenizer, reasoning)
+        return b',"logprobs":' + _to_json(both)
 
 
 class CompletionRenderer(_ChoicesBase):
@@ -203,5 +229,5 @@ class GenerationRenderer(_Base):
         return self._answer_head + text + rest + b',"usage":' + usage + b"}"
 
 
-def _finish(reason: FinishReason | None) -> bytes:
+def _finish(reason: WireFinish | None) -> bytes:
     return b',"finish_reason":null' if reason is None else b',"finish_reason":"%s"' % reason.encode()

@@ -4,13 +4,15 @@ import asyncio
 import logging
 import socket
 import time
+from pathlib import Path
 
 from deepseek_engine.async_engine import AsyncEngine
+from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.server.lifecycle import Lifecycle
 from deepseek_engine.server.listener import bind_socket, describe_socket, remove_socket_file
 from deepseek_engine.server.settings import ServerSettings
 from deepseek_engine.server.state import ServerState
-from deepseek_engine.tokenizer import load_tokenizer
+from deepseek_engine.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ async def serve(settings: ServerSettings) -> int:
     try:
         starting = asyncio.create_task(AsyncEngine.start(settings.engine_config))
         try:
-            tokenizer = await asyncio.to_thread(load_tokenizer, settings.model_path)
+            tokenizer = await asyncio.to_thread(_load_tokenizer, settings)
             engine = await starting
         except BaseException:
             starting.cancel()
@@ -38,6 +40,18 @@ async def serve(settings: ServerSettings) -> int:
     finally:
         bound.close()
         remove_socket_file(settings)
+
+
+def _load_tokenizer(settings: ServerSettings) -> Tokenizer:
+    template = None if settings.chat_template is None else _read_template(settings.chat_template)
+    return load_tokenizer(settings.model_path, chat_template=template, chat_format=settings.chat_format)
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadError(f"the chat template {path} cannot be read: {error}") from error
 
 
 def _log_ready(state: ServerState, bound: socket.socket, start_s: float) -> None:

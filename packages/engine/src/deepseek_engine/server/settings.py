@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from deepseek_engine.chat.selection import CHAT_FORMATS
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.model_source import DEFAULT_MODEL, model_display_name
 
@@ -39,6 +40,11 @@ class ServerSettings(BaseSettings):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; one a core")
 
+    chat_template: str | None = Field(None, description="file of a Jinja chat template to use for the checkpoint's")
+    chat_format: str = Field(
+        "auto", description=f"how the model writes reasoning and tool calls: {', '.join(CHAT_FORMATS)}"
+    )
+
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 is any free one")
     uds: str | None = Field(None, description="unix socket to listen on instead of host and port")
@@ -66,6 +72,13 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _parse_bytes(cls, value: object) -> object:
         return parse_bytes(value) if isinstance(value, str) else value
+
+    @field_validator("chat_format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        if value not in CHAT_FORMATS:
+            raise ValueError(f"{value!r} is unknown: use one of {', '.join(CHAT_FORMATS)}")
+        return value
 
     @property
     def model_names(self) -> tuple[str, ...]:

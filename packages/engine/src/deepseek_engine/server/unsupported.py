@@ -1,13 +1,13 @@
 """Fields that are known and whose feature is not here: refused by name rather than ignored.
 
 A caller who asks for a JSON schema and gets prose has been misled; an unknown field says nothing and is ignored. Values
-that ask for nothing (`tools: []`, `response_format: {"type": "text"}`) pass.
+that ask for nothing (`functions: []`, `response_format: {"type": "text"}`) pass.
 """
 
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from deepseek_client.types import SamplingFields
+from deepseek_client.types import ChatCompletionRequest, SamplingFields
 from deepseek_engine.server.errors import unsupported
 
 
@@ -33,7 +33,6 @@ _ASKS_FOR_SOMETHING: Final[dict[str, Callable[[Any], bool]]] = {
     "audio": _any_entry,
     "best_of": _other_than(1),
     "chat_template": _any_entry,
-    "chat_template_kwargs": _any_entry,
     "function_call": _other_than("none", "auto"),
     "functions": _any_entry,
     "grammar": _any_entry,
@@ -43,15 +42,21 @@ _ASKS_FOR_SOMETHING: Final[dict[str, Callable[[Any], bool]]] = {
     "guided_regex": _any_entry,
     "modalities": _other_than(["text"]),
     "prompt_logprobs": _any_entry,
-    "reasoning_effort": _other_than("none"),
     "regex": _any_entry,
     "response_format": _other_type("text"),
     "structured_outputs": _any_entry,
     "suffix": _any_entry,
+    "use_beam_search": _any_entry,
+}
+
+# What only a chat has; elsewhere the fields are refused.
+_CHAT_ASKS: Final[dict[str, Callable[[Any], bool]]] = {
+    "chat_template_kwargs": _any_entry,
+    "parallel_tool_calls": _other_than(True),
+    "reasoning_effort": _other_than("none"),
     "thinking": _other_type("disabled"),
     "tool_choice": _other_than("none", "auto"),
     "tools": _any_entry,
-    "use_beam_search": _any_entry,
 }
 
 
@@ -61,8 +66,9 @@ def refuse_unsupported(request: SamplingFields) -> None:
     Raises:
         ApiError: 400, `param` is the field.
     """
+    table = _ASKS_FOR_SOMETHING if isinstance(request, ChatCompletionRequest) else _ASKS_FOR_SOMETHING | _CHAT_ASKS
     for name in request.model_fields_set:
-        asks = _ASKS_FOR_SOMETHING.get(name)
+        asks = table.get(name)
         value = getattr(request, name, None)
         if asks is not None and value is not None and asks(value):
             raise unsupported(name, f"{name} is not supported by this server: leave it out")

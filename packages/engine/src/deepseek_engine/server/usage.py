@@ -10,13 +10,15 @@ class UsageMeter:
         self._prompt_tokens = [0] * num_prompts
         self._cached_tokens = [0] * num_prompts
         self.completion_tokens = 0
+        self.reasoning_tokens = 0
 
-    def add(self, prompt_index: int, delta: Delta, num_new_tokens: int) -> None:
+    def add(self, prompt_index: int, delta: Delta, num_new_tokens: int, num_reasoning_tokens: int = 0) -> None:
         """Count one delta. Answers of one prompt share it, so its tokens are those of the answer that went furthest."""
         if delta.num_prompt_tokens > self._prompt_tokens[prompt_index]:
             self._prompt_tokens[prompt_index] = delta.num_prompt_tokens
             self._cached_tokens[prompt_index] = delta.num_cached_tokens
         self.completion_tokens += num_new_tokens
+        self.reasoning_tokens += num_reasoning_tokens
 
     @property
     def prompt_tokens(self) -> int:
@@ -34,5 +36,5 @@ class UsageMeter:
         return (
             b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_cache_hit_tokens":%d,'
             b'"prompt_cache_miss_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d},'
-            b'"completion_tokens_details":{"reasoning_tokens":0}}'
-        ) % (prompt, completion, prompt + completion, cached, prompt - cached, cached)
+            b'"completion_tokens_details":{"reasoning_tokens":%d}}'
+        ) % (prompt, completion, prompt + completion, cached, prompt - cached, cached, self.reasoning_tokens)

@@ -60,11 +60,13 @@ class ToolMarkup:
         opens: tags that begin calls.
         styles: what may follow them; the first whose `lead` is there.
         bare_start: an answer that begins with this character is calls without an opening tag.
+        has_short_ids: the model's templates take call ids of nine letters and digits only.
     """
 
     opens: tuple[str, ...]
     styles: tuple[CallStyle, ...]
     bare_start: str = ""
+    has_short_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ _MISTRAL: Final = ToolMarkup(
         CallStyle("json", lead="[", separator=",", block_close="]"),
         CallStyle("tagged", name_end="[ARGS]"),
     ),
+    has_short_ids=True,
 )
 
 FORMATS: Final[dict[str, AnswerFormat]] = {

@@ -1,0 +1,1 @@
+"""Conversations to prompts: chat templates and the encoders of models that ship none."""
