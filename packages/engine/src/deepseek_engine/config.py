@@ -42,6 +42,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         num_speculative_tokens: guesses of one sequence and step at most.
         ngram_min: tokens that have to have come before for a guess.
         ngram_max: longest agreement that is looked for.
+        enable_lora: whether requests may name LoRA adapters.
+        max_loras: adapters in memory at once, and so in one batch.
+        max_lora_rank: highest rank of an adapter.
+        lora_modules: adapters to load at the start, name and folder.
     """
 
     model: str
@@ -64,6 +68,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_speculative_tokens: int = 5
     ngram_min: int = 2
     ngram_max: int = 4
+    enable_lora: bool = False
+    max_loras: int = 8
+    max_lora_rank: int = 64
+    lora_modules: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         choices = (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("device", DEVICES))
@@ -75,7 +83,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         positive = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_memory_bytes")
         queue = ("max_waiting", "max_waiting_tokens", "priority_ageing_steps", "preempt_every_steps")
         speculative = ("num_speculative_tokens", "ngram_min", "ngram_max")
-        for name in (*positive, *queue, *speculative, "num_kv_blocks", "num_threads"):
+        for name in (*positive, *queue, *speculative, "num_kv_blocks", "num_threads", "max_loras", "max_lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidRequestError(f"{name}={value}: it must be at least 1", param=name)
@@ -94,3 +102,5 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequestError(
                 f"ngram_min={self.ngram_min} is above ngram_max={self.ngram_max}", param="ngram_min"
             )
+        if self.lora_modules and not self.enable_lora:
+            raise InvalidRequestError("lora_modules names adapters, but enable_lora is off", param="enable_lora")

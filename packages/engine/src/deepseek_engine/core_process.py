@@ -66,7 +66,7 @@ def _serve(sock: socket.socket, runner: str) -> int:
     # It starts before the weights are loaded, so that a parent that dies meanwhile is noticed.
     threading.Thread(target=_read_forever, args=(sock, inbox, wake), name="inbox", daemon=True).start()
     try:
-        engine, ready = _start_engine(config, runner, inbox)
+        engine, ready = _start_engine(config, runner, inbox, wake)
     except Exception as error:  # whatever loading a model may raise is the reason that the caller is told
         reason = str(error) if isinstance(error, EngineError) else repr(error)
         logger.exception("the engine did not start")
@@ -107,15 +107,16 @@ def _read_forever(sock: socket.socket, inbox: deque[Work], wake: threading.Event
     os._exit(status)
 
 
-def _start_engine(config: EngineConfig, runner: str, inbox: deque[Work]) -> tuple[Engine, Ready]:
+def _start_engine(config: EngineConfig, runner: str, inbox: deque[Work], wake: threading.Event) -> tuple[Engine, Ready]:
     started = time.monotonic()
     module, _, name = runner.partition(":")
     build_runner: RunnerBuilder = getattr(importlib.import_module(module), name)
-    engine = Engine(config, build_runner(config), inbox)
+    engine = Engine(config, build_runner(config), inbox, wake.set)
     # What was loaded stays for good: the collector need not walk through it again while requests wait.
     gc.collect()
     gc.freeze()
-    return engine, Ready(load_s=time.monotonic() - started, **dataclasses.asdict(engine.info))
+    info = dataclasses.asdict(engine.info)
+    return engine, Ready(load_s=time.monotonic() - started, adapters=tuple(engine.adapters), **info)
 
 
 def _send(sock: socket.socket, message: Message) -> None:

@@ -9,8 +9,21 @@ from itertools import islice
 from typing import Any
 
 from deepseek_engine.config import EngineConfig
-from deepseek_engine.errors import EngineDeadError, InvalidRequestError
-from deepseek_engine.messages import Cancel, Delta, EngineStats, FinishReason, StepOutputs, Submit, Work
+from deepseek_engine.errors import AdapterError, EngineDeadError, EngineError, InvalidRequestError
+from deepseek_engine.lora.pool import AdapterPool
+from deepseek_engine.messages import (
+    AdapterInfo,
+    AdapterReply,
+    Cancel,
+    Delta,
+    EngineStats,
+    FinishReason,
+    LoadAdapter,
+    StepOutputs,
+    Submit,
+    UnloadAdapter,
+    Work,
+)
 from deepseek_engine.request import Request, build_request
 from deepseek_engine.runner_protocol import Runner
 from deepseek_engine.scheduler import Scheduler
@@ -27,6 +40,16 @@ class Engine:
     Attributes:
         inbox: submits and cancels that the next step takes up; cancels also take effect in the middle of a step.
         info: what the runner has loaded.
+        adapters: the LoRA adapters that were loaded at the start.
+
+    Args:
+        config: how to run.
+        runner: what computes.
+        inbox: shared with another thread.
+        wake: called from another thread when there is work again without anything new in the inbox.
+
+    Raises:
+        AdapterError: an adapter of `config.lora_modules` cannot be loaded.
     """
 
     def __init__(
@@ -35,6 +58,7 @@ class Engine:
         runner: Runner[Any],
         inbox: deque[Work] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self.inbox: deque[Work] = deque() if inbox is None else inbox
         self.info = runner.info
@@ -53,7 +77,10 @@ class Engine:
         self._speculator: Speculator | None = None
         if config.speculation == "ngram":
             self._speculator = Speculator(config.num_speculative_tokens, config.ngram_min, config.ngram_max)
+        self._pool = None if runner.adapters is None else AdapterPool(runner.adapters, config.max_loras, wake)
+        self.adapters: list[AdapterInfo] = [self._adapter_pool().load_now(*named) for named in config.lora_modules]
         self._requests: dict[str, Request] = {}
+        self._replies: list[AdapterReply] = []
         self._deltas: list[Delta] = []
         self._num_steps = 0
         self._last_step_failed = False
@@ -61,22 +88,40 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.inbox or self._deltas or self._scheduler.has_work)
+        has_arrivals = self.inbox or (self._pool is not None and self._pool.has_work)
+        return bool(has_arrivals or self._deltas or self._replies or self._scheduler.has_work)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether a request is open; when there is no work, it waits for its adapter to be read."""
+        return bool(self._requests)
 
     def add_request(self, submit: Submit) -> None:
         """Queue a request.
 
         Raises:
             InvalidRequestError: it can never be served, or its id is in use.
+            UnknownAdapterError: its adapter is not loaded.
         """
         if submit.request_id in self._requests:
             raise InvalidRequestError(f"request_id={submit.request_id!r} is in use: choose another", param="request_id")
         request = build_request(submit, self.info)
         request.arrived_s = self._clock()
+        if submit.adapter is None:
+            self._scheduler.add(request.start())
+        else:
+            self._adapter_pool().enter(request, submit.adapter)
         self._requests[submit.request_id] = request
         if submit.params.deadline_s is not None:
             self._deadlines.put(submit.request_id, request.arrived_s + submit.params.deadline_s)
-        self._scheduler.add(request.sequences[0])
+
+    def load_adapter(self, name: str, path: str) -> AdapterInfo:
+        """Load a LoRA adapter and wait for it; in a server, a `LoadAdapter` in the inbox does not hold up the loop.
+
+        Raises:
+            AdapterError: it is no adapter for this model, the name is taken, or LoRA is off.
+        """
+        return self._adapter_pool().load_now(name, path)
 
     def cancel(self, request_id: str, index: int | None = None, *, timed_out: bool = False) -> None:
         """End a request, or one of its answers, in whatever state it is; ids that are unknown or ended are ignored."""
@@ -95,6 +140,7 @@ class Engine:
         """
         self._read_inbox()
         self._end_overdue()
+        self._admit()
         batch = self._scheduler.schedule()
         if self._speculator is not None:
             batch = self._speculator.add_drafts(batch, self._scheduler.budget.tokens, self._scheduler.reserve_drafts)
@@ -112,8 +158,10 @@ class Engine:
                 for scheduled, tokens in sampled:
                     if not scheduled.sequence.is_finished:
                         self._append(scheduled, tokens)
+        self._admit()  # whoever waited for the adapter places that this step has freed
         deltas, self._deltas = tuple(self._deltas), []
-        return StepOutputs(deltas, self._stats())
+        replies, self._replies = tuple(self._replies), []
+        return StepOutputs(deltas, self._stats(), replies)
 
     def _read_inbox(self) -> None:
         while self.inbox:
@@ -123,8 +171,38 @@ class Engine:
                 case Submit() as submit:
                     try:
                         self.add_request(submit)
-                    except InvalidRequestError as error:
+                    except (InvalidRequestError, AdapterError) as error:
                         self._refuse(submit, str(error))
+                case LoadAdapter() | UnloadAdapter() as call:
+                    self._manage_adapter(call)
+
+    def _manage_adapter(self, call: LoadAdapter | UnloadAdapter) -> None:
+        try:
+            pool = self._adapter_pool()
+            if isinstance(call, UnloadAdapter):
+                self._replies.append(pool.unload(call))
+            else:
+                pool.load(call)
+        except EngineError as error:
+            self._replies.append(AdapterReply(call.call_id, error=str(error)))
+
+    def _adapter_pool(self) -> AdapterPool:
+        if self._pool is None:
+            raise AdapterError("this engine runs without LoRA: start it with enable_lora")
+        return self._pool
+
+    def _admit(self) -> None:
+        """Hand the scheduler the requests whose adapters are in memory now."""
+        if self._pool is None:
+            return
+        news = self._pool.take_news()
+        self._replies += news.replies
+        for request, reason in news.failures:
+            for sequence in request.sequences:
+                if not sequence.is_finished:
+                    self._emit(sequence, finish_reason="error", error=reason)
+        for request, adapter_id in self._pool.admit():
+            self._scheduler.add(request.start(adapter_id))
 
     def _end_overdue(self) -> None:
         """End the requests whose time is up, whether they run or wait."""
@@ -205,6 +283,8 @@ class Engine:
             if not request.num_unfinished:
                 del self._requests[sequence.request_id]
                 self._deadlines.discard(sequence.request_id)
+                if self._pool is not None:
+                    self._pool.leave(request)
 
     def _queue_s(self, request: Request) -> float:
         return (self._clock() if request.started_s is None else request.started_s) - request.arrived_s
@@ -217,7 +297,7 @@ class Engine:
     def _stats(self) -> EngineStats:
         return EngineStats(
             num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting,
+            num_waiting=self._scheduler.num_waiting + (self._pool.num_parked if self._pool is not None else 0),
             num_free_blocks=self._scheduler.allocator.num_free,
             num_blocks=self._scheduler.allocator.num_blocks,
             num_preemptions=self._scheduler.num_preemptions,
@@ -228,6 +308,7 @@ class Engine:
             max_step_tokens=self._scheduler.budget.tokens,
             num_draft_tokens=self._speculator.num_draft_tokens if self._speculator is not None else 0,
             num_accepted_tokens=self._speculator.num_accepted_tokens if self._speculator is not None else 0,
+            num_adapters=0 if self._pool is None else self._pool.num_resident,
         )
 
 

@@ -3,6 +3,8 @@
 EngineError
 ├── InvalidRequestError (also ValueError)   the request cannot be served as it is
 │   └── ContextLengthError                  prompt and max_tokens do not fit the context
+├── AdapterError (also ValueError)          a LoRA adapter is broken, of an unsupported kind, or too large
+│   └── UnknownAdapterError                 no adapter of this name is loaded
 ├── ModelLoadError (also ValueError)        the checkpoint is missing, broken or not supported
 ├── QueueFullError                          the waiting queue is at its bound; try again later
 ├── EngineStartError                        the core process did not come up
@@ -24,6 +26,14 @@ class InvalidRequestError(EngineError, ValueError):
 
 class ContextLengthError(InvalidRequestError):
     """Prompt and max_tokens do not fit the model's context."""
+
+
+class AdapterError(EngineError, ValueError):
+    """A LoRA adapter that is broken, of a kind that is not served, or too large."""
+
+
+class UnknownAdapterError(AdapterError):
+    """No adapter of this name is loaded."""
 
 
 class ModelLoadError(EngineError, ValueError):

@@ -1,5 +1,6 @@
 """LLM: the engine without a server, for scripts, benchmarks and tests. Names are those that vLLM's users know."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -41,6 +42,14 @@ class RequestOutput:
     num_cached_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LoRARequest:
+    """A LoRA adapter: a name for it, and the folder that PEFT saved it to. vLLM's has a number as well."""
+
+    lora_name: str
+    lora_path: str
+
+
 class LLM:
     """A model in this process.
 
@@ -56,49 +65,57 @@ class LLM:
     def __init__(self, model: str, **settings: Any) -> None:
         self.config = EngineConfig(model=model, **settings)
         self.tokenizer: Tokenizer = load_tokenizer(model)
-        self.engine = Engine(self.config, build_runner(self.config))
+        self._wake = threading.Event()
+        self.engine = Engine(self.config, build_runner(self.config), wake=self._wake.set)
+        self._adapter_paths = dict(self.config.lora_modules)
         self._ids = count()
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
     ) -> list[RequestOutput]:
         """Answer every prompt, all in one continuous batch; results come in the prompts' order.
 
         Args:
             prompts: sent as they are, without a chat template.
             sampling_params: one for all, or one a prompt; by default `SamplingParams()`.
+            lora_request: the adapter of all, or one a prompt, None for the base model; needs `enable_lora=True`.
 
         Raises:
             InvalidRequestError: a prompt does not fit the context, or the numbers of prompts and parameters differ.
+            AdapterError: an adapter cannot be loaded.
             EngineError: the model failed.
         """
         listed = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         texts = [prompt if isinstance(prompt, str) else None for prompt in listed]
         ids = [self.tokenizer.encode(p) if isinstance(p, str) else list(p["prompt_token_ids"]) for p in listed]
-        return self._run(texts, ids, sampling_params)
+        return self._run(texts, ids, sampling_params, lora_request)
 
     def chat(
         self,
         messages: Sequence[dict[str, str]] | Sequence[Sequence[dict[str, str]]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of several, through the model's chat template; raises as `generate` does."""
         conversations = [messages] if messages and isinstance(messages[0], dict) else messages
         ids = [self.tokenizer.encode_chat(conversation) for conversation in conversations]  # pyright: ignore[reportArgumentType] - narrowed by its first element
-        return self._run([None] * len(ids), ids, sampling_params)
+        return self._run([None] * len(ids), ids, sampling_params, lora_request)
 
     def _run(
         self,
         texts: Sequence[str | None],
         prompts: Sequence[list[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None,
     ) -> list[RequestOutput]:
         params = _one_each(sampling_params, len(prompts))
+        adapters = self._load_adapters(lora_request, len(prompts))
         pending = [
-            _Pending(str(next(self._ids)), text, ids, p, self.tokenizer)
-            for text, ids, p in zip(texts, prompts, params, strict=True)
+            _Pending(str(next(self._ids)), text, ids, p, self.tokenizer, adapter)
+            for text, ids, p, adapter in zip(texts, prompts, params, adapters, strict=True)
         ]
         by_id = {request.output.request_id: request for request in pending}
         try:
@@ -115,18 +132,57 @@ class LLM:
         return [request.output for request in pending]
 
     def _deltas(self) -> Iterator[Delta]:
-        while self.engine.has_work:
+        while self.engine.has_work or self.engine.has_requests:
+            if not self.engine.has_work:
+                self._wake.wait()  # every request waits for an adapter to be read
+            self._wake.clear()
             yield from self.engine.step().deltas
+
+    def _load_adapters(
+        self, lora_request: LoRARequest | Sequence[LoRARequest | None] | None, num_prompts: int
+    ) -> list[str | None]:
+        """Each prompt's adapter, loaded."""
+        listed = (
+            [lora_request] * num_prompts
+            if lora_request is None or isinstance(lora_request, LoRARequest)
+            else lora_request
+        )
+        if len(listed) != num_prompts:
+            raise InvalidRequestError(
+                f"{len(listed)} entries of lora_request for {num_prompts} prompts: give one, or one a prompt",
+                param="lora_request",
+            )
+        for adapter in listed:
+            if adapter is not None and adapter.lora_name not in self._adapter_paths:
+                self.engine.load_adapter(adapter.lora_name, adapter.lora_path)
+                self._adapter_paths[adapter.lora_name] = adapter.lora_path
+            elif adapter is not None and adapter.lora_path != self._adapter_paths[adapter.lora_name]:
+                raise InvalidRequestError(
+                    f"the adapter {adapter.lora_name!r} is loaded from {self._adapter_paths[adapter.lora_name]}: "
+                    f"give the one of {adapter.lora_path} another name",
+                    param="lora_request",
+                )
+        return [adapter and adapter.lora_name for adapter in listed]
 
 
 class _Pending:
     """A request under way: deltas in, output out."""
 
     def __init__(
-        self, request_id: str, text: str | None, ids: list[int], params: SamplingParams, tokenizer: Tokenizer
+        self,
+        request_id: str,
+        text: str | None,
+        ids: list[int],
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        adapter: str | None = None,
     ) -> None:
         self.submit = Submit(
-            request_id=request_id, prompt_token_ids=ids, params=params, eos_token_ids=tokenizer.eos_token_ids
+            request_id=request_id,
+            prompt_token_ids=ids,
+            params=params,
+            eos_token_ids=tokenizer.eos_token_ids,
+            adapter=adapter,
         )
         outputs = [CompletionOutput(i, logprobs=None if params.logprobs is None else []) for i in range(params.n)]
         self.output = RequestOutput(request_id, text, ids, outputs)

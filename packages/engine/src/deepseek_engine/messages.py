@@ -1,7 +1,7 @@
 """Messages between the API process and the core process: typed, msgpack-encoded, never pickled.
 
-To the core: one `Configure`, then `Submit` and `Cancel`. From the core: one `Ready` or `StartFailed`, then a
-`StepOutputs` for each step.
+To the core: one `Configure`, then `Submit`, `Cancel`, `LoadAdapter` and `UnloadAdapter`. From the core: one `Ready` or
+`StartFailed`, then a `StepOutputs` for each step.
 """
 
 from typing import Literal
@@ -25,13 +25,17 @@ class Configure(Message, frozen=True):
 
 
 class Submit(Message, frozen=True):
-    """A request. `cache_salt` names its tenant, whose cached prefixes and share of service are its own."""
+    """A request. `cache_salt` names its tenant, whose cached prefixes and share of service are its own.
+
+    `adapter` is the name of a loaded LoRA adapter; None is the base model.
+    """
 
     request_id: str
     prompt_token_ids: list[int]
     params: SamplingParams
     eos_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
+    adapter: str | None = None
 
 
 class Cancel(Message, frozen=True):
@@ -39,6 +43,42 @@ class Cancel(Message, frozen=True):
 
     request_id: str
     index: int | None = None
+
+
+class LoadAdapter(Message, frozen=True):
+    """Load a LoRA adapter under a name; its `AdapterReply` has the same call_id.
+
+    `path` is a folder as PEFT saves it. With `replace`, an adapter of that name is replaced for requests to come.
+    """
+
+    call_id: int
+    name: str
+    path: str
+    replace: bool = False
+
+
+class UnloadAdapter(Message, frozen=True):
+    """Forget an adapter; requests that use it go on to their ends."""
+
+    call_id: int
+    name: str
+
+
+class AdapterInfo(msgspec.Struct, frozen=True):
+    """A loaded adapter: the folder it came from, its highest rank, and the bytes that it takes in memory."""
+
+    name: str
+    path: str
+    max_rank: int
+    num_bytes: int
+
+
+class AdapterReply(msgspec.Struct, frozen=True):
+    """How a call ended: loaded, with what it is; failed, with the reason; or neither, after unloading."""
+
+    call_id: int
+    adapter: AdapterInfo | None = None
+    error: str | None = None
 
 
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -99,6 +139,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         max_step_tokens: the token budget of a step; lower than configured after memory ran out.
         num_draft_tokens: guessed tokens that were verified.
         num_accepted_tokens: how many of them were right, each a step saved for one sequence.
+        num_adapters: LoRA adapters in memory.
     """
 
     num_running: int
@@ -113,6 +154,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     max_step_tokens: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_adapters: int = 0
 
 
 class Ready(Message, frozen=True, kw_only=True):
@@ -127,6 +169,7 @@ class Ready(Message, frozen=True, kw_only=True):
     weight_bytes: int
     kv_cache_bytes: int
     load_s: float
+    adapters: tuple[AdapterInfo, ...] = ()
 
 
 class StartFailed(Message, frozen=True):
@@ -140,8 +183,9 @@ class StepOutputs(Message, frozen=True):
 
     deltas: tuple[Delta, ...]
     stats: EngineStats
+    replies: tuple[AdapterReply, ...] = ()
 
 
-Work = Submit | Cancel
+Work = Submit | Cancel | LoadAdapter | UnloadAdapter
 ToCore = Configure | Work
 FromCore = Ready | StartFailed | StepOutputs

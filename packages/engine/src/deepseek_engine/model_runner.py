@@ -13,6 +13,7 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
 from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.lora.host import LoraHost
 from deepseek_engine.model_config import ModelConfig, read_model_config
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.models.fused_decoder import fuse
@@ -33,7 +34,8 @@ SHARE_OF_FREE_MEMORY: Final = 4
 class ModelRunner:
     """Runs one model on one device."""
 
-    def __init__(self, model: StepModel, info: RunnerInfo) -> None:
+    def __init__(self, model: StepModel, info: RunnerInfo, adapters: LoraHost | None = None) -> None:
+        self.adapters = adapters
         self.model = model
         self.info = info
         self._sampler = Sampler(info.vocab_size)
@@ -85,13 +87,14 @@ def build_runner(config: EngineConfig) -> ModelRunner:
         config.model, model_config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
         num_blocks, config.block_size, cache.num_bytes / 1e6, torch.get_num_threads(),
     )  # fmt: skip
-    return ModelRunner(_prepare(model, cache, max_model_len), info)
+    adapters = LoraHost(model, max_rank=config.max_lora_rank, dtype=dtype) if config.enable_lora else None
+    return ModelRunner(_prepare(model, cache, max_model_len, adapters), info, adapters)
 
 
-def _prepare(model: Transformer, cache: KVCache, max_model_len: int) -> StepModel:
-    """The fastest way that this machine has to run the model."""
-    fused = fuse(model, cache, max_model_len)
-    return TorchModel(model, cache) if fused is None else FusedModel(fused, cache.block_size)
+def _prepare(model: Transformer, cache: KVCache, max_model_len: int, adapters: LoraHost | None) -> StepModel:
+    """The fastest way that this machine has to run the model; adapters are added layer by layer."""
+    fused = fuse(model, cache, max_model_len) if adapters is None else None
+    return TorchModel(model, cache, adapters) if fused is None else FusedModel(fused, cache.block_size)
 
 
 def open_checkpoint(path: Path) -> tuple[ModelConfig, CheckpointSource]:

@@ -27,6 +27,14 @@ class Request:
     arrived_s: float = 0.0
     started_s: float | None = None
 
+    def start(self, adapter_id: int = 0) -> Sequence:
+        """The answer that computes the prompt; the others are its forks. Those that were cancelled are left out."""
+        leader, *forks = [sequence for sequence in self.sequences if not sequence.is_finished]
+        leader.status, leader.forks = SequenceStatus.WAITING, forks
+        for sequence in (leader, *forks):
+            sequence.adapter_id = adapter_id
+        return leader
+
     def note_progress(self, sequence: Sequence, step_began_s: float) -> None:
         """Take the furthest that any answer has come; what preemption repeats does not count again."""
         if self.started_s is None:
@@ -68,7 +76,7 @@ def max_total_tokens(submit: Submit, capacity: Capacity) -> int:
 
 
 def build_request(submit: Submit, capacity: Capacity) -> Request:
-    """Make the answers' sequences; the first one leads, the others are its forks.
+    """Make the answers' sequences, which wait for `Request.start`.
 
     Raises:
         InvalidRequestError: as `max_total_tokens` does.
@@ -92,8 +100,6 @@ def build_request(submit: Submit, capacity: Capacity) -> Request:
         )
         for index in range(params.n)
     ]
-    sequences[0].status = SequenceStatus.WAITING
-    sequences[0].forks = sequences[1:]
     return Request(sequences, num_unfinished=params.n)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
 
@@ -32,6 +32,26 @@ class RunnerInfo:
     kv_cache_bytes: int
 
 
+class AdapterHost(Protocol):
+    """Reads LoRA adapters and keeps them for the steps, each under a number above 0."""
+
+    def read(self, path: str) -> Any:
+        """An adapter's content, with `max_rank` and `num_bytes`; called from another thread.
+
+        Raises:
+            AdapterError: it is no adapter for this model.
+        """
+        ...
+
+    def install(self, adapter_id: int, adapter: Any) -> None:
+        """Keep what `read` gave: sequences with this `adapter_id` may come from now on."""
+        ...
+
+    def remove(self, adapter_id: int) -> None:
+        """Drop it: no sequence has this `adapter_id` any more."""
+        ...
+
+
 class Runner(Protocol[Logits]):
     """Turns a scheduled batch into logits, and logits into tokens.
 
@@ -41,6 +61,11 @@ class Runner(Protocol[Logits]):
     @property
     def info(self) -> RunnerInfo:
         """Fixed for the runner's life."""
+        ...
+
+    @property
+    def adapters(self) -> AdapterHost | None:
+        """Where adapters are kept; None where LoRA is off."""
         ...
 
     def forward(self, batch: Seq[ScheduledSequence]) -> Logits:

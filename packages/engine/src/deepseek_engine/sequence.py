@@ -28,6 +28,7 @@ class Sequence:
 
     Attributes:
         sampling_seed: from 0 to 2**63 - 1; the same for the same request seed and index.
+        adapter_id: the runner's number of its LoRA adapter; 0 is the base model.
         max_total_tokens: prompt and answer at most.
         num_cached_tokens: found in the prefix cache when the sequence last got its blocks.
         tenant: on whose behalf it runs; service is shared out between tenants.
@@ -48,6 +49,7 @@ class Sequence:
     stop_token_ids: frozenset[int] = frozenset()
     cache_salt: str = ""
     tenant: str = ""
+    adapter_id: int = 0
     max_total_tokens: int = 0
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0

@@ -15,7 +15,7 @@ from deepseek_engine.kernels.torch_attention import (
     padded_length,
     padded_queries,
 )
-from deepseek_engine.sequence import ScheduledSequence
+from deepseek_engine.sequence import ScheduledSequence, Sequence
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -25,12 +25,16 @@ GROUP_SLACK_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """What `Transformer.forward` takes. `rows_R` follows the batch's order: `num_sampled_rows` of each sequence."""
+    """What `Transformer.forward` takes. `rows_R` follows the batch's order: `num_sampled_rows` of each sequence.
+
+    `owners` is whose rows they are, in their order: a sequence and how many follow each other.
+    """
 
     token_ids_T: Tensor
     positions_T: Tensor
     rows_R: Tensor
     metadata: AttentionMetadata
+    owners: tuple[tuple[Sequence, int], ...]
 
 
 def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: torch.dtype) -> StepInputs:
@@ -102,6 +106,7 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
         positions_T=torch.from_numpy(np.concatenate(positions)),
         rows_R=torch.tensor(rows, dtype=torch.int64),
         metadata=metadata,
+        owners=(*((d.scheduled.sequence, 1) for d in decodes), *((p.sequence, p.num_new_tokens) for p in prefills)),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.lora.host import LoraHost
 from deepseek_engine.models.fused_decoder import FusedDecoder
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.paged_inputs import prepare_paged_step
@@ -31,12 +32,15 @@ class StepModel(Protocol):
 class TorchModel:
     """Any model, layer by layer, with PyTorch's operators."""
 
-    def __init__(self, model: Transformer, cache: KVCache) -> None:
+    def __init__(self, model: Transformer, cache: KVCache, adapters: LoraHost | None = None) -> None:
         self.transformer, self.cache = model, cache
+        self._adapters = adapters
 
     def hidden(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """See `StepModel`."""
         inputs = prepare_step(batch, self.cache.block_size, self.transformer.embedding.dtype)
+        if self._adapters is not None:
+            self._adapters.set_rows(inputs.owners)
         return self.transformer.hidden(
             inputs.token_ids_T, inputs.positions_T, inputs.rows_R, self.cache, inputs.metadata
         )

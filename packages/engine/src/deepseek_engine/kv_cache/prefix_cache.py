@@ -1,8 +1,8 @@
 """Which block holds the keys and values of which tokens, so that equal prompt beginnings are computed once.
 
 A block is named by a SHA-256 chain: the digest of the block before it, then its own token ids. The chain starts from
-the request's salt, so that one salt's entries can be neither found nor timed through another (vLLM's automatic prefix
-caching).
+the adapter's number and the request's salt, so that one salt's entries can be neither found nor timed through another
+(vLLM's automatic prefix caching), and an adapter that is loaded again never meets keys of the one before.
 """
 
 import hashlib
@@ -54,8 +54,12 @@ class PrefixCache:
         """Name of one full block; each is hashed once in a sequence's life."""
         digests, size = sequence.block_digests, self._block_size
         while len(digests) <= index:
-            parent = digests[-1] if digests else hashlib.sha256(sequence.cache_salt.encode()).digest()
+            parent = digests[-1] if digests else _root(sequence)
             first = len(digests) * size
             tokens = self._packing.pack(*sequence.token_ids[first : first + size])
             digests.append(hashlib.sha256(parent + tokens).digest())
         return digests[index]
+
+
+def _root(sequence: Sequence) -> bytes:
+    return hashlib.sha256(sequence.adapter_id.to_bytes(8, "little") + sequence.cache_salt.encode()).digest()

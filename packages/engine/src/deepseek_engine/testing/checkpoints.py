@@ -139,6 +139,15 @@ def _projections(model: TinyModel) -> dict[str, tuple[int, int, bool]]:
     return found
 
 
+def projection_shapes(model: TinyModel) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every linear projection outside the experts, by its module's name."""
+    return {
+        f"model.layers.{index}.{name}": (rows, columns)
+        for index in range(model.num_hidden_layers)
+        for name, (rows, columns, _) in _projections(model).items()
+    }
+
+
 def _expert_tensors(prefix: str, model: TinyModel, generator: torch.Generator) -> dict[str, Tensor]:
     """A layer's router and experts in either spelling: one tensor an expert, or all experts in one (transformers 5)."""
     hidden, inner, experts = model.hidden_size, model.intermediate_size, range(model.num_local_experts)

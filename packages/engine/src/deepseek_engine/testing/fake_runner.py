@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.messages import TokenLogprobs
-from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.runner_protocol import AdapterHost, RunnerInfo
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
 
 DEFAULT_VOCAB_SIZE: Final = 512
@@ -33,6 +33,7 @@ class FakeRunner:
 
     def __init__(self, info: RunnerInfo, *, step_s: float = 0.0, fail_token: int | None = None) -> None:
         self.info = info
+        self.adapters: AdapterHost | None = None
         self._step_s = step_s
         self._fail_token = fail_token
         self._slots = [_NEVER_WRITTEN] * (info.num_blocks * info.block_size)
