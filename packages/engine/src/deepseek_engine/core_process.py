@@ -111,7 +111,7 @@ def _start_engine(config: EngineConfig, runner: str, inbox: deque[Work], wake: t
     started = time.monotonic()
     module, _, name = runner.partition(":")
     build_runner: RunnerBuilder = getattr(importlib.import_module(module), name)
-    engine = Engine(config, build_runner(config), inbox, wake.set)
+    engine = Engine(config, build_runner(config), inbox, wake=wake.set)
     # What was loaded stays for good: the collector need not walk through it again while requests wait.
     gc.collect()
     gc.freeze()
