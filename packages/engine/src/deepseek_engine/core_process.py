@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,7 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
 from deepseek_engine.errors import EngineDeadError, EngineError
 from deepseek_engine.framing import FrameError, FrameReader, encode_frame
+from deepseek_engine.grammar.store import GrammarStore, load_backend_of
 from deepseek_engine.messages import Configure, Message, Ready, StartFailed, Work
 from deepseek_engine.runner_protocol import Runner
 
@@ -111,7 +113,9 @@ def _start_engine(config: EngineConfig, runner: str, inbox: deque[Work], wake: t
     started = time.monotonic()
     module, _, name = runner.partition(":")
     build_runner: RunnerBuilder = getattr(importlib.import_module(module), name)
-    engine = Engine(config, build_runner(config), inbox, wake=wake.set)
+    built = build_runner(config)
+    grammars = GrammarStore(partial(load_backend_of, config.model, built.info.vocab_size), on_ready=wake.set)
+    engine = Engine(config, built, inbox, wake=wake.set, grammars=grammars)
     # What was loaded stays for good: the collector need not walk through it again while requests wait.
     gc.collect()
     gc.freeze()

@@ -9,7 +9,9 @@ from itertools import islice
 from typing import Any
 
 from deepseek_engine.config import EngineConfig
-from deepseek_engine.errors import AdapterError, EngineDeadError, EngineError, InvalidRequestError
+from deepseek_engine.errors import AdapterError, EngineDeadError, EngineError, GrammarError, InvalidRequestError
+from deepseek_engine.grammar.desk import GrammarDesk
+from deepseek_engine.grammar.store import GrammarStore
 from deepseek_engine.lora.pool import AdapterPool
 from deepseek_engine.messages import (
     AdapterInfo,
@@ -59,6 +61,7 @@ class Engine:
         inbox: deque[Work] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wake: Callable[[], None] = lambda: None,
+        grammars: GrammarStore | None = None,
     ) -> None:
         self.inbox: deque[Work] = deque() if inbox is None else inbox
         self.info = runner.info
@@ -79,6 +82,7 @@ class Engine:
             self._speculator = Speculator(config.num_speculative_tokens, config.ngram_min, config.ngram_max)
         self._pool = None if runner.adapters is None else AdapterPool(runner.adapters, config.max_loras, wake)
         self.adapters: list[AdapterInfo] = [self._adapter_pool().load_now(*named) for named in config.lora_modules]
+        self._grammars = GrammarDesk(grammars)
         self._requests: dict[str, Request] = {}
         self._replies: list[AdapterReply] = []
         self._deltas: list[Delta] = []
@@ -88,12 +92,12 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        has_arrivals = self.inbox or (self._pool is not None and self._pool.has_work)
+        has_arrivals = self.inbox or (self._pool is not None and self._pool.has_work) or self._grammars.has_ready
         return bool(has_arrivals or self._deltas or self._replies or self._scheduler.has_work)
 
     @property
     def has_requests(self) -> bool:
-        """Whether a request is open; when there is no work, it waits for its adapter to be read."""
+        """Whether a request is open; when there is no work, it waits for its adapter or its grammar."""
         return bool(self._requests)
 
     def add_request(self, submit: Submit) -> None:
@@ -106,11 +110,10 @@ class Engine:
         if submit.request_id in self._requests:
             raise InvalidRequestError(f"request_id={submit.request_id!r} is in use: choose another", param="request_id")
         request = build_request(submit, self.info)
+        can_start = self._grammars.receive(request, submit)
         request.arrived_s = self._clock()
-        if submit.adapter is None:
-            self._scheduler.add(request.start())
-        else:
-            self._adapter_pool().enter(request, submit.adapter)
+        if can_start:
+            self._enter(request, submit)
         self._requests[submit.request_id] = request
         if submit.params.deadline_s is not None:
             self._deadlines.put(submit.request_id, request.arrived_s + submit.params.deadline_s)
@@ -140,6 +143,7 @@ class Engine:
         """
         self._read_inbox()
         self._end_overdue()
+        self._start_waiting_for_grammar()
         self._admit()
         batch = self._scheduler.schedule()
         if self._speculator is not None:
@@ -172,7 +176,7 @@ class Engine:
                     try:
                         self.add_request(submit)
                     except (InvalidRequestError, AdapterError) as error:
-                        self._refuse(submit, str(error))
+                        self._refuse(submit, error)
                 case LoadAdapter() | UnloadAdapter() as call:
                     self._manage_adapter(call)
 
@@ -190,6 +194,23 @@ class Engine:
         if self._pool is None:
             raise AdapterError("this engine runs without LoRA: start it with enable_lora")
         return self._pool
+
+    def _start_waiting_for_grammar(self) -> None:
+        for request, submit, error in self._grammars.take_ready():
+            try:
+                if error is not None:
+                    raise error
+                self._enter(request, submit)
+            except (GrammarError, AdapterError) as failure:
+                for sequence in request.sequences:
+                    if not sequence.is_finished:
+                        self._emit(sequence, finish_reason="error", error=str(failure), error_param=_param_of(failure))
+
+    def _enter(self, request: Request, submit: Submit) -> None:
+        if submit.adapter is None:
+            self._scheduler.add(request.start())
+        else:
+            self._adapter_pool().enter(request, submit.adapter)
 
     def _admit(self) -> None:
         """Hand the scheduler the requests whose adapters are in memory now."""
@@ -212,6 +233,7 @@ class Engine:
     def _run(self, batch: Seq[ScheduledSequence]) -> list[tuple[ScheduledSequence, list[SampledToken]]]:
         """Each sequence that gets a token in this step, with the token and those behind its drafts."""
         logits = self._runner.forward(batch)
+        self._grammars.fill_masks(batch)
         tokens = iter(self._runner.sample(logits, batch))
         sampled = [(s, list(islice(tokens, s.num_sampled_rows))) for s in batch if s.needs_token]
         assert next(tokens, None) is None, "more tokens than rows"
@@ -226,6 +248,11 @@ class Engine:
     def _append(self, scheduled: ScheduledSequence, tokens: Seq[SampledToken]) -> None:
         """Add the sampled token, and the one behind each draft for as long as the drafts were right."""
         sequence, drafts = scheduled.sequence, scheduled.draft_token_ids
+        if sequence.grammar is not None:
+            sequence.grammar.advance(tokens[0].token_id)
+            if sequence.grammar.failure is not None:
+                self._emit(sequence, finish_reason="error", error=sequence.grammar.failure, error_param="grammar")
+                return
         num_added = 0
         finish_reason: FinishReason | None = None
         while finish_reason is None and num_added < len(tokens):
@@ -257,6 +284,7 @@ class Engine:
         finish_reason: FinishReason | None = None,
         error: str | None = None,
         timed_out: bool = False,
+        error_param: str | None = None,
     ) -> None:
         """Say what was added to an answer; a finish reason ends it and frees its blocks."""
         request = self._requests[sequence.request_id]
@@ -275,6 +303,7 @@ class Engine:
             num_preemptions=sequence.num_preemptions if is_last else 0,
             queue_s=self._queue_s(request) if is_last else 0.0,
             timed_out=timed_out,
+            error_param=error_param,
         )
         self._deltas.append(delta)
         if is_last:
@@ -289,9 +318,15 @@ class Engine:
     def _queue_s(self, request: Request) -> float:
         return (self._clock() if request.started_s is None else request.started_s) - request.arrived_s
 
-    def _refuse(self, submit: Submit, reason: str) -> None:
+    def _refuse(self, submit: Submit, error: EngineError) -> None:
         for index in range(submit.params.n):
-            delta = Delta(request_id=submit.request_id, index=index, finish_reason="error", error=reason)
+            delta = Delta(
+                request_id=submit.request_id,
+                index=index,
+                finish_reason="error",
+                error=str(error),
+                error_param=_param_of(error),
+            )
             self._deltas.append(delta)
 
     def _stats(self) -> EngineStats:
@@ -312,10 +347,15 @@ class Engine:
         )
 
 
+def _param_of(error: EngineError) -> str | None:
+    return error.param if isinstance(error, InvalidRequestError) else None
+
+
 def _append_token(sequence: Sequence, token_id: int) -> FinishReason | None:
     """Make the answer longer by a token; why it ends there, if it does."""
-    # The stop rule reads how many tokens came before this one, so it goes first.
-    is_stop = token_id in sequence.stop_token_ids and sequence.num_output_tokens >= sequence.params.min_tokens
+    # The stop rule reads how many tokens came before this one, so it goes first. A grammar's end needs no minimum.
+    may_stop = sequence.grammar is not None or sequence.num_output_tokens >= sequence.params.min_tokens
+    is_stop = may_stop and token_id in sequence.stop_token_ids
     sequence.token_ids.append(token_id)
     if is_stop:
         return "stop"

@@ -2,7 +2,8 @@
 
 EngineError
 ├── InvalidRequestError (also ValueError)   the request cannot be served as it is
-│   └── ContextLengthError                  prompt and max_tokens do not fit the context
+│   ├── ContextLengthError                  prompt and max_tokens do not fit the context
+│   └── GrammarError                        a schema, pattern or grammar that cannot be followed
 ├── AdapterError (also ValueError)          a LoRA adapter is broken, of an unsupported kind, or too large
 │   └── UnknownAdapterError                 no adapter of this name is loaded
 ├── ModelLoadError (also ValueError)        the checkpoint is missing, broken or not supported
@@ -34,6 +35,10 @@ class AdapterError(EngineError, ValueError):
 
 class UnknownAdapterError(AdapterError):
     """No adapter of this name is loaded."""
+
+
+class GrammarError(InvalidRequestError):
+    """A schema, pattern or grammar that is wrong, not supported, too large, or too slow to follow."""
 
 
 class ModelLoadError(EngineError, ValueError):

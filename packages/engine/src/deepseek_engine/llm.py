@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import msgspec
+
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.detokenizer import Detokenizer
 from deepseek_engine.engine import Engine
 from deepseek_engine.errors import EngineError, InvalidRequestError
+from deepseek_engine.grammar.source import GrammarUse
+from deepseek_engine.grammar.store import GrammarStore, make_backend
 from deepseek_engine.messages import Delta, Submit, TokenLogprobs
 from deepseek_engine.model_runner import build_runner
 from deepseek_engine.sampling_params import SamplingParams
@@ -66,7 +70,9 @@ class LLM:
         self.config = EngineConfig(model=model, **settings)
         self.tokenizer: Tokenizer = load_tokenizer(model)
         self._wake = threading.Event()
-        self.engine = Engine(self.config, build_runner(self.config), wake=self._wake.set)
+        runner = build_runner(self.config)
+        grammars = GrammarStore(lambda: make_backend(self.tokenizer, runner.info.vocab_size))
+        self.engine = Engine(self.config, runner, wake=self._wake.set, grammars=grammars)
         self._adapter_paths = dict(self.config.lora_modules)
         self._ids = count()
 
@@ -180,8 +186,9 @@ class _Pending:
         self.submit = Submit(
             request_id=request_id,
             prompt_token_ids=ids,
-            params=params,
+            params=msgspec.structs.replace(params, structured_outputs=None),
             eos_token_ids=tokenizer.eos_token_ids,
+            grammar=_grammar_use(params),
             adapter=adapter,
         )
         outputs = [CompletionOutput(i, logprobs=None if params.logprobs is None else []) for i in range(params.n)]
@@ -209,6 +216,10 @@ class _Pending:
             answer.finish_reason, answer.stop_reason = "stop", piece.stop
             return delta.finish_reason is None
         return False
+
+
+def _grammar_use(params: SamplingParams) -> GrammarUse | None:
+    return None if params.structured_outputs is None else GrammarUse(params.structured_outputs.to_source())
 
 
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int) -> list[SamplingParams]:

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from deepseek_engine.config import EngineConfig
+from deepseek_engine.grammar.source import GrammarUse
 from deepseek_engine.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -25,9 +26,12 @@ class Configure(Message, frozen=True):
 
 
 class Submit(Message, frozen=True):
-    """A request. `cache_salt` names its tenant, whose cached prefixes and share of service are its own.
+    """A request.
 
-    `adapter` is the name of a loaded LoRA adapter; None is the base model.
+    Attributes:
+        cache_salt: names its tenant, whose cached prefixes and share of service are its own.
+        adapter: the name of a loaded LoRA adapter; None is the base model.
+        grammar: what its answers have to follow.
     """
 
     request_id: str
@@ -36,6 +40,7 @@ class Submit(Message, frozen=True):
     eos_token_ids: tuple[int, ...] = ()
     cache_salt: str = ""
     adapter: str | None = None
+    grammar: GrammarUse | None = None
 
 
 class Cancel(Message, frozen=True):
@@ -110,6 +115,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         num_preemptions: on an answer's last delta: how often it was put back to make room.
         queue_s: on an answer's last delta: seconds until the request got its first place in a batch, or ended without.
         timed_out: whether the request's own deadline is what ended it; `finish_reason` is then `abort`.
+        error_param: the request's field that is at fault, where it is the request's fault.
     """
 
     request_id: str
@@ -124,6 +130,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_preemptions: int = 0
     queue_s: float = 0.0
     timed_out: bool = False
+    error_param: str | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

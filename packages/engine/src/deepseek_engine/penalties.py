@@ -116,7 +116,8 @@ class _Changes:
         if state.bias_ids.size:
             self.biased.append(state.bias_ids + start)
             self.bias.append(state.bias)
-        if sequence.num_output_tokens + offset < sequence.params.min_tokens:
+        # Where a grammar allows nothing but the end, the end comes: its mask sees to `min_tokens`.
+        if sequence.grammar is None and sequence.num_output_tokens + offset < sequence.params.min_tokens:
             self.forbidden.append(state.stop_ids + start)
 
     def apply(self, logits: Tensor) -> None:

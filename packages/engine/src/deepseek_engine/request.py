@@ -84,7 +84,9 @@ def build_request(submit: Submit, capacity: Capacity) -> Request:
     total = max_total_tokens(submit, capacity)
     params = submit.params
     seed = secrets.randbits(64) if params.seed is None else params.seed
-    eos_token_ids = () if params.ignore_eos else submit.eos_token_ids
+    # A grammar that is complete can only be ended.
+    ignores_eos = params.ignore_eos and submit.grammar is None
+    eos_token_ids = () if ignores_eos else submit.eos_token_ids
     sequences = [
         Sequence(
             request_id=submit.request_id,

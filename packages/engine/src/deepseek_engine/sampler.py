@@ -18,6 +18,7 @@ from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.penalties import Penalties
 from deepseek_engine.sequence import SampledToken, Sequence
 from deepseek_engine.token_logprobs import read_logprobs
+from deepseek_engine.token_masks import apply_token_masks
 
 MIN_TEMPERATURE: Final = 1e-3
 ROWS_DRAWN_AT_ONCE: Final = 32
@@ -50,6 +51,7 @@ class Sampler:
         # Taken before penalties and temperature, as vLLM does.
         logprobs_RV = logits_RV[reported].log_softmax(dim=-1) if reported else None
         self._penalties.apply(logits_RV, sequences, offsets)
+        apply_token_masks(logits_RV, sequences)
         token_ids_R = logits_RV.argmax(dim=-1)
         random_rows = [row for row, sequence in enumerate(sequences) if not sequence.params.is_greedy]
         for start in range(0, len(random_rows), ROWS_DRAWN_AT_ONCE):

@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from deepseek_engine.errors import InvalidRequestError
+from deepseek_engine.grammar.params import StructuredOutputsParams
 
 MAX_COUNT: Final = 2**31 - 1
 """Above every context and vocabulary: what a number of tokens may be without being a mistake."""
@@ -37,6 +38,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         stop_token_ids: tokens that end the answer.
         ignore_eos: go on after the end-of-sequence token.
         logit_bias: added to the logits of these token ids.
+        structured_outputs: what the answer must look like; read by `LLM`, the server sends grammars beside it.
         logprobs: alternatives to report a token beside the chosen one; 0 is the chosen one only, None is off.
         priority: who goes first, from -100 to 100; lower is sooner, 0 is usual.
         deadline_s: seconds from submission after which the answers end as they are; None is no limit.
@@ -63,6 +65,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     priority: int = 0
     deadline_s: float | None = None
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         _in_range("n", self.n, 1, MAX_N)

@@ -4,6 +4,8 @@ import enum
 from dataclasses import dataclass, field
 
 from deepseek_engine.config import MAX_DRAFTS
+from deepseek_engine.grammar.protocol import TokenMask
+from deepseek_engine.grammar.state import SequenceGrammar
 from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.sampling_params import SamplingParams
 
@@ -38,6 +40,8 @@ class Sequence:
         num_charged_tokens: leading tokens whose computation its tenant has been charged for, or got from the cache.
         forks: answers that start once this one has computed the prompt.
         block_digests: the prefix cache's names for the leading full blocks, as far as they were needed.
+        grammar: what the answer has to follow, with its place in it.
+        token_mask: of the tokens that the grammar allows next; set before each token is sampled.
         adjusts_logits: whether its parameters change logits before a token is chosen.
     """
 
@@ -61,6 +65,8 @@ class Sequence:
     num_charged_tokens: int = 0
     forks: list["Sequence"] = field(default_factory=list["Sequence"])
     block_digests: list[bytes] = field(default_factory=list[bytes])
+    grammar: SequenceGrammar | None = None
+    token_mask: TokenMask | None = None
     num_prompt_tokens: int = field(init=False)
     adjusts_logits: bool = field(init=False)
 
@@ -90,9 +96,9 @@ class Sequence:
     def max_drafts(self) -> int:
         """Draft tokens that a step may verify at most: 0 where what is chosen depends on more than the position.
 
-        Penalties count the tokens before, so a row behind drafts would need counts of its own.
+        Penalties count the tokens before, and grammars follow them: a row behind drafts would need a state of its own.
         """
-        return 0 if self.params.penalises_tokens else MAX_DRAFTS
+        return 0 if self.params.penalises_tokens or self.grammar is not None else MAX_DRAFTS
 
     @property
     def is_finished(self) -> bool:

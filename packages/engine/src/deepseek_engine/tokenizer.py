@@ -123,6 +123,10 @@ class Tokenizer:
         markup = {} if answer_format is None else self._markup_tokens(answer_format)
         return MarkupTextStream(stream, markup) if markup else stream
 
+    def vocabulary(self) -> list[bytes]:
+        """What each token id adds to a text; empty for special tokens and for ids that are not in use."""
+        return [self._text_bytes(token_id) for token_id in range(self.vocab_size)]
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token by itself: what it adds to a text, or the name of a special token."""
         cached = self._bytes_cache.get(token_id)

@@ -1,5 +1,7 @@
 """Fields that every generating request shares."""
 
+from typing import Any
+
 from deepseek_client.types.base import WireList, WireModel
 
 
@@ -28,6 +30,8 @@ class SamplingFields(WireModel):
     n: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
     return_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

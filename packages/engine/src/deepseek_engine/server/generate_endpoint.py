@@ -6,7 +6,7 @@ ends it within a step, its last delta carries the exact usage, and the request i
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from deepseek_engine.server.job import Job
 from deepseek_engine.server.record import CLIENT_GONE, RequestRecord
 from deepseek_engine.server.render import ChatRenderer, CompletionRenderer, GenerationRenderer, Renderer
 from deepseek_engine.server.state import ServerState
+from deepseek_engine.server.structured import requested_grammar
 from deepseek_engine.tokenizer import Tokenizer
 
 Request = TypeVar("Request", bound=SamplingFields)
@@ -93,7 +94,10 @@ class GenerateEndpoint(Generic[Request]):
             raise validation_error(error) from None
         check_request(request, state.settings.model_names)
         record.model = request.model or state.settings.model_names[0]
+        grammar = requested_grammar(request)
         job = await self._dialect.convert(state.converter, request)
+        if grammar is not None:
+            job = replace(job, grammar=grammar[1])
         generation = Generation(
             state.engine,
             state.tokenizer,
@@ -161,7 +165,8 @@ def _cache_salt(scope: Scope) -> str:
 def _note(updates: list[ChoiceUpdate], record: RequestRecord) -> None:
     for update in updates:
         if update.finish_reason == "error":
-            raise ApiError(500, update.error or "the engine failed on this request")
+            message = update.error or "the engine failed on this request"
+            raise ApiError(500 if update.error_param is None else 400, message, param=update.error_param)
         if update.token_ids:
             record.note_tokens()
 

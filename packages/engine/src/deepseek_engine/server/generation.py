@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deepseek_engine.answer_reader import AnswerReader
+from deepseek_engine.grammar.source import GrammarUse
 from deepseek_engine.messages import Delta, FinishReason, Submit, TokenLogprobs
 from deepseek_engine.server.engine_client import DeltaStream, EngineClient
 from deepseek_engine.server.job import Job
@@ -25,6 +26,7 @@ class ChoiceUpdate:
     Attributes:
         text: new text, of an answer that is not parsed.
         error: what failed when `finish_reason` is `error`.
+        error_param: the field of the request that is at fault, if one is.
         events: what the parser found, of an answer that is parsed.
         is_reasoning: for each token, whether it was reasoning; empty for an answer that is not parsed.
     """
@@ -37,6 +39,7 @@ class ChoiceUpdate:
     error: str | None = None
     events: Sequence[Event] = ()
     is_reasoning: Sequence[bool] = ()
+    error_param: str | None = None
 
 
 @dataclass(slots=True)
@@ -97,6 +100,7 @@ class Generation:
                     params=prompt.params,
                     eos_token_ids=tokenizer.eos_token_ids,
                     cache_salt=cache_salt,
+                    grammar=None if job.grammar is None else GrammarUse(job.grammar),
                 )
                 self._streams.append(engine.submit(request))
         except BaseException:
@@ -167,6 +171,7 @@ class Generation:
             delta.error,
             events,
             (*added.is_reasoning, False)[:num_tokens] if added.is_reasoning else (),
+            error_param=delta.error_param,
         )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from deepseek_engine.grammar.source import GrammarSource
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.text_parsers.parser import ParserSpec
 
@@ -30,6 +31,7 @@ class Job:
     continuous_usage: bool = False
     return_token_ids: bool = False
     parser: ParserSpec | None = None
+    grammar: GrammarSource | None = None
 
     @property
     def num_choices_per_prompt(self) -> int:

@@ -1,7 +1,7 @@
 """Fields that are known and whose feature is not here: refused by name rather than ignored.
 
 A caller who asks for a JSON schema and gets prose has been misled; an unknown field says nothing and is ignored. Values
-that ask for nothing (`functions: []`, `response_format: {"type": "text"}`) pass.
+that ask for nothing (`functions: []`) pass.
 """
 
 from collections.abc import Callable
@@ -36,15 +36,9 @@ _ASKS_FOR_SOMETHING: Final[dict[str, Callable[[Any], bool]]] = {
     "function_call": _other_than("none", "auto"),
     "functions": _any_entry,
     "grammar": _any_entry,
-    "guided_choice": _any_entry,
-    "guided_grammar": _any_entry,
-    "guided_json": _any_entry,
-    "guided_regex": _any_entry,
     "modalities": _other_than(["text"]),
     "prompt_logprobs": _any_entry,
     "regex": _any_entry,
-    "response_format": _other_type("text"),
-    "structured_outputs": _any_entry,
     "suffix": _any_entry,
     "use_beam_search": _any_entry,
 }

@@ -1,0 +1,31 @@
+"""GrammarSource: what an answer must look like, in the few languages that the compiler reads."""
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+GrammarKind = Literal["json_schema", "regex", "ebnf", "structural_tag"]
+
+
+class GrammarSource(msgspec.Struct, frozen=True):
+    """A grammar as text. `text` is within the limits of grammar/limits.py and, for JSON schemas, already lowered."""
+
+    kind: GrammarKind
+    text: str
+
+    @property
+    def digest(self) -> bytes:
+        """Equal for equal grammars only."""
+        return hashlib.sha256(f"{self.kind}\0{self.text}".encode("utf-8", "surrogatepass")).digest()
+
+
+class GrammarUse(msgspec.Struct, frozen=True):
+    """How a request uses a grammar.
+
+    Attributes:
+        begin_after: token ids that end the reasoning; the grammar begins behind them. Empty: it begins at once.
+    """
+
+    source: GrammarSource
+    begin_after: tuple[int, ...] = ()

@@ -1,0 +1,123 @@
+"""The grammar library xgrammar behind our protocol. Importing this imports xgrammar, and with it transformers."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import xgrammar
+
+from deepseek_engine.errors import GrammarError
+from deepseek_engine.grammar.source import GrammarSource
+
+MAX_WHITESPACE: Final = 32
+"""White space between two tokens of JSON at most: weak models otherwise write it until their tokens are used up."""
+
+Mask = np.ndarray[Any, np.dtype[np.int32]]
+
+
+class XGrammarBackend:
+    """Compiles for one vocabulary.
+
+    Args:
+        vocabulary: each token id's bytes; empty for special tokens, which no grammar allows.
+        eos_token_ids: of the model.
+        num_logits: width of the model's logits, which may be padded past the vocabulary.
+    """
+
+    def __init__(self, vocabulary: Sequence[bytes], eos_token_ids: Sequence[int], num_logits: int) -> None:
+        # A mask that is too short would let the tokens behind its end pass.
+        self._num_words = -(-max(num_logits, len(vocabulary)) // 32)
+        self._tokens = xgrammar.TokenizerInfo(
+            list(vocabulary),
+            xgrammar.VocabType.RAW,
+            vocab_size=max(num_logits, len(vocabulary)),
+            stop_token_ids=list(eos_token_ids),
+        )
+        # One thread: the library may use processors that others compute on. No cache: the store has one.
+        self._compiler = xgrammar.GrammarCompiler(self._tokens, max_threads=1, cache_enabled=False)
+
+    def compile(self, source: GrammarSource) -> "XGrammar":
+        """Compile a source.
+
+        Raises:
+            GrammarError: the library refuses it.
+        """
+        try:
+            return XGrammar(self._compile(source), self._num_words)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise GrammarError(_reason(error)) from error
+
+    def _compile(self, source: GrammarSource) -> xgrammar.CompiledGrammar:
+        match source.kind:
+            case "json_schema":
+                return self._compiler.compile_json_schema(source.text, max_whitespace_cnt=MAX_WHITESPACE)
+            case "regex":
+                return self._compiler.compile_regex(source.text)
+            case "ebnf":
+                return self._compiler.compile_grammar(source.text)
+            case "structural_tag":
+                return self._compiler.compile_structural_tag(source.text)
+
+
+class XGrammar:
+    """A compiled grammar."""
+
+    def __init__(self, compiled: xgrammar.CompiledGrammar, num_words: int) -> None:
+        self._compiled = compiled
+        self._num_words = num_words
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes, about."""
+        return self._compiled.memory_size_bytes
+
+    def matcher(self, stop_token_ids: tuple[int, ...]) -> "XGrammarMatcher":
+        """A matcher at the beginning."""
+        matcher = xgrammar.GrammarMatcher(self._compiled, override_stop_tokens=list(stop_token_ids))
+        return XGrammarMatcher(matcher, self._num_words)
+
+    def mask_without(self, token_ids: frozenset[int]) -> Mask:
+        """Every token but these."""
+        mask = np.full(self._num_words, -1, dtype=np.int32)
+        _clear(mask, token_ids)
+        return mask
+
+
+class XGrammarMatcher:
+    """One answer's place in a grammar."""
+
+    def __init__(self, matcher: xgrammar.GrammarMatcher, num_words: int) -> None:
+        self._matcher = matcher
+        self._mask: Mask = np.full((1, num_words), -1, dtype=np.int32)
+
+    def accept(self, token_id: int) -> bool:
+        """Move on by a token; False if the grammar does not allow it here."""
+        return self._matcher.accept_token(token_id)
+
+    def next_mask(self, avoid: frozenset[int]) -> Mask | None:
+        """The tokens that may come next, in an array that the next call writes again."""
+        if self._matcher.is_terminated():
+            return None
+        if not self._matcher.fill_next_token_bitmask(self._mask):
+            self._mask.fill(-1)
+        mask = self._mask[0]
+        if avoid:
+            rest = mask.copy()
+            _clear(rest, avoid)
+            if rest.any():
+                return rest
+        return mask if mask.any() else None
+
+
+def _clear(mask: Mask, token_ids: frozenset[int]) -> None:
+    words = mask.view(np.uint32)
+    for token_id in token_ids:
+        words[token_id >> 5] &= np.uint32(0xFFFFFFFF ^ (1 << (token_id & 31)))
+
+
+def _reason(error: Exception) -> str:
+    """The library's message without the time and the place in its sources that it begins with."""
+    text = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+    _, separator, rest = text.rpartition(".cc:")
+    number, colon, message = rest.partition(":")
+    return message.strip() if separator and colon and number.isdigit() else text

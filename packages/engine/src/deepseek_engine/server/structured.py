@@ -1,0 +1,114 @@
+"""Structured output on the wire: which fields ask for it, and what they mean."""
+
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from deepseek_client.types import SamplingFields
+from deepseek_engine.errors import GrammarError
+from deepseek_engine.grammar.describe import JSON_OBJECT, choice_source, ebnf_source, json_schema_source, regex_source
+from deepseek_engine.grammar.source import GrammarSource
+from deepseek_engine.server.errors import ApiError
+
+Reader = Callable[[Any, str], GrammarSource]
+
+
+def requested_grammar(request: SamplingFields) -> tuple[str, GrammarSource] | None:
+    """The field that asks for structured output and the grammar that it describes; None if none does.
+
+    Raises:
+        ApiError: 400, `param` is the field at fault.
+    """
+    asked = [(name, value) for name in _FIELDS if (value := getattr(request, name, None)) is not None]
+    asked = [(name, value) for name, value in asked if not _asks_for_text(value)]
+    if not asked:
+        return None
+    (name, value), *others = asked
+    if others:
+        raise ApiError(400, f"{name} and {others[0][0]} both describe the answer: give one of them", param=others[0][0])
+    try:
+        return name, _FIELDS[name](value, name)
+    except GrammarError as error:
+        raise ApiError(400, f"{name}: {error}", param=name) from error
+
+
+def _asks_for_text(value: Any) -> bool:
+    return isinstance(value, dict) and (not value or cast("dict[str, Any]", value).get("type") == "text")
+
+
+def _response_format(value: Any, name: str) -> GrammarSource:
+    fields = _object(value, name)
+    match fields.get("type"):
+        case "json_object":
+            return JSON_OBJECT
+        case "json_schema":
+            described = _object(fields.get("json_schema"), f"{name}.json_schema")
+            if described.get("schema") is None:
+                raise GrammarError("json_schema.schema is missing: it holds the schema")
+            return json_schema_source(_object(described["schema"], f"{name}.json_schema.schema"))
+        case other:
+            raise GrammarError(f"type={other!r}: use text, json_object or json_schema")
+
+
+def _structured_outputs(value: Any, name: str) -> GrammarSource:
+    """The field of vLLM: `json`, `regex`, `choice`, `grammar` or `json_object`; its other options are left alone."""
+    fields = {key: each for key, each in _object(value, name).items() if each is not None and each is not False}
+    kinds = [key for key in _KINDS if key in fields]
+    if len(kinds) != 1:
+        found = ", ".join(kinds) or "none of them"
+        raise GrammarError(f"give exactly one of {', '.join(_KINDS)}; there is {found}")
+    return _KINDS[kinds[0]](fields[kinds[0]], f"{name}.{kinds[0]}")
+
+
+def _json(value: Any, name: str) -> GrammarSource:
+    if not isinstance(value, dict | str):
+        raise GrammarError(f"{name} must be a JSON schema: an object, or its text")
+    return json_schema_source(value)
+
+
+def _json_object(value: Any, name: str) -> GrammarSource:
+    if value is not True:
+        raise GrammarError(f"{name} must be true or false")
+    return JSON_OBJECT
+
+
+def _regex(value: Any, name: str) -> GrammarSource:
+    return regex_source(_text(value, name))
+
+
+def _grammar(value: Any, name: str) -> GrammarSource:
+    return ebnf_source(_text(value, name))
+
+
+def _choice(value: Any, name: str) -> GrammarSource:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in cast("list[Any]", value)):
+        raise GrammarError(f"{name} must be a list of strings")
+    return choice_source(cast("list[str]", value))
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise GrammarError(f"{name} must be a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise GrammarError(f"{name} must be a string that is not empty")
+    return value
+
+
+_KINDS: Final[dict[str, Reader]] = {
+    "json": _json,
+    "regex": _regex,
+    "choice": _choice,
+    "grammar": _grammar,
+    "json_object": _json_object,
+}
+_FIELDS: Final[dict[str, Reader]] = {
+    "response_format": _response_format,
+    "structured_outputs": _structured_outputs,
+    "guided_json": _json,
+    "guided_regex": _regex,
+    "guided_choice": _choice,
+    "guided_grammar": _grammar,
+}
