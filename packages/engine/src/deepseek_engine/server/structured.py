@@ -19,7 +19,7 @@ def requested_grammar(request: SamplingFields) -> tuple[str, GrammarSource] | No
         ApiError: 400, `param` is the field at fault.
     """
     asked = [(name, value) for name in _FIELDS if (value := getattr(request, name, None)) is not None]
-    asked = [(name, value) for name, value in asked if not _asks_for_text(value)]
+    asked = [(name, value) for name, value in asked if name != "response_format" or not _is_text_format(value)]
     if not asked:
         return None
     (name, value), *others = asked
@@ -31,8 +31,8 @@ def requested_grammar(request: SamplingFields) -> tuple[str, GrammarSource] | No
         raise ApiError(400, f"{name}: {error}", param=name) from error
 
 
-def _asks_for_text(value: Any) -> bool:
-    return isinstance(value, dict) and (not value or cast("dict[str, Any]", value).get("type") == "text")
+def _is_text_format(value: Any) -> bool:
+    return isinstance(value, dict) and cast("dict[str, Any]", value).get("type") == "text"
 
 
 def _response_format(value: Any, name: str) -> GrammarSource:
