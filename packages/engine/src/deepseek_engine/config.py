@@ -10,6 +10,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = (None, "int8")
 DEVICES = ("auto", "cpu", "cuda")
 SPECULATIONS = (None, "ngram")
+PROMPT_ATTENTIONS = ("causal", "bidirectional")
 MAX_DRAFTS: Final = 32
 """Draft tokens of one sequence and step, whatever the settings say."""
 
@@ -36,6 +37,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             prompt alone is always taken.
         priority_ageing_steps: steps of waiting that raise a request by one level of priority.
         preempt_every_steps: put a decoding sequence back every so many steps, which changes no answer; for tests.
+        prompt_attention: `bidirectional` lets a prompt's tokens see each other in both directions and the answer's see
+            what came before them (prefix-LM), for models trained so; a prompt is then computed in one step and its KV
+            is not reused by others. `causal` is every other model.
         num_threads: CPU threads; None is one a core.
         speculation: `ngram` guesses tokens from what came before and verifies several in one step, which changes no
             answer; None is off.
@@ -63,6 +67,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting_tokens: int = 2**20
     priority_ageing_steps: int = 1000
     preempt_every_steps: int | None = None
+    prompt_attention: str = "causal"
     num_threads: int | None = None
     speculation: str | None = None
     num_speculative_tokens: int = 5
@@ -75,7 +80,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         choices = (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("device", DEVICES))
-        for name, allowed in (*choices, ("speculation", SPECULATIONS)):
+        others = (("speculation", SPECULATIONS), ("prompt_attention", PROMPT_ATTENTIONS))
+        for name, allowed in (*choices, *others):
             if getattr(self, name) not in allowed:
                 raise InvalidRequestError(
                     f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}", param=name

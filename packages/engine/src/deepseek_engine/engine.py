@@ -73,7 +73,8 @@ class Engine:
             block_size=self.info.block_size,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
-            enable_prefix_caching=config.enable_prefix_caching,
+            # What a bidirectional prompt's KV holds depends on the whole prompt, not on the tokens before alone.
+            enable_prefix_caching=config.enable_prefix_caching and config.prompt_attention == "causal",
             priority_ageing_steps=config.priority_ageing_steps,
             preempt_every_steps=config.preempt_every_steps,
         )

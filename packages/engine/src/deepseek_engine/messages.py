@@ -175,6 +175,7 @@ class Ready(Message, frozen=True, kw_only=True):
     device: str
     weight_bytes: int
     kv_cache_bytes: int
+    max_prefix_len: int | None = None
     load_s: float
     adapters: tuple[AdapterInfo, ...] = ()
 

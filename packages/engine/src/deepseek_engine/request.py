@@ -49,7 +49,8 @@ def max_total_tokens(submit: Submit, capacity: Capacity) -> int:
     """The length at which the request's answers end, prompt included.
 
     Raises:
-        ContextLengthError: prompt and max_tokens exceed the context, or what the KV cache can hold.
+        ContextLengthError: prompt and max_tokens exceed the context, or what the KV cache can hold, or the prompt does
+            not fit the one step that it has to be computed in.
         InvalidRequestError: the prompt is empty, or a token id is not in the vocabulary.
     """
     num_prompt_tokens = len(submit.prompt_token_ids)
@@ -70,6 +71,12 @@ def max_total_tokens(submit: Submit, capacity: Capacity) -> int:
         raise ContextLengthError(
             f"prompt has {num_prompt_tokens} tokens{asked}: the {what} is {limit} tokens, so {way_out}",
             param="prompt" if num_new_tokens < limit else "max_tokens",
+        )
+    if capacity.max_prefix_len is not None and num_prompt_tokens > capacity.max_prefix_len:
+        raise ContextLengthError(
+            f"prompt has {num_prompt_tokens} tokens: this engine's prompts attend in both directions, so that one is "
+            f"computed in one step, which holds {capacity.max_prefix_len} tokens (max_num_batched_tokens)",
+            param="prompt",
         )
     _check_vocabulary(submit, capacity.vocab_size)
     return limit if max_tokens is None else num_prompt_tokens + max_tokens
@@ -98,6 +105,7 @@ def build_request(submit: Submit, capacity: Capacity) -> Request:
             cache_salt=submit.cache_salt,
             tenant=submit.cache_salt,
             max_total_tokens=total,
+            prefix_len=0 if capacity.max_prefix_len is None else len(submit.prompt_token_ids),
             status=SequenceStatus.PENDING,
         )
         for index in range(params.n)

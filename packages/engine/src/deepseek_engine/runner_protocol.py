@@ -20,6 +20,8 @@ class RunnerInfo:
         block_size: tokens a block.
         dtype: of weights and KV cache, by torch's name.
         device: `cpu` or `cuda`.
+        max_prefix_len: tokens of the longest prompt whose tokens may attend to each other in both directions; None
+            where prompts are causal.
     """
 
     max_model_len: int
@@ -30,6 +32,7 @@ class RunnerInfo:
     device: str
     weight_bytes: int
     kv_cache_bytes: int
+    max_prefix_len: int | None = None
 
 
 class AdapterHost(Protocol):

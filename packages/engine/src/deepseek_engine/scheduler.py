@@ -104,7 +104,7 @@ class Scheduler:
         batch = self._schedule_decodes()
         budget = self.budget.tokens - len(batch)
         for sequence in self._running:
-            if sequence.num_uncomputed_tokens > 1 and budget > 0:
+            if sequence.num_uncomputed_tokens > 1 and budget > 0 and not _must_wait(sequence, batch, budget):
                 budget -= self._add_to_batch(batch, sequence, budget)
         # Whoever was just preempted would take its blocks straight back, unless nobody else needs them.
         if self.num_preemptions == num_preemptions or not self._running:
@@ -139,8 +139,11 @@ class Scheduler:
     def back_off(self, batch: Seq[ScheduledSequence]) -> bool:
         """The batch ran out of memory and nothing of it counts: make the next ones half as large.
 
-        Returns False if it was a single token, so that no smaller batch can help.
+        Returns False if it was a single token, or a single prefix that cannot be split, so that no smaller batch can
+        help.
         """
+        if len(batch) == 1 and batch[0].num_new_tokens <= batch[0].sequence.num_indivisible_tokens:
+            return False
         if not self.budget.shrink(
             sum(scheduled.num_new_tokens + len(scheduled.draft_token_ids) for scheduled in batch)
         ):
@@ -232,6 +235,8 @@ class Scheduler:
         max_running = min(self.max_num_seqs, self.budget.tokens)
         while self._waiting and budget > 0 and len(self._running) < max_running:
             sequence = self._waiting.peek()
+            if _must_wait(sequence, batch, budget):
+                return
             if not self._place(sequence):
                 if self._running:
                     return
@@ -318,9 +323,17 @@ class Scheduler:
         self._waiting.push(sequence)
 
     def _add_to_batch(self, batch: list[ScheduledSequence], sequence: Sequence, budget: int) -> int:
-        num_new_tokens = min(sequence.num_uncomputed_tokens, budget)
+        num_new_tokens = min(sequence.num_uncomputed_tokens, max(budget, sequence.num_indivisible_tokens))
         batch.append(ScheduledSequence(sequence, num_new_tokens))
         return num_new_tokens
 
     def _num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
+
+
+def _must_wait(sequence: Sequence, batch: Seq[ScheduledSequence], budget: int) -> bool:
+    """Whether the sequence's prefix, which cannot be split, is more than what the rest of this step may compute.
+
+    Alone it never waits: it fits the full budget, and would wait for good once lack of memory has lowered that.
+    """
+    return bool(batch) and sequence.num_indivisible_tokens > budget

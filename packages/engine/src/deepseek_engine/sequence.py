@@ -32,6 +32,8 @@ class Sequence:
         sampling_seed: from 0 to 2**63 - 1; the same for the same request seed and index.
         adapter_id: the runner's number of its LoRA adapter; 0 is the base model.
         max_total_tokens: prompt and answer at most.
+        prefix_len: leading tokens that attend to each other in both directions; all that follow are causal, also when
+            preemption has them recomputed with the prefix.
         num_cached_tokens: found in the prefix cache when the sequence last got its blocks.
         tenant: on whose behalf it runs; service is shared out between tenants.
         level: its priority, lower first; it gets better as the sequence waits.
@@ -55,6 +57,7 @@ class Sequence:
     tenant: str = ""
     adapter_id: int = 0
     max_total_tokens: int = 0
+    prefix_len: int = 0
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
@@ -91,6 +94,11 @@ class Sequence:
     def num_uncomputed_tokens(self) -> int:
         """Tokens whose keys and values are not in the cache; 1 while decoding."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def num_indivisible_tokens(self) -> int:
+        """Tokens that the next step has to compute all together: what is left of a bidirectional prefix."""
+        return max(self.prefix_len - self.num_computed_tokens, 0)
 
     @property
     def max_drafts(self) -> int:

@@ -91,7 +91,7 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
             PrefillChunk(
                 rows=slice(start, len(token_ids)),
                 slots=torch.from_numpy(sequence_slots) if begin else None,
-                mask=_causal_mask(begin, end, mask_dtype) if begin else None,
+                mask=_chunk_mask(begin, end, sequence.prefix_len, mask_dtype),
             )
         )
 
@@ -158,7 +158,16 @@ def _padding_mask(contexts: Ints, length: int, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(torch.from_numpy(is_padding), float("-inf"))[:, None, None, :]
 
 
-def _causal_mask(begin: int, end: int, dtype: torch.dtype) -> Tensor:
-    """Row i is token begin + i: it sees tokens 0 to begin + i."""
+def _chunk_mask(begin: int, end: int, prefix_len: int, dtype: torch.dtype) -> Tensor | None:
+    """Row i is token begin + i: it sees tokens 0 to begin + i, and all of the prefix if it belongs to it.
+
+    None where attention can tell by itself: the sequence begins here, and every token sees those before it.
+    """
+    if begin == 0 and prefix_len == 0:
+        return None
     mask = torch.full((padded_queries(end - begin), padded_length(end)), float("-inf"), dtype=dtype)
-    return mask.triu_(begin + 1)
+    mask.triu_(begin + 1)
+    if begin < prefix_len:
+        assert prefix_len <= end, "a prefix is computed in one chunk"
+        mask[: prefix_len - begin, :prefix_len] = 0.0
+    return mask

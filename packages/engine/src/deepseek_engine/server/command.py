@@ -31,6 +31,7 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--max-waiting-tokens", "max_waiting_tokens", int, ()),
     ("--min-priority", "min_priority", int, ()),
     ("--max-deadline", "max_deadline_s", float, ()),
+    ("--prompt-attention", "prompt_attention", str, ()),
     ("--threads", "threads", int, ()),
     ("--chat-template", "chat_template", str, ()),
     ("--chat-format", "chat_format", str, ()),

@@ -38,6 +38,9 @@ class ServerSettings(BaseSettings):
     max_deadline_s: float | None = Field(
         None, gt=0, le=86400, description="most seconds that a request may take; what it has by then is its answer"
     )
+    prompt_attention: Literal["causal", "bidirectional"] = Field(
+        "causal", description="bidirectional for models whose prompts see themselves in both directions (prefix-LM)"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; one a core")
 
     chat_template: str | None = Field(None, description="file of a Jinja chat template to use for the checkpoint's")
@@ -104,6 +107,7 @@ class ServerSettings(BaseSettings):
             enable_prefix_caching=self.prefix_cache,
             max_waiting=self.max_waiting,
             max_waiting_tokens=self.max_waiting_tokens,
+            prompt_attention=self.prompt_attention,
             num_threads=self.threads,
         )
 

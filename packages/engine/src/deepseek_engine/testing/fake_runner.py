@@ -59,6 +59,7 @@ class FakeRunner:
 
     def _write(self, scheduled: ScheduledSequence) -> None:
         sequence = scheduled.sequence
+        assert scheduled.num_new_tokens >= sequence.num_indivisible_tokens, "a bidirectional prefix was split"
         start = sequence.num_computed_tokens
         new_token_ids = sequence.token_ids[start : start + scheduled.num_new_tokens]
         for position, token_id in enumerate([*new_token_ids, *scheduled.draft_token_ids], start):
@@ -107,6 +108,7 @@ def build_fake_runner(config: EngineConfig) -> FakeRunner:
         device="cpu",
         weight_bytes=0,
         kv_cache_bytes=0,
+        max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
     )
     fail_token = options.get("fail_token")
     return FakeRunner(
