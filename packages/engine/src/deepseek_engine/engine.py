@@ -300,6 +300,7 @@ class Engine:
             stop_token_id=token_ids[-1] if finish_reason == "stop" else None,
             num_prompt_tokens=request.num_prompt_tokens,
             num_cached_tokens=request.num_cached_tokens,
+            num_reasoning_tokens=0 if sequence.thinking is None else sequence.thinking.num_tokens,
             error=error,
             num_preemptions=sequence.num_preemptions if is_last else 0,
             queue_s=self._queue_s(request) if is_last else 0.0,
@@ -357,7 +358,7 @@ def _append_token(sequence: Sequence, token_id: int) -> FinishReason | None:
     # The stop rule reads how many tokens came before this one, so it goes first. A grammar's end needs no minimum.
     may_stop = sequence.grammar is not None or sequence.num_output_tokens >= sequence.params.min_tokens
     is_stop = may_stop and token_id in sequence.stop_token_ids
-    sequence.token_ids.append(token_id)
+    sequence.append(token_id)
     if is_stop:
         return "stop"
     return "length" if len(sequence.token_ids) >= sequence.max_total_tokens else None

@@ -25,6 +25,20 @@ class Configure(Message, frozen=True):
     config: EngineConfig
 
 
+class ThinkingMarkers(msgspec.Struct, frozen=True):
+    """The tokens around a model's reasoning.
+
+    Attributes:
+        end_token_ids: close it, as in the encoding of `</think>`; at least one.
+        start_token_ids: open it where the model opens it itself; empty where only the prompt does.
+        is_open: whether the prompt ends inside reasoning, as DeepSeek-R1's template leaves it.
+    """
+
+    end_token_ids: tuple[int, ...]
+    start_token_ids: tuple[int, ...] = ()
+    is_open: bool = False
+
+
 class Submit(Message, frozen=True):
     """A request.
 
@@ -32,6 +46,7 @@ class Submit(Message, frozen=True):
         cache_salt: names its tenant, whose cached prefixes and share of service are its own.
         adapter: the name of a loaded LoRA adapter; None is the base model.
         grammar: what its answers have to follow.
+        thinking: where reasoning is in its answers; None counts none, and `thinking_token_budget` is then refused.
     """
 
     request_id: str
@@ -41,6 +56,7 @@ class Submit(Message, frozen=True):
     cache_salt: str = ""
     adapter: str | None = None
     grammar: GrammarUse | None = None
+    thinking: ThinkingMarkers | None = None
 
 
 class Cancel(Message, frozen=True):
@@ -111,6 +127,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         num_prompt_tokens: prompt tokens that the request's answers have processed together, so count it once a request:
             the whole prompt when a token exists, fewer after an early abort, 0 if it never started.
         num_cached_tokens: how many of those came from the prefix cache; also once a request.
+        num_reasoning_tokens: tokens of reasoning in the answer so far, their markers not counted.
         error: what failed, when `finish_reason` is `error`.
         num_preemptions: on an answer's last delta: how often it was put back to make room.
         queue_s: on an answer's last delta: seconds until the request got its first place in a batch, or ended without.
@@ -126,6 +143,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop_token_id: int | None = None
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
+    num_reasoning_tokens: int = 0
     error: str | None = None
     num_preemptions: int = 0
     queue_s: float = 0.0

@@ -8,6 +8,7 @@ from deepseek_engine.errors import ContextLengthError, InvalidRequestError
 from deepseek_engine.messages import Ready, Submit
 from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sequence import Sequence, SequenceStatus
+from deepseek_engine.thinking import ThinkingState
 
 # Both say what a loaded model can hold: the one in the core, the other in the API process.
 Capacity = RunnerInfo | Ready
@@ -79,6 +80,7 @@ def max_total_tokens(submit: Submit, capacity: Capacity) -> int:
             param="prompt",
         )
     _check_vocabulary(submit, capacity.vocab_size)
+    _check_thinking(submit)
     return limit if max_tokens is None else num_prompt_tokens + max_tokens
 
 
@@ -90,6 +92,7 @@ def build_request(submit: Submit, capacity: Capacity) -> Request:
     """
     total = max_total_tokens(submit, capacity)
     params = submit.params
+    markers = submit.thinking
     seed = secrets.randbits(64) if params.seed is None else params.seed
     # A grammar that is complete can only be ended.
     ignores_eos = params.ignore_eos and submit.grammar is None
@@ -107,6 +110,7 @@ def build_request(submit: Submit, capacity: Capacity) -> Request:
             max_total_tokens=total,
             prefix_len=0 if capacity.max_prefix_len is None else len(submit.prompt_token_ids),
             status=SequenceStatus.PENDING,
+            thinking=None if markers is None else ThinkingState(markers, params.thinking_token_budget),
         )
         for index in range(params.n)
     ]
@@ -119,10 +123,22 @@ def sampling_seed(seed: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(material).digest()[:8], "little") >> 1
 
 
+def _check_thinking(submit: Submit) -> None:
+    markers = submit.thinking
+    if markers is not None and not markers.end_token_ids:
+        raise InvalidRequestError("thinking has no end_token_ids: reasoning could not be closed", param="thinking")
+    if markers is None and submit.params.thinking_token_budget is not None:
+        raise InvalidRequestError(
+            "thinking_token_budget is set, and the tokens around this model's reasoning are not known: leave it out",
+            param="thinking_token_budget",
+        )
+
+
 def _check_vocabulary(submit: Submit, vocab_size: int) -> None:
-    params = submit.params
+    params, markers = submit.params, submit.thinking
     for param, token_ids in (
         ("prompt", submit.prompt_token_ids),
+        ("thinking", () if markers is None else (*markers.start_token_ids, *markers.end_token_ids)),
         ("stop_token_ids", params.stop_token_ids),
         ("logit_bias", params.logit_bias or ()),
     ):

@@ -60,6 +60,10 @@ class Sampler:
             picked = slice(rows[0], rows[-1] + 1) if is_run else rows  # a slice is not copied
             drawn = _draw_rows(logits_RV[picked], [sequences[row] for row in rows], [offsets[row] for row in rows])
             token_ids_R[picked] = drawn
+        for row, sequence in enumerate(sequences):
+            if sequence.thinking is not None and (forced := sequence.forced_token_id) is not None:
+                assert offsets[row] == 0, "a token is forced behind drafts"
+                token_ids_R[row] = forced
         chosen = cast("list[int]", token_ids_R.tolist())
         entries: dict[int, TokenLogprobs] = {}
         if logprobs_RV is not None:

@@ -39,6 +39,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         ignore_eos: go on after the end-of-sequence token.
         logit_bias: added to the logits of these token ids.
         structured_outputs: what the answer must look like; read by `LLM`, the server sends grammars beside it.
+        thinking_token_budget: tokens of reasoning after which its end is forced, so that the answer begins; 0 begins it
+            at once, None is no limit. It counts among `max_tokens` like any other token.
         logprobs: alternatives to report a token beside the chosen one; 0 is the chosen one only, None is off.
         priority: who goes first, from -100 to 100; lower is sooner, 0 is usual.
         deadline_s: seconds from submission after which the answers end as they are; None is no limit.
@@ -63,6 +65,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     logit_bias: dict[int, float] | None = None
     logprobs: int | None = None
+    thinking_token_budget: int | None = None
     priority: int = 0
     deadline_s: float | None = None
     structured_outputs: StructuredOutputsParams | None = None
@@ -81,6 +84,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         _in_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if self.seed is not None:
             _in_range("seed", self.seed, -(2**63), 2**64 - 1)
+        if self.thinking_token_budget is not None:
+            _in_range("thinking_token_budget", self.thinking_token_budget, 0, MAX_COUNT)
         if self.logprobs is not None:
             _in_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         _in_range("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)

@@ -8,6 +8,7 @@ from deepseek_engine.grammar.protocol import TokenMask
 from deepseek_engine.grammar.state import SequenceGrammar
 from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.thinking import ThinkingState
 
 
 class SequenceStatus(enum.Enum):
@@ -40,6 +41,7 @@ class Sequence:
         arrival: the scheduler's order of arrival, lower first.
         num_preemptions: how often it had to give up its blocks.
         num_charged_tokens: leading tokens whose computation its tenant has been charged for, or got from the cache.
+        thinking: where its reasoning is; None if nobody asked.
         forks: answers that start once this one has computed the prompt.
         block_digests: the prefix cache's names for the leading full blocks, as far as they were needed.
         grammar: what the answer has to follow, with its place in it.
@@ -66,6 +68,7 @@ class Sequence:
     arrival: int = 0
     num_preemptions: int = 0
     num_charged_tokens: int = 0
+    thinking: ThinkingState | None = None
     forks: list["Sequence"] = field(default_factory=list["Sequence"])
     block_digests: list[bytes] = field(default_factory=list[bytes])
     grammar: SequenceGrammar | None = None
@@ -105,8 +108,23 @@ class Sequence:
         """Draft tokens that a step may verify at most: 0 where what is chosen depends on more than the position.
 
         Penalties count the tokens before, and grammars follow them: a row behind drafts would need a state of its own.
+        A used-up budget of thinking forces a token.
         """
-        return 0 if self.params.penalises_tokens or self.grammar is not None else MAX_DRAFTS
+        if self.params.penalises_tokens or self.grammar is not None:
+            return 0
+        until_forced = None if self.thinking is None else self.thinking.max_drafts
+        return MAX_DRAFTS if until_forced is None else min(MAX_DRAFTS, until_forced)
+
+    @property
+    def forced_token_id(self) -> int | None:
+        """The token that has to be chosen next, whatever its logits; None where the choice is free."""
+        return None if self.thinking is None else self.thinking.forced_token_id
+
+    def append(self, token_id: int) -> None:
+        """Make the answer longer by a token."""
+        self.token_ids.append(token_id)
+        if self.thinking is not None:
+            self.thinking.push(token_id)
 
     @property
     def is_finished(self) -> bool:

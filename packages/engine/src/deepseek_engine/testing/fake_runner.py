@@ -52,7 +52,9 @@ class FakeRunner:
         sampled: list[SampledToken] = []
         for digest, sequence in zip(logits, sequences, strict=True):
             seed = None if sequence.params.is_greedy else sequence.sampling_seed
-            token_id = _choose(digest, seed, self.info.vocab_size)
+            token_id = sequence.forced_token_id
+            if token_id is None:
+                token_id = _choose(digest, seed, self.info.vocab_size)
             logprobs = None if sequence.params.logprobs is None else TokenLogprobs(-float(token_id))
             sampled.append(SampledToken(token_id, logprobs))
         return sampled
