@@ -79,9 +79,13 @@ def step_logits(decoder: FusedDecoder, batch: list[ScheduledSequence]) -> Tensor
     return logits
 
 
-def torch_logits(folder: Path, token_ids: list[int], dtype: torch.dtype, *, int8: bool = False) -> Tensor:
+def torch_logits(
+    folder: Path, token_ids: list[int], dtype: torch.dtype, *, int8: bool = False, prefix_len: int = 0
+) -> Tensor:
     model, cache = loaded(folder, dtype, int8=int8)
-    inputs = prepare_step([ScheduledSequence(sequence_of(token_ids, 3), len(token_ids))], BLOCK_SIZE, dtype)
+    sequence = sequence_of(token_ids, 3)
+    sequence.prefix_len = prefix_len
+    inputs = prepare_step([ScheduledSequence(sequence, len(token_ids))], BLOCK_SIZE, dtype)
     with torch.inference_mode():
         return model(inputs.token_ids_T, inputs.positions_T, torch.arange(len(token_ids)), cache, inputs.metadata)
 
@@ -113,6 +117,19 @@ def test_a_token_has_the_same_bits_in_every_batch_and_chunk(checkpoint: Path, in
         before = sum(s.num_new_tokens for s in batch[: index % 5])
         parts.append(step_logits(decoder, batch)[before : before + num_new])
     assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_prefix_attends_to_itself_in_both_directions(checkpoint: Path) -> None:
+    token_ids = random_ids(60, seed=4)
+    exact = torch_logits(checkpoint, token_ids, torch.float32, prefix_len=40)
+    causal = torch_logits(checkpoint, token_ids, torch.float32)
+    sequence = sequence_of(token_ids, 5)
+    sequence.prefix_len = 40
+    decoder = fused(checkpoint)
+    ours = torch.cat([step_logits(decoder, [ScheduledSequence(sequence, num_new)]) for num_new in (45, 15)])
+    error = (ours - exact).abs().mean(dim=-1).median()
+    assert error < 0.02 * exact.abs().mean()
+    assert error < 0.5 * (causal - exact).abs().mean(dim=-1).median()
 
 
 def test_the_runner_takes_the_kernels_for_bfloat16_models(checkpoint: Path) -> None:

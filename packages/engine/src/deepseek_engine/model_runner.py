@@ -89,16 +89,12 @@ def build_runner(config: EngineConfig) -> ModelRunner:
         num_blocks, config.block_size, cache.num_bytes / 1e6, torch.get_num_threads(),
     )  # fmt: skip
     adapters = LoraHost(model, max_rank=config.max_lora_rank, dtype=dtype) if config.enable_lora else None
-    # The fused kernels are causal.
-    can_fuse = config.prompt_attention == "causal"
-    return ModelRunner(_prepare(model, cache, max_model_len, adapters, can_fuse=can_fuse), info, adapters)
+    return ModelRunner(_prepare(model, cache, max_model_len, adapters), info, adapters)
 
 
-def _prepare(
-    model: Transformer, cache: KVCache, max_model_len: int, adapters: LoraHost | None, *, can_fuse: bool
-) -> StepModel:
+def _prepare(model: Transformer, cache: KVCache, max_model_len: int, adapters: LoraHost | None) -> StepModel:
     """The fastest way that this machine has to run the model; adapters are added layer by layer."""
-    fused = fuse(model, cache, max_model_len) if can_fuse and adapters is None else None
+    fused = fuse(model, cache, max_model_len) if adapters is None else None
     return TorchModel(model, cache, adapters) if fused is None else FusedModel(fused, cache.block_size)
 
 

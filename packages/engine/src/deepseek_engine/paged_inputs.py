@@ -39,6 +39,7 @@ def prepare_paged_step(batch: Seq[ScheduledSequence], block_size: int) -> PagedI
         token_ids.extend(scheduled.draft_token_ids)
         first_rows[index + 1], context_lens[index] = len(token_ids), end + len(scheduled.draft_token_ids)
         rows.extend(range(len(token_ids) - scheduled.num_sampled_rows, len(token_ids)))
+    prefix_lens = [s.sequence.prefix_len for s in batch]
     num_blocks = -(-int(context_lens.max()) // block_size)
     tables = [s.sequence.block_table[:num_blocks] for s in batch]
     flat = np.fromiter(chain.from_iterable(table + [0] * (num_blocks - len(table)) for table in tables), np.int32)
@@ -50,5 +51,6 @@ def prepare_paged_step(batch: Seq[ScheduledSequence], block_size: int) -> PagedI
             context_lens=torch.from_numpy(context_lens),
             block_tables=torch.from_numpy(flat.reshape(len(batch), num_blocks)),
             block_size=block_size,
+            prefix_lens=torch.tensor(prefix_lens, dtype=torch.int32) if any(prefix_lens) else None,
         ),
     )
