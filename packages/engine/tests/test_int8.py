@@ -13,10 +13,17 @@ from deepseek_engine.layers.linear import Linear
 from deepseek_engine.layers.moe import MixtureOfExperts
 from deepseek_engine.llm import LLM
 from deepseek_engine.model_runner import ModelRunner, build_runner
+from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.quantization import int8
 from deepseek_engine.quantization.int8 import dequantize_rows, int8_linear, int8_matmul, quantize_rows
 from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.step_model import TorchModel
 from deepseek_engine.testing.checkpoints import TINY_MOE, TinyModel, write_tiny_checkpoint
+
+
+def transformer(runner: ModelRunner) -> Transformer:
+    assert isinstance(runner.model, TorchModel)
+    return runner.model.transformer
 
 
 def build(folder: Path, quantization: str | None = "int8") -> ModelRunner:
@@ -75,7 +82,7 @@ def test_a_quantised_model_holds_each_weight_as_rounded_rows_with_their_scales(
     tmp_path: Path, fused_experts: bool
 ) -> None:
     folder = write_tiny_checkpoint(tmp_path, TinyModel(num_local_experts=4, fused_experts=fused_experts))
-    exact, model = build(folder, None).model, build(folder).model
+    exact, model = transformer(build(folder, None)), transformer(build(folder))
     pairs = [(a, b) for a, b in zip(exact.modules(), model.modules(), strict=True)]
     weights = 0
     for original, quantized in pairs:
@@ -93,7 +100,7 @@ def test_a_quantised_model_holds_each_weight_as_rounded_rows_with_their_scales(
 
 
 def test_router_head_embedding_and_norms_keep_the_compute_type(tmp_path: Path) -> None:
-    model = build(write_tiny_checkpoint(tmp_path, TINY_MOE)).model
+    model = transformer(build(write_tiny_checkpoint(tmp_path, TINY_MOE)))
     feed_forward = model.layers[0].feed_forward
     assert isinstance(feed_forward, MixtureOfExperts)
     kept = (model.embedding, model.head.weight, model.norm.weight, feed_forward.router.weight)
