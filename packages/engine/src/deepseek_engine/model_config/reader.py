@@ -34,6 +34,12 @@ _READERS: Final[dict[str, Callable[[Fields], ModelConfig]]] = {
 
 SUPPORTED_ARCHITECTURES: Final = tuple(_READERS)
 
+_MISSING_PARTS: Final = {
+    "DeepseekV4ForCausalLM": "compressed attention over sliding windows, hyper-connections and hash routing",
+    "DeepseekV41ForCausalLM": "compressed attention, an encoder beside the decoder and n-gram memory",
+}
+"""What well-known architectures have that this engine does not compute."""
+
 
 def read_model_config(folder: Path) -> ModelConfig:
     """Read `config.json`.
@@ -64,8 +70,10 @@ def parse_model_config(values: dict[str, Any], source: str) -> ModelConfig:
     fields = Fields(values, source)
     architecture = next(iter(fields.texts("architectures")), "(none)")
     if architecture not in _READERS:
+        missing = _MISSING_PARTS.get(architecture)
         raise ModelLoadError(
-            f"architecture {architecture} is not supported: this engine runs {', '.join(SUPPORTED_ARCHITECTURES)}"
+            f"architecture {architecture} is not supported{f' ({missing})' if missing else ''}: this engine runs "
+            f"{', '.join(SUPPORTED_ARCHITECTURES)}"
         )
     for name in ("hidden_act", "activation_function"):
         if (activation := fields.text(name, "silu")) != "silu":
