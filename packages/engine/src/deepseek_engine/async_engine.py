@@ -8,6 +8,7 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.core_link import CoreLink, spawn_core, wait_or_kill
 from deepseek_engine.core_process import DEFAULT_RUNNER
 from deepseek_engine.errors import EngineDeadError, EngineStartError, InvalidRequestError, QueueFullError
+from deepseek_engine.lora.directory import AdapterDirectory
 from deepseek_engine.messages import Cancel, Configure, EngineStats, Ready, StartFailed, StepOutputs, Submit
 from deepseek_engine.request import max_total_tokens
 from deepseek_engine.request_stream import Mailbox, RequestStream
@@ -24,6 +25,7 @@ class AsyncEngine:
     Attributes:
         info: what the core has loaded.
         stats: its state after its last step.
+        adapters: the LoRA adapters that requests may name; loads and unloads them.
     """
 
     def __init__(self, config: EngineConfig, process: asyncio.subprocess.Process, link: CoreLink, info: Ready) -> None:
@@ -36,6 +38,7 @@ class AsyncEngine:
             num_preemptions=0,
             num_steps=0,
         )
+        self.adapters = AdapterDirectory(link.send, info.adapters)
         self._config = config
         self._process = process
         self._link = link
@@ -82,6 +85,7 @@ class AsyncEngine:
 
         Raises:
             InvalidRequestError: it can never be served, or its id is in use.
+            UnknownAdapterError: its adapter is not loaded.
             QueueFullError: max_waiting requests are waiting, or max_waiting_tokens of their prompts.
             EngineDeadError: the core is gone.
         """
@@ -89,6 +93,7 @@ class AsyncEngine:
             raise EngineDeadError("the engine core is not running")
         if submit.request_id in self._mailboxes:
             raise InvalidRequestError(f"request_id={submit.request_id!r} is in use: choose another", param="request_id")
+        self.adapters.check(submit.adapter)
         max_total_tokens(submit, self.info)
         num_tokens = len(submit.prompt_token_ids)
         self._check_queue(num_tokens)
@@ -132,6 +137,7 @@ class AsyncEngine:
 
     def _deliver(self, outputs: StepOutputs) -> None:
         self.stats = outputs.stats
+        self.adapters.answer(outputs.replies)
         for delta in outputs.deltas:
             mailbox = self._mailboxes.get(delta.request_id)
             if mailbox is None:
@@ -154,3 +160,4 @@ class AsyncEngine:
         for mailbox in self._mailboxes.values():
             mailbox.fail(EngineDeadError(reason))
         self._mailboxes.clear()
+        self.adapters.fail(EngineDeadError(reason))

@@ -16,6 +16,7 @@ from deepseek_client.sse import ServerSentEvent, SSEParser
 from deepseek_engine.async_engine import AsyncEngine
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import EngineDeadError
+from deepseek_engine.lora.directory import AdapterDirectory
 from deepseek_engine.messages import Delta, EngineStats, Ready, Submit, TokenLogprobs, TopLogprob
 from deepseek_engine.request import max_total_tokens
 from deepseek_engine.server.lifecycle import Lifecycle
@@ -72,6 +73,7 @@ class ScriptedEngine:
     is_alive: bool = True
 
     def __post_init__(self) -> None:
+        self.adapters = AdapterDirectory(lambda message: None)
         self.streams: dict[str, ScriptedStream] = {}
         self.dead = asyncio.Event()
         self.info = Ready(

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_engine.errors import EngineError
+from deepseek_engine.server.adapter_routes import AdapterRoutes
 from deepseek_engine.server.engine_client import EngineClient
 from deepseek_engine.server.errors import ApiError, as_api_error
 from deepseek_engine.server.generate_endpoint import CHAT, COMPLETIONS, GENERATE, GenerateEndpoint
@@ -45,7 +46,7 @@ def create_app(engine: EngineClient, tokenizer: Tokenizer, settings: ServerSetti
 
 def create_app_for(state: ServerState) -> ASGIApp:
     """As `create_app`, over a state that the caller keeps, to drain it at shutdown."""
-    routes = Routes(state)
+    routes, adapters = Routes(state), AdapterRoutes(state)
     table = [
         ("POST", "/chat/completions", GenerateEndpoint(state, CHAT)),
         ("POST", "/generate", GenerateEndpoint(state, GENERATE)),
@@ -53,6 +54,8 @@ def create_app_for(state: ServerState) -> ASGIApp:
         ("POST", "/requests/{request_id}/abort", routes.abort),
         ("GET", "/models", routes.models),
         ("GET", "/models/{model_id:path}", routes.model),
+        ("POST", "/load_lora_adapter", adapters.load),
+        ("POST", "/unload_lora_adapter", adapters.unload),
         ("POST", "/tokenize", routes.tokenize),
         ("POST", "/detokenize", routes.detokenize),
         ("GET", "/health", routes.health),

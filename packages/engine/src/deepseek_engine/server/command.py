@@ -33,6 +33,9 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--max-deadline", "max_deadline_s", float, ()),
     ("--prompt-attention", "prompt_attention", str, ()),
     ("--threads", "threads", int, ()),
+    ("--max-loras", "max_loras", int, ()),
+    ("--max-lora-rank", "max_lora_rank", int, ()),
+    ("--lora-dir", "lora_dir", str, ()),
     ("--chat-template", "chat_template", str, ()),
     ("--chat-format", "chat_format", str, ()),
     ("--host", "host", str, ()),
@@ -106,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
         )
     parser.add_argument(
         "--served-model-name", dest="served_model_name", nargs="+", help=fields["served_model_name"].description
+    )
+    for flag, name in (("--enable-lora", "enable_lora"), ("--allow-lora-loading", "allow_lora_loading")):
+        parser.add_argument(flag, dest=name, action="store_const", const=True, help=fields[name].description)
+    parser.add_argument(
+        "--lora", dest="lora", action="append", metavar="NAME=FOLDER", help=f"{fields['lora'].description}; repeatable"
     )
     parser.add_argument(
         "--no-prefix-cache",

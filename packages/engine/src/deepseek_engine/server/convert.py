@@ -16,7 +16,6 @@ from deepseek_engine.server.limits import DEFAULT_GENERATE_MAX_TOKENS, MAX_CHOIC
 from deepseek_engine.server.reasoning import ThinkingWish, read_thinking
 from deepseek_engine.server.settings import ServerSettings
 from deepseek_engine.server.tools import ToolUse, read_tools
-from deepseek_engine.server.unsupported import refuse_unsupported
 from deepseek_engine.text_parsers.parser import ParserSpec
 from deepseek_engine.tokenizer import Tokenizer
 
@@ -195,27 +194,6 @@ class Converter:
             if not 0 <= index < self._vocab_size:
                 raise ApiError(422, f"{name}: token id {index} is outside 0..{self._vocab_size - 1}", param=name)
         return tuple(ids)
-
-
-def check_request(request: SamplingFields, model_names: Sequence[str]) -> None:
-    """Refuse another model's name and features that are not here.
-
-    Raises:
-        ApiError: 404 or 400.
-    """
-    if request.model is not None and request.model not in model_names:
-        raise unknown_model(request.model, model_names)
-    refuse_unsupported(request)
-
-
-def unknown_model(name: str, model_names: Sequence[str]) -> ApiError:
-    """The answer to a name that is not this server's."""
-    return ApiError(
-        404,
-        f"model {name[:100]!r} is not served here; there is: {', '.join(model_names)}",
-        param="model",
-        code="model_not_found",
-    )
 
 
 def _check_abilities(encoder: ChatEncoder, tools: ToolUse, wish: ThinkingWish) -> None:

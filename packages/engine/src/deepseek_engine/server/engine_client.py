@@ -2,6 +2,7 @@
 
 from typing import Protocol, Self
 
+from deepseek_engine.lora.directory import AdapterDirectory
 from deepseek_engine.messages import Delta, EngineStats, Ready, Submit
 
 
@@ -41,12 +42,18 @@ class EngineClient(Protocol):
         """Whether the core can serve."""
         ...
 
+    @property
+    def adapters(self) -> AdapterDirectory:
+        """The LoRA adapters that requests may name."""
+        ...
+
     def submit(self, submit: Submit, /) -> DeltaStream:
         """Queue a request.
 
         Raises:
             ContextLengthError: it does not fit the context.
             InvalidRequestError: it can never be served.
+            UnknownAdapterError: its adapter is not loaded.
             QueueFullError: too many wait already.
             EngineDeadError: the core is gone.
         """

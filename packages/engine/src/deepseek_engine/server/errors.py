@@ -6,7 +6,14 @@ from typing import Final
 import pydantic
 
 from deepseek_client.types import error_body
-from deepseek_engine.errors import ContextLengthError, EngineDeadError, InvalidRequestError, QueueFullError
+from deepseek_engine.errors import (
+    AdapterError,
+    ContextLengthError,
+    EngineDeadError,
+    InvalidRequestError,
+    QueueFullError,
+    UnknownAdapterError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +65,10 @@ def as_api_error(error: Exception) -> ApiError:
             return error
         case ContextLengthError():
             return ApiError(400, str(error), param=error.param, code="context_length_exceeded")
+        case UnknownAdapterError():
+            return ApiError(404, str(error), param="model", code="model_not_found")
+        case AdapterError():
+            return ApiError(400, str(error), param="lora_path")
         case InvalidRequestError():
             return ApiError(400, str(error), param=error.param)
         case QueueFullError():

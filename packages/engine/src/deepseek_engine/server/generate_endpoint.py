@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from deepseek_client.types import ChatCompletionRequest, CompletionRequest, GenerateRequest, SamplingFields
 from deepseek_engine.server.caller_watch import CallerWatch
-from deepseek_engine.server.convert import Converter, check_request
+from deepseek_engine.server.convert import Converter
 from deepseek_engine.server.errors import ApiError, as_api_error, validation_error
 from deepseek_engine.server.event_stream import EventStream
 from deepseek_engine.server.generation import ChoiceUpdate, Generation
@@ -25,6 +25,7 @@ from deepseek_engine.server.record import CLIENT_GONE, RequestRecord
 from deepseek_engine.server.render import ChatRenderer, CompletionRenderer, GenerationRenderer, Renderer
 from deepseek_engine.server.state import ServerState
 from deepseek_engine.server.structured import requested_grammar
+from deepseek_engine.server.unsupported import refuse_unsupported
 from deepseek_engine.tokenizer import Tokenizer
 
 Request = TypeVar("Request", bound=SamplingFields)
@@ -92,8 +93,9 @@ class GenerateEndpoint(Generic[Request]):
             request = self._dialect.request_type.model_validate_json(body, strict=True)
         except pydantic.ValidationError as error:
             raise validation_error(error) from None
-        check_request(request, state.settings.model_names)
-        record.model = request.model or state.settings.model_names[0]
+        model = state.models.find(request.model)
+        refuse_unsupported(request)
+        record.model, record.adapter = model.name, model.adapter
         grammar = requested_grammar(request)
         job = await self._dialect.convert(state.converter, request)
         if grammar is not None:
@@ -105,6 +107,7 @@ class GenerateEndpoint(Generic[Request]):
             # The caller's id may come twice; the engine's may not.
             request_id=f"{request_id}#{self._dialect.route}-{next(self._numbers)}",
             cache_salt=_cache_salt(scope),
+            adapter=model.adapter,
         )
         record.usage, record.course = generation.usage, generation.course
         return job, generation

@@ -72,13 +72,21 @@ class Generation:
         job: what to run.
         request_id: unique in this process; prompts are submitted as `request_id/0` and so on.
         cache_salt: keeps its prefix-cache entries apart.
+        adapter: the LoRA adapter to use; None is the base model.
 
     Raises:
         QueueFullError, EngineDeadError, InvalidRequestError: the engine does not take it.
     """
 
     def __init__(
-        self, engine: EngineClient, tokenizer: Tokenizer, job: Job, *, request_id: str, cache_salt: str = ""
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        job: Job,
+        *,
+        request_id: str,
+        cache_salt: str = "",
+        adapter: str | None = None,
     ) -> None:
         self.job = job
         self.usage = UsageMeter(len(job.prompts))
@@ -101,6 +109,7 @@ class Generation:
                     eos_token_ids=tokenizer.eos_token_ids,
                     cache_salt=cache_salt,
                     grammar=None if job.grammar is None else GrammarUse(job.grammar),
+                    adapter=adapter,
                 )
                 self._streams.append(engine.submit(request))
         except BaseException:

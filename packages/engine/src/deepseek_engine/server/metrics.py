@@ -12,6 +12,9 @@ from deepseek_engine.messages import EngineStats
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
+MAX_ADAPTER_LABELS: Final = 100
+"""Each label value is a series that Prometheus keeps for ever, and each user may have an adapter."""
+
 _TTFT_BUCKETS: Final = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _PER_TOKEN_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
 _E2E_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300)
@@ -49,7 +52,20 @@ class Metrics:
             f"{prefix}request_seconds", "From the request's arrival to its end",
             buckets=_E2E_BUCKETS, registry=self._registry,
         )  # fmt: skip
+        self._adapter_requests = Counter(
+            f"{prefix}adapter_requests", "Requests by LoRA adapter; those of rare ones are counted as other",
+            ("adapter",), registry=self._registry,
+        )  # fmt: skip
+        self._counted_adapters: set[str] = set()
         self._registry.register(_EngineCollector(stats))
+
+    def count_adapter(self, name: str) -> None:
+        """A request with an adapter has ended. Only the first so many names become label values."""
+        if name not in self._counted_adapters and len(self._counted_adapters) >= MAX_ADAPTER_LABELS:
+            name = "other"
+        else:
+            self._counted_adapters.add(name)
+        self._adapter_requests.labels(name).inc()
 
     def exposition(self) -> bytes:
         """The Prometheus text format."""
@@ -73,6 +89,7 @@ class _EngineCollector(Collector):
                 stats.num_blocks - stats.num_free_blocks,
             ),
             ("kv_blocks_total", "KV-cache blocks", stats.num_blocks),
+            ("adapters_resident", "LoRA adapters in memory", stats.num_adapters),
         )
         for name, documentation, value in gauges:
             yield GaugeMetricFamily(f"deepseek_engine_{name}", documentation, value=value)

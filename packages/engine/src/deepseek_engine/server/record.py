@@ -22,6 +22,7 @@ class RequestRecord:
         self._finish_reason = "error"
         self._is_usage_counted = False
         self.model = "-"
+        self.adapter: str | None = None
         self.usage = UsageMeter(0)
         self.course = Course()
         self._route = route
@@ -48,6 +49,8 @@ class RequestRecord:
         """Count the request and log its line."""
         total_s = time.perf_counter() - self._start_s
         metrics.requests.labels(self._route, str(self._status), self._finish_reason).inc()
+        if self.adapter is not None:
+            metrics.count_adapter(self.adapter)
         if self._is_usage_counted:
             metrics.prompt_tokens.inc(self.usage.prompt_tokens)
             metrics.generation_tokens.inc(self.usage.completion_tokens)

@@ -14,10 +14,10 @@ import deepseek_engine
 from deepseek_client.types import ChatMessage, Model, ModelList, WireModel
 from deepseek_client.types.base import WireList
 from deepseek_engine.server.chat_messages import plain_messages
-from deepseek_engine.server.convert import unknown_model
 from deepseek_engine.server.errors import ApiError, validation_error
 from deepseek_engine.server.http import read_body
 from deepseek_engine.server.metrics import CONTENT_TYPE
+from deepseek_engine.server.served_models import ServedModel
 from deepseek_engine.server.state import ServerState
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -47,15 +47,12 @@ class Routes:
 
     async def models(self, request: Request) -> Response:  # noqa: ARG002  Starlette's signature
         """Every name that the model is served under."""
-        names = self._state.settings.model_names
-        return _json(ModelList(object="list", data=[self._model(name) for name in names]).to_wire())
+        models = self._state.models.all()
+        return _json(ModelList(object="list", data=[self._model(model) for model in models]).to_wire())
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        name = request.path_params["model_id"]
-        if name not in self._state.settings.model_names:
-            raise unknown_model(name, self._state.settings.model_names)
-        return _json(self._model(name).to_wire())
+        return _json(self._model(self._state.models.find(request.path_params["model_id"])).to_wire())
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002
         """Whether this process answers."""
@@ -103,9 +100,11 @@ class Routes:
         text = await asyncio.to_thread(self._state.tokenizer.decode, asked.tokens, skip_special_tokens=False)
         return _json({"prompt": text})
 
-    def _model(self, name: str) -> Model:
+    def _model(self, model: ServedModel) -> Model:
+        lineage = {} if model.parent is None else {"parent": model.parent}
         return Model(
-            id=name,
+            id=model.name,
+            **lineage,
             object="model",
             created=self._created,
             owned_by="deepseek-engine",

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from deepseek_engine.chat.selection import CHAT_FORMATS
 from deepseek_engine.config import EngineConfig
+from deepseek_engine.lora.directory import check_adapter_name
 from deepseek_engine.model_source import DEFAULT_MODEL, model_display_name
 
 _UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -43,6 +44,15 @@ class ServerSettings(BaseSettings):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; one a core")
 
+    enable_lora: bool = Field(False, description="serve LoRA adapters beside the model, as model:adapter")
+    max_loras: int = Field(8, ge=1, description="adapters in memory at once, and so in one batch")
+    max_lora_rank: int = Field(64, ge=1, description="highest rank of an adapter")
+    lora: Annotated[tuple[str, ...], NoDecode] = Field((), description="an adapter to load at the start: NAME=FOLDER")
+    lora_dir: str | None = Field(None, description="folder whose adapters may be loaded at run time")
+    allow_lora_loading: bool = Field(
+        False, description="let callers load adapters of --lora-dir although there is no --api-key"
+    )
+
     chat_template: str | None = Field(None, description="file of a Jinja chat template to use for the checkpoint's")
     chat_format: str = Field(
         "auto", description=f"how the model writes reasoning and tool calls: {', '.join(CHAT_FORMATS)}"
@@ -66,7 +76,7 @@ class ServerSettings(BaseSettings):
     core_death_grace_s: float = Field(3.0, ge=0, description="seconds of 503 answers before the exit, if the core dies")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
 
-    @field_validator("served_model_name", mode="before")
+    @field_validator("served_model_name", "lora", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
@@ -75,6 +85,16 @@ class ServerSettings(BaseSettings):
     @classmethod
     def _parse_bytes(cls, value: object) -> object:
         return parse_bytes(value) if isinstance(value, str) else value
+
+    @field_validator("lora")
+    @classmethod
+    def _check_adapters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            name, equals, folder = entry.partition("=")
+            if not equals or not folder:
+                raise ValueError(f"{entry!r} is not NAME=FOLDER")
+            check_adapter_name(name)
+        return value
 
     @field_validator("chat_format")
     @classmethod
@@ -109,6 +129,10 @@ class ServerSettings(BaseSettings):
             max_waiting_tokens=self.max_waiting_tokens,
             prompt_attention=self.prompt_attention,
             num_threads=self.threads,
+            enable_lora=self.enable_lora,
+            max_loras=self.max_loras,
+            max_lora_rank=self.max_lora_rank,
+            lora_modules=tuple((name, folder) for name, _, folder in (entry.partition("=") for entry in self.lora)),
         )
 
 

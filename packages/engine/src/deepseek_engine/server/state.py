@@ -5,6 +5,7 @@ from deepseek_engine.server.engine_client import EngineClient
 from deepseek_engine.server.errors import unavailable
 from deepseek_engine.server.metrics import Metrics
 from deepseek_engine.server.running import RunningRequests
+from deepseek_engine.server.served_models import ServedModels
 from deepseek_engine.server.settings import ServerSettings
 from deepseek_engine.tokenizer import Tokenizer
 
@@ -20,6 +21,7 @@ class ServerState:
         self.engine = engine
         self.tokenizer = tokenizer
         self.settings = settings
+        self.models = ServedModels(settings.model_names, engine.adapters)
         self.metrics = Metrics(lambda: engine.stats)
         self.running = RunningRequests()
         self.is_draining = False
