@@ -84,6 +84,7 @@ class AdapterPool:
         self._num_loading = 0
         self._last_number = 0
         self._is_settled = True
+        self._admitted: list[tuple[Request, int]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="adapters")
 
     @property
@@ -164,18 +165,18 @@ class AdapterPool:
         if self._is_settled:
             return []
         self._is_settled = True
-        admitted: list[tuple[Request, int]] = []
         victims = self._victims()
         for adapter in victims:
             if not adapter.num_requests:
                 self._evict(adapter)
         for adapter in list(self._wanted):
             if adapter.number and adapter not in victims:
-                admitted += self._start_requests(adapter)
+                self._start_requests(adapter)
             elif not adapter.number and not adapter.is_loading and self._num_free_places > 0:
                 adapter.is_loading = True
                 self._num_loading += 1
                 self._read_in_thread(adapter, None)
+        admitted, self._admitted = self._admitted, []
         return admitted
 
     def take_news(self) -> News:
@@ -201,13 +202,12 @@ class AdapterPool:
         ordered = sorted(self._resident.values(), key=lambda adapter: (adapter.num_requests, bool(adapter.parked)))
         return ordered[:num_needed]
 
-    def _start_requests(self, adapter: _Adapter) -> list[tuple[Request, int]]:
+    def _start_requests(self, adapter: _Adapter) -> None:
         self._resident[adapter.number] = self._resident.pop(adapter.number)  # now the most recently used
-        del self._wanted[adapter]
-        requests = list(adapter.parked)
+        self._wanted.pop(adapter, None)
+        self._admitted += [(request, adapter.number) for request in adapter.parked]
+        adapter.num_requests += len(adapter.parked)
         adapter.parked.clear()
-        adapter.num_requests += len(requests)
-        return [(request, adapter.number) for request in requests]
 
     def _finish_load(self, read: _Read, news: News) -> None:
         adapter = read.adapter
@@ -215,6 +215,8 @@ class AdapterPool:
         self._num_loading -= 1
         if read.error is None:
             self._install(adapter, read.content)
+            # At once: if others want the place, it was read for nothing unless those who waited for it come first.
+            self._start_requests(adapter)
             self._drop_if_unused(adapter)
             return
         reason = f"the adapter {adapter.name!r} could not be loaded again: {read.error}"
