@@ -74,6 +74,26 @@ async def test_a_key_with_an_allow_list_sees_and_uses_only_its_models(stack: Sta
     assert (refused.status, refused.error["param"], refused.error["code"]) == (403, "model", "model_not_allowed")
 
 
+@pytest.mark.parametrize(
+    ("allowed", "model", "status"),
+    [
+        (("fake-model:*",), "fake-model:alice", 200),
+        (("fake-model:alice",), "fake-model:alice", 200),
+        (None, "fake-model:alice", 200),
+        (("fake-model:bob",), "fake-model:alice", 403),
+        (("fake-model",), "fake-model:alice", 403),
+        (("fake-model:*",), "fake-model", 403),
+        (("other-model:*",), "fake-model:alice", 403),
+        (("fake-model:*",), "fake-model:", 403),
+    ],
+)
+async def test_an_adapter_is_allowed_by_its_name_or_its_bases_wildcard(
+    stack: Stack, allowed: tuple[str, ...] | None, model: str, status: int
+) -> None:
+    stack.engine.models = ("fake-model", "fake-model:alice")
+    assert (await stack.with_key(models=allowed).post(body={"prompt": "a", "model": model})).status == status
+
+
 async def test_without_a_model_the_engines_default_counts_for_the_allow_list(stack: Stack) -> None:
     assert (await stack.with_key(models=("other-model",)).post()).status == 403
     assert (await stack.with_key(models=("fake-model",)).post()).status == 200

@@ -245,6 +245,20 @@ async def test_a_model_goes_to_the_engine_that_serves_it(state_dir: Path) -> Non
         assert [model["id"] for model in (await caller.get("/models")).json["data"]] == ["one", "two"]
 
 
+async def test_an_adapter_loaded_since_the_last_look_is_found_where_its_base_model_is(state_dir: Path) -> None:
+    first, second = FakeEngine(models=("one",)), FakeEngine(models=("two",))
+    async with (
+        serving(first) as at_first,
+        serving(second) as at_second,
+        running_gateway(state_dir, at_first.url, at_second.url) as running,
+        aiohttp.ClientSession() as session,
+    ):
+        second.models = ("two", "two:alice")
+        caller = Caller(session, running.url, running.key())
+        for _ in range(3):
+            assert (await caller.post(body={"prompt": "a", "model": "two:alice"})).json["model"] == "two:alice"
+
+
 async def test_an_engine_silent_for_too_long_is_given_up(state_dir: Path) -> None:
     engine = FakeEngine()
     async with (

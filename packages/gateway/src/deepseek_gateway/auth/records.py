@@ -17,7 +17,8 @@ class Scope(StrEnum):
 class KeyRecord:
     """One key as the store keeps it; times are Unix seconds.
 
-    `models` None allows every model; `previous_hash` stays valid until `previous_until` after a rotation with grace.
+    `models` None allows every model; an entry `base:*` allows every adapter of a base model. `previous_hash` stays
+    valid until `previous_until` after a rotation with grace.
     """
 
     public_id: str
@@ -34,7 +35,10 @@ class KeyRecord:
 
     def allows_model(self, model: str | None) -> bool:
         """Whether the key may use a model; None is a model whose name nobody knows."""
-        return self.models is None or model in self.models
+        if self.models is None or model in self.models:
+            return True
+        base, colon, adapter = (model or "").rpartition(":")
+        return bool(colon and adapter) and f"{base}:*" in self.models
 
     def state(self, now: float) -> str:
         """`active`, `revoked` or `expired`."""

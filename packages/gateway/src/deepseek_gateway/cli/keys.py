@@ -85,7 +85,7 @@ def _add_create(actions: Commands) -> None:
     parser = _add(actions, "create", "issue a key and show it, once")
     parser.add_argument("--name", required=True, help="who or what it is for")
     parser.add_argument("--scope", choices=[scope.value for scope in Scope], default=Scope.INFERENCE.value)
-    parser.add_argument("--models", metavar="A,B", help="models that it may use (all)")
+    parser.add_argument("--models", metavar="A,B", help="models that it may use, base:* for the adapters of one (all)")
     parser.add_argument("--expires", type=parse_moment, help="2027-01-31 in UTC, or 30d from now (never)")
     parser.add_argument("--requests-per-minute", "--rpm", type=_limit, metavar="N")
     parser.add_argument("--tokens-per-minute", "--tpm", type=_limit, metavar="N")

@@ -55,7 +55,7 @@ class UpstreamPool:
             NoUpstreamError: none takes requests, or all were tried.
         """
         now = self._clock()
-        serving = [upstream for upstream in self.upstreams if model in upstream.models] or self.upstreams
+        serving = self._serving(model)
         open_now = [upstream for upstream in serving if upstream not in tried and upstream.may_try(now)]
         # An engine that may only be tried comes after those that are known to be up.
         candidates = [upstream for upstream in open_now if upstream.is_up] or open_now
@@ -65,6 +65,14 @@ class UpstreamPool:
         least = min(upstream.in_flight for upstream in candidates)
         tied = [upstream for upstream in candidates if upstream.in_flight == least]
         return tied[next(self._turn) % len(tied)]
+
+    def _serving(self, model: str | None) -> Sequence[Upstream]:
+        """The engines that serve a model; all of them if none is known to."""
+        # Adapters come and go between two looks at an engine's list, so a `base:adapter` may be where its base is.
+        for name in (model, (model or "").rpartition(":")[0]):
+            if serving := [upstream for upstream in self.upstreams if name in upstream.models]:
+                return serving
+        return self.upstreams
 
     async def start(self) -> None:
         """Look at every engine once, then keep looking."""
