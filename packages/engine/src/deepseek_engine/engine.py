@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import AdapterError, EngineDeadError, EngineError, GrammarError, InvalidRequestError
@@ -26,6 +26,7 @@ from deepseek_engine.messages import (
     UnloadAdapter,
     Work,
 )
+from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.request import Request, build_request
 from deepseek_engine.runner_protocol import Runner
 from deepseek_engine.scheduler import Scheduler
@@ -34,6 +35,11 @@ from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
 from deepseek_engine.speculation.speculator import Speculator
 
 logger = logging.getLogger(__name__)
+
+Sampled = tuple[ScheduledSequence, list[SampledToken]]
+Reading = tuple[Sequence, int, PromptPart]
+
+_NOTHING_READ: Final = PromptPart()
 
 
 class Engine:
@@ -153,13 +159,14 @@ class Engine:
             self._num_steps += 1
             began_s = self._clock()
             try:
-                sampled = self._run(batch)
+                sampled, readings = self._run(batch)
             except Exception as error:  # whatever a model or a device may raise
                 self._fail(batch, error)
             else:
                 self._commit(batch, began_s)
                 self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
                 self._end_overdue()
+                self._report_prompts(batch, readings)
                 for scheduled, tokens in sampled:
                     if not scheduled.sequence.is_finished:
                         self._append(scheduled, tokens)
@@ -231,20 +238,37 @@ class Engine:
         for request_id in self._deadlines.take_due(self._clock()):
             self.cancel(request_id, timed_out=True)
 
-    def _run(self, batch: Seq[ScheduledSequence]) -> list[tuple[ScheduledSequence, list[SampledToken]]]:
-        """Each sequence that gets a token in this step, with the token and those behind its drafts."""
+    def _run(self, batch: Seq[ScheduledSequence]) -> tuple[list[Sampled], list[Reading]]:
+        """Each sequence that gets a token in this step, with the token and those behind its drafts; what was read."""
         logits = self._runner.forward(batch)
+        read = [(s.sequence, positions.stop) for s in batch if (positions := s.read_positions)]
+        parts = self._runner.read_prompts(batch) if read else []
+        readings = [(sequence, stop, part) for (sequence, stop), part in zip(read, parts, strict=True)]
         self._grammars.fill_masks(batch)
         tokens = iter(self._runner.sample(logits, batch))
         sampled = [(s, list(islice(tokens, s.num_sampled_rows))) for s in batch if s.needs_token]
         assert next(tokens, None) is None, "more tokens than rows"
-        return sampled
+        return sampled, readings
 
     def _commit(self, batch: Seq[ScheduledSequence], began_s: float) -> None:
         self._last_step_failed = False
         self._scheduler.commit(batch)
         for scheduled in batch:
             self._requests[scheduled.sequence.request_id].note_progress(scheduled.sequence, began_s)
+
+    def _report_prompts(self, batch: Seq[ScheduledSequence], readings: Seq[Reading]) -> None:
+        """Hand out what was read off prompts, and end the sequences that were there for nothing else."""
+        for sequence, stop, part in readings:
+            # What a cancelled answer has read is read again by the one that takes over the prompt.
+            if sequence.reading is not None and not sequence.is_finished:
+                sequence.reading.advance(stop, part)
+                if part.logprobs or part.embedding is not None:
+                    self._emit(sequence, part=part)
+        for scheduled in batch:
+            sequence = scheduled.sequence
+            is_computed = sequence.num_computed_tokens >= sequence.num_prompt_tokens
+            if sequence.is_prompt_only and is_computed and not sequence.is_finished:
+                self._emit(sequence, finish_reason="length")
 
     def _append(self, scheduled: ScheduledSequence, tokens: Seq[SampledToken]) -> None:
         """Add the sampled token, and the one behind each draft for as long as the drafts were right."""
@@ -282,6 +306,7 @@ class Engine:
         sequence: Sequence,
         tokens: Seq[SampledToken] = (),
         *,
+        part: PromptPart = _NOTHING_READ,
         finish_reason: FinishReason | None = None,
         error: str | None = None,
         timed_out: bool = False,
@@ -296,6 +321,8 @@ class Engine:
             index=sequence.index,
             token_ids=token_ids,
             logprobs=tuple(token.logprobs for token in tokens if token.logprobs is not None) or None,
+            prompt_logprobs=part.logprobs,
+            embedding=part.embedding,
             finish_reason=finish_reason,
             stop_token_id=token_ids[-1] if finish_reason == "stop" else None,
             num_prompt_tokens=request.num_prompt_tokens,

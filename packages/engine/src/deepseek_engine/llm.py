@@ -2,48 +2,27 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Literal, Self
 
-import msgspec
+from tqdm import tqdm
 
 from deepseek_engine.config import EngineConfig
-from deepseek_engine.detokenizer import Detokenizer
 from deepseek_engine.engine import Engine
 from deepseek_engine.errors import EngineError, InvalidRequestError
-from deepseek_engine.grammar.source import GrammarUse
 from deepseek_engine.grammar.store import GrammarStore, make_backend
-from deepseek_engine.messages import Delta, Submit, TokenLogprobs
+from deepseek_engine.interrupts import InterruptGuard
+from deepseek_engine.messages import Delta, EmbedParams
 from deepseek_engine.model_runner import build_runner
+from deepseek_engine.offline_request import CompletionOutput, EmbeddingOutput, PendingRequest, RequestOutput
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.tokenizer import Tokenizer, load_tokenizer
 
+__all__ = ["LLM", "CompletionOutput", "EmbeddingOutput", "LoRARequest", "Prompt", "RequestOutput"]
+
 Prompt = str | Mapping[str, list[int]]
 """A text, or `{"prompt_token_ids": [...]}`."""
-
-
-@dataclass(slots=True)
-class CompletionOutput:
-    """One answer. `stop_reason` is the stop string or the stop token that ended it, if one did."""
-
-    index: int
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list[int])
-    logprobs: list[TokenLogprobs] | None = None
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-
-
-@dataclass(slots=True)
-class RequestOutput:
-    """A prompt and its answers."""
-
-    request_id: str
-    prompt: str | None
-    prompt_token_ids: list[int]
-    outputs: list[CompletionOutput]
-    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +34,7 @@ class LoRARequest:
 
 
 class LLM:
-    """A model in this process.
+    """A model in this process. As a context manager it gives the memory of the model and its cache back at the end.
 
     Args:
         model: a folder of safetensors, a `.gguf` file, or a built-in name.
@@ -72,75 +51,155 @@ class LLM:
         self._wake = threading.Event()
         runner = build_runner(self.config)
         grammars = GrammarStore(lambda: make_backend(self.tokenizer, runner.info.vocab_size))
-        self.engine = Engine(self.config, runner, wake=self._wake.set, grammars=grammars)
+        self._engine: Engine | None = Engine(self.config, runner, wake=self._wake.set, grammars=grammars)
         self._adapter_paths = dict(self.config.lora_modules)
         self._ids = count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs it all.
+
+        Raises:
+            EngineError: the LLM was closed.
+        """
+        if self._engine is None:
+            raise EngineError("this LLM is closed: make another one")
+        return self._engine
+
+    def close(self) -> None:
+        """Drop the model and its cache; a second call does nothing."""
+        self._engine = None
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        *,
+        use_tqdm: bool | None = None,
     ) -> list[RequestOutput]:
         """Answer every prompt, all in one continuous batch; results come in the prompts' order.
+
+        Ctrl-C ends all of them after the step under way; the `LLM` can be used again.
 
         Args:
             prompts: sent as they are, without a chat template.
             sampling_params: one for all, or one a prompt; by default `SamplingParams()`.
             lora_request: the adapter of all, or one a prompt, None for the base model; needs `enable_lora=True`.
+            use_tqdm: show a progress bar; None shows it on terminals only.
 
         Raises:
             InvalidRequestError: a prompt does not fit the context, or the numbers of prompts and parameters differ.
             AdapterError: an adapter cannot be loaded.
             EngineError: the model failed.
         """
-        listed = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
-        texts = [prompt if isinstance(prompt, str) else None for prompt in listed]
-        ids = [self.tokenizer.encode(p) if isinstance(p, str) else list(p["prompt_token_ids"]) for p in listed]
-        return self._run(texts, ids, sampling_params, lora_request)
+        texts, ids = self._encode(prompts)
+        params = _one_each(sampling_params, len(ids))
+        adapters = self._load_adapters(lora_request, len(ids))
+        pending = [
+            PendingRequest(self._next_id(), text, token_ids, p, self.tokenizer, adapter)
+            for text, token_ids, p, adapter in zip(texts, ids, params, adapters, strict=True)
+        ]
+        self._run(pending, use_tqdm=use_tqdm)
+        return [request.output for request in pending]
 
     def chat(
         self,
         messages: Sequence[dict[str, str]] | Sequence[Sequence[dict[str, str]]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        *,
+        use_tqdm: bool | None = None,
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of several, through the model's chat template; raises as `generate` does."""
         conversations = [messages] if messages and isinstance(messages[0], dict) else messages
         ids = [self.tokenizer.encode_chat(conversation) for conversation in conversations]  # pyright: ignore[reportArgumentType] - narrowed by its first element
-        return self._run([None] * len(ids), ids, sampling_params, lora_request)
+        prompts: list[Prompt] = [{"prompt_token_ids": token_ids} for token_ids in ids]
+        return self.generate(prompts, sampling_params, lora_request, use_tqdm=use_tqdm)
 
-    def _run(
-        self,
-        texts: Sequence[str | None],
-        prompts: Sequence[list[int]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        lora_request: LoRARequest | Sequence[LoRARequest | None] | None,
+    def score(
+        self, prompts: Prompt | Sequence[Prompt], *, prompt_logprobs: int = 0, use_tqdm: bool | None = None
     ) -> list[RequestOutput]:
-        params = _one_each(sampling_params, len(prompts))
-        adapters = self._load_adapters(lora_request, len(prompts))
-        pending = [
-            _Pending(str(next(self._ids)), text, ids, p, self.tokenizer, adapter)
-            for text, ids, p, adapter in zip(texts, prompts, params, adapters, strict=True)
-        ]
-        by_id = {request.output.request_id: request for request in pending}
-        try:
-            for request in pending:
-                self.engine.add_request(request.submit)
-            for delta in self._deltas():
-                if (request := by_id.get(delta.request_id)) and request.take(delta):
-                    self.engine.cancel(delta.request_id, delta.index)
-        finally:
-            # After an error or Ctrl-C no request may stay behind and run in the next call.
-            for request_id in by_id:
-                self.engine.cancel(request_id)
-            self.engine.step()
-        return [request.output for request in pending]
+        """How likely the model finds each token of each prompt: `prompt_logprobs` of the outputs, and no answers.
 
-    def _deltas(self) -> Iterator[Delta]:
+        Args:
+            prompts: texts or token ids.
+            prompt_logprobs: alternatives to report beside each token.
+            use_tqdm: as in `generate`.
+        """
+        params = SamplingParams(max_tokens=0, prompt_logprobs=prompt_logprobs)
+        return self.generate(prompts, params, use_tqdm=use_tqdm)
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling: Literal["mean", "last"] = "mean",
+        normalise: bool = True,
+        use_tqdm: bool | None = None,
+    ) -> list[EmbeddingOutput]:
+        """Each prompt's embedding: its hidden states after the last norm, pooled.
+
+        Args:
+            prompts: texts or token ids.
+            pooling: the mean of all tokens, or the last one.
+            normalise: scale to length 1.
+            use_tqdm: as in `generate`.
+        """
+        texts, ids = self._encode(prompts)
+        params, embed = SamplingParams(max_tokens=0), EmbedParams(pooling=pooling, normalise=normalise)
+        pending = [
+            PendingRequest(self._next_id(), text, token_ids, params, self.tokenizer, embed=embed)
+            for text, token_ids in zip(texts, ids, strict=True)
+        ]
+        self._run(pending, use_tqdm=use_tqdm)
+        return [
+            EmbeddingOutput(request.output.request_id, request.output.prompt_token_ids, request.embedding)
+            for request in pending
+        ]
+
+    def _encode(self, prompts: Prompt | Sequence[Prompt]) -> tuple[list[str | None], list[list[int]]]:
+        listed = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        texts = [prompt if isinstance(prompt, str) else None for prompt in listed]
+        return texts, [self.tokenizer.encode(p) if isinstance(p, str) else list(p["prompt_token_ids"]) for p in listed]
+
+    def _next_id(self) -> str:
+        return str(next(self._ids))
+
+    def _run(self, pending: Sequence[PendingRequest], *, use_tqdm: bool | None) -> None:
+        """Step until every request has ended."""
+        engine = self.engine
+        by_id = {request.submit.request_id: request for request in pending}
+        hide_bar = None if use_tqdm is None else not use_tqdm  # None lets tqdm look for a terminal
+        with InterruptGuard() as guard, tqdm(total=len(pending), unit="prompt", disable=hide_bar) as bar:
+            try:
+                for request in pending:
+                    engine.add_request(request.submit)
+                for delta in self._deltas(guard):
+                    request = by_id.get(delta.request_id)
+                    if request is None or request.is_finished:
+                        continue
+                    if request.take(delta):
+                        engine.cancel(delta.request_id, delta.index)
+                    if request.is_finished:
+                        bar.update()
+            finally:
+                # After an error or Ctrl-C no request may stay behind and run in the next call.
+                for request_id in by_id:
+                    engine.cancel(request_id)
+                engine.step()
+
+    def _deltas(self, guard: InterruptGuard) -> Iterator[Delta]:
         while self.engine.has_work or self.engine.has_requests:
+            guard.check()
             if not self.engine.has_work:
-                self._wake.wait()  # every request waits for an adapter to be read
+                self._wake.wait()  # every request waits for an adapter or a grammar
             self._wake.clear()
             yield from self.engine.step().deltas
 
@@ -169,57 +228,6 @@ class LLM:
                     param="lora_request",
                 )
         return [adapter and adapter.lora_name for adapter in listed]
-
-
-class _Pending:
-    """A request under way: deltas in, output out."""
-
-    def __init__(
-        self,
-        request_id: str,
-        text: str | None,
-        ids: list[int],
-        params: SamplingParams,
-        tokenizer: Tokenizer,
-        adapter: str | None = None,
-    ) -> None:
-        self.submit = Submit(
-            request_id=request_id,
-            prompt_token_ids=ids,
-            params=msgspec.structs.replace(params, structured_outputs=None),
-            eos_token_ids=tokenizer.eos_token_ids,
-            grammar=_grammar_use(params),
-            adapter=adapter,
-        )
-        outputs = [CompletionOutput(i, logprobs=None if params.logprobs is None else []) for i in range(params.n)]
-        self.output = RequestOutput(request_id, text, ids, outputs)
-        self._detokenizers = [Detokenizer(tokenizer.text_stream(), params.stop) for _ in outputs]
-
-    def take(self, delta: Delta) -> bool:
-        """Add a delta to its answer; true if a stop string ended it, so that the engine need not go on."""
-        answer = self.output.outputs[delta.index]
-        if answer.finish_reason is not None:
-            return False
-        if delta.error is not None:
-            raise EngineError(delta.error)
-        self.output.num_cached_tokens = delta.num_cached_tokens
-        piece = self._detokenizers[delta.index].push(delta.token_ids)
-        answer.text += piece.text
-        answer.token_ids += delta.token_ids[: piece.num_tokens]
-        if answer.logprobs is not None and delta.logprobs is not None:
-            answer.logprobs += delta.logprobs[: piece.num_tokens]
-        if piece.stop is None and delta.finish_reason is not None:
-            rest = self._detokenizers[delta.index].finish()
-            answer.text += rest.text
-            answer.finish_reason, answer.stop_reason = delta.finish_reason, rest.stop or delta.stop_token_id
-        elif piece.stop is not None:
-            answer.finish_reason, answer.stop_reason = "stop", piece.stop
-            return delta.finish_reason is None
-        return False
-
-
-def _grammar_use(params: SamplingParams) -> GrammarUse | None:
-    return None if params.structured_outputs is None else GrammarUse(params.structured_outputs.to_source())
 
 
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int) -> list[SamplingParams]:

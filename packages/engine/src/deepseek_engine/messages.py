@@ -39,6 +39,18 @@ class ThinkingMarkers(msgspec.Struct, frozen=True):
     is_open: bool = False
 
 
+class EmbedParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks for a prompt's embedding instead of an answer: its hidden states after the last norm, pooled.
+
+    Attributes:
+        pooling: `mean` of all tokens, or the `last` one's.
+        normalise: scale it to length 1, so that dot products are cosines.
+    """
+
+    pooling: Literal["mean", "last"] = "mean"
+    normalise: bool = True
+
+
 class Submit(Message, frozen=True):
     """A request.
 
@@ -46,6 +58,7 @@ class Submit(Message, frozen=True):
         cache_salt: names its tenant, whose cached prefixes and share of service are its own.
         adapter: the name of a loaded LoRA adapter; None is the base model.
         grammar: what its answers have to follow.
+        embed: asks for the prompt's embedding; its `max_tokens` is 0.
         thinking: where reasoning is in its answers; None counts none, and `thinking_token_budget` is then refused.
     """
 
@@ -57,6 +70,7 @@ class Submit(Message, frozen=True):
     adapter: str | None = None
     grammar: GrammarUse | None = None
     thinking: ThinkingMarkers | None = None
+    embed: EmbedParams | None = None
 
 
 class Cancel(Message, frozen=True):
@@ -122,6 +136,9 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         token_ids: new tokens, in order; may be empty when `finish_reason` is set.
         logprobs: one entry a new token, when asked for.
+        prompt_logprobs: of the next prompt tokens that were read, when asked for; the first prompt token has none. All
+            answers of a request together get each one once.
+        embedding: the prompt's, as little-endian float32, when asked for.
         finish_reason: set on the answer's last delta.
         stop_token_id: the token that ended it, where one did; it is also the last of `token_ids`.
         num_prompt_tokens: prompt tokens that the request's answers have processed together, so count it once a request:
@@ -139,6 +156,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     index: int = 0
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    embedding: bytes | None = None
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     num_prompt_tokens: int = 0
@@ -187,6 +206,7 @@ class Ready(Message, frozen=True, kw_only=True):
 
     max_model_len: int
     vocab_size: int
+    hidden_size: int = 0
     num_blocks: int
     block_size: int
     dtype: str

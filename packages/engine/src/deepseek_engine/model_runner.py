@@ -18,6 +18,8 @@ from deepseek_engine.model_config import ModelConfig, read_model_config
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.models.fused_decoder import fuse
 from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.prompt_reader import PromptReader
+from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampler import Sampler
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
@@ -39,11 +41,17 @@ class ModelRunner:
         self.model = model
         self.info = info
         self._sampler = Sampler(info.vocab_size)
+        self._prompt_reader = PromptReader(model.logits, info.vocab_size)
 
     @torch.inference_mode()
     def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """Compute the batch; logits [sampled rows, vocab_size], float32."""
-        return self.model.logits(self.model.hidden(batch))
+        return self.model.logits(self._prompt_reader.split(self.model.hidden(batch), batch))
+
+    @torch.inference_mode()
+    def read_prompts(self, batch: Seq[ScheduledSequence]) -> list[PromptPart]:
+        """What the last step says of each prompt that it was to read."""
+        return self._prompt_reader.read(batch)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
@@ -75,6 +83,7 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     info = RunnerInfo(
         max_model_len=max_model_len,
         vocab_size=model_config.vocab_size,
+        hidden_size=model_config.hidden_size,
         num_blocks=num_blocks,
         block_size=config.block_size,
         dtype=str(dtype).removeprefix("torch."),

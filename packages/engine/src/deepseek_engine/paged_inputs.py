@@ -14,7 +14,7 @@ from deepseek_engine.sequence import ScheduledSequence
 
 @dataclass(frozen=True, slots=True)
 class PagedInputs:
-    """What `FusedDecoder.hidden` takes. `rows_R` follows the batch's order: `num_sampled_rows` of each sequence."""
+    """What `FusedDecoder.hidden` takes. `rows_R` is laid out as in `StepInputs`."""
 
     token_ids_T: Tensor
     rows_R: Tensor
@@ -35,6 +35,7 @@ def prepare_paged_step(batch: Seq[ScheduledSequence], block_size: int) -> PagedI
     for index, scheduled in enumerate(batch):
         sequence = scheduled.sequence
         begin, end = sequence.num_computed_tokens, sequence.num_computed_tokens + scheduled.num_new_tokens
+        rows.extend(len(token_ids) + position - begin for position in scheduled.read_positions)
         token_ids.extend(sequence.token_ids[begin:end])
         token_ids.extend(scheduled.draft_token_ids)
         first_rows[index + 1], context_lens[index] = len(token_ids), end + len(scheduled.draft_token_ids)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from deepseek_engine.errors import ContextLengthError, InvalidRequestError
 from deepseek_engine.messages import Ready, Submit
+from deepseek_engine.prompt_reading import PromptReading, embedding_reading, logprobs_reading
 from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sequence import Sequence, SequenceStatus
 from deepseek_engine.thinking import ThinkingState
@@ -81,6 +82,7 @@ def max_total_tokens(submit: Submit, capacity: Capacity) -> int:
         )
     _check_vocabulary(submit, capacity.vocab_size)
     _check_thinking(submit)
+    _check_reading(submit, capacity)
     return limit if max_tokens is None else num_prompt_tokens + max_tokens
 
 
@@ -92,7 +94,7 @@ def build_request(submit: Submit, capacity: Capacity) -> Request:
     """
     total = max_total_tokens(submit, capacity)
     params = submit.params
-    markers = submit.thinking
+    markers, reading = submit.thinking, _reading(submit)
     seed = secrets.randbits(64) if params.seed is None else params.seed
     # A grammar that is complete can only be ended.
     ignores_eos = params.ignore_eos and submit.grammar is None
@@ -111,6 +113,7 @@ def build_request(submit: Submit, capacity: Capacity) -> Request:
             prefix_len=0 if capacity.max_prefix_len is None else len(submit.prompt_token_ids),
             status=SequenceStatus.PENDING,
             thinking=None if markers is None else ThinkingState(markers, params.thinking_token_budget),
+            reading=reading,
         )
         for index in range(params.n)
     ]
@@ -121,6 +124,27 @@ def sampling_seed(seed: int, index: int) -> int:
     """The seed of one answer, from 0 to 2**63 - 1: equal for equal request seed and index, else unrelated."""
     material = (seed % 2**64).to_bytes(8, "little") + index.to_bytes(8, "little")
     return int.from_bytes(hashlib.sha256(material).digest()[:8], "little") >> 1
+
+
+def _reading(submit: Submit) -> PromptReading | None:
+    num_prompt_tokens, embed = len(submit.prompt_token_ids), submit.embed
+    if embed is not None:
+        return embedding_reading(num_prompt_tokens, embed.pooling, normalise=embed.normalise)
+    if submit.params.prompt_logprobs is not None:
+        return logprobs_reading(num_prompt_tokens, submit.params.prompt_logprobs)
+    return None
+
+
+def _check_reading(submit: Submit, capacity: Capacity) -> None:
+    params = submit.params
+    if submit.embed is not None and (params.max_tokens, params.n, params.prompt_logprobs) != (0, 1, None):
+        raise InvalidRequestError("embed goes with max_tokens=0, n=1 and no prompt_logprobs", param="embed")
+    if params.prompt_logprobs is not None and capacity.max_prefix_len is not None:
+        raise InvalidRequestError(
+            "prompt_logprobs: this engine's prompts attend in both directions, so no token of one is predicted from "
+            "those before it",
+            param="prompt_logprobs",
+        )
 
 
 def _check_thinking(submit: Submit) -> None:

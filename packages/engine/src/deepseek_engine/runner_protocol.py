@@ -4,6 +4,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
 
 Logits = TypeVar("Logits")
@@ -20,6 +21,7 @@ class RunnerInfo:
         block_size: tokens a block.
         dtype: of weights and KV cache, by torch's name.
         device: `cpu` or `cuda`.
+        hidden_size: numbers of an embedding.
         max_prefix_len: tokens of the longest prompt whose tokens may attend to each other in both directions; None
             where prompts are causal.
     """
@@ -32,6 +34,7 @@ class RunnerInfo:
     device: str
     weight_bytes: int
     kv_cache_bytes: int
+    hidden_size: int = 0
     max_prefix_len: int | None = None
 
 
@@ -77,6 +80,10 @@ class Runner(Protocol[Logits]):
         Returns:
             logits: a sequence that needs a token has `num_sampled_rows` rows, in the batch's order.
         """
+        ...
+
+    def read_prompts(self, batch: Seq[ScheduledSequence]) -> list[PromptPart]:
+        """What the last `forward` says of each prompt with `read_positions`; called only where there is one."""
         ...
 
     def sample(self, logits: Logits, batch: Seq[ScheduledSequence]) -> list[SampledToken]:

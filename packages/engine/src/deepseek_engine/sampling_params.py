@@ -24,7 +24,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         n: answers a prompt.
-        max_tokens: tokens to generate at most; None is as many as the context has room for.
+        max_tokens: tokens to generate at most; None is as many as the context has room for, 0 only reads the prompt.
         min_tokens: tokens before an end-of-sequence or stop token may be chosen.
         temperature: 0 is greedy.
         top_p: keep the likeliest tokens that together have this probability; 1 is off.
@@ -42,6 +42,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         thinking_token_budget: tokens of reasoning after which its end is forced, so that the answer begins; 0 begins it
             at once, None is no limit. It counts among `max_tokens` like any other token.
         logprobs: alternatives to report a token beside the chosen one; 0 is the chosen one only, None is off.
+        prompt_logprobs: as `logprobs`, for the tokens of the prompt; such a prompt is computed in full, whatever the
+            prefix cache holds.
         priority: who goes first, from -100 to 100; lower is sooner, 0 is usual.
         deadline_s: seconds from submission after which the answers end as they are; None is no limit.
 
@@ -65,6 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     logit_bias: dict[int, float] | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     thinking_token_budget: int | None = None
     priority: int = 0
     deadline_s: float | None = None
@@ -73,7 +76,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _in_range("n", self.n, 1, MAX_N)
         if self.max_tokens is not None:
-            _in_range("max_tokens", self.max_tokens, 1, MAX_COUNT)
+            _in_range("max_tokens", self.max_tokens, 0, MAX_COUNT)
         _in_range("min_tokens", self.min_tokens, 0, MAX_COUNT if self.max_tokens is None else self.max_tokens)
         _in_range("temperature", self.temperature, 0.0, 2.0)
         _in_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
@@ -88,6 +91,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             _in_range("thinking_token_budget", self.thinking_token_budget, 0, MAX_COUNT)
         if self.logprobs is not None:
             _in_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _in_range("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         _in_range("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         if self.deadline_s is not None:
             _in_range("deadline_s", self.deadline_s, 0.0, MAX_DEADLINE_S, low_open=True)

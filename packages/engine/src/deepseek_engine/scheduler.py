@@ -264,6 +264,7 @@ class Scheduler:
             if num_free <= free_then and num_running >= running_then:
                 return False
         hits = self._prefix_cache.match(sequence) if self._prefix_cache is not None and not sequence.block_table else []
+        del hits[sequence.max_cached_tokens // self.block_size :]
         num_new = self._num_blocks_for(len(sequence.token_ids)) - len(sequence.block_table) - len(hits)
         num_revived = sum(self.allocator.ref_count(block) == 0 for block in hits)
         if num_new + num_revived + num_running > num_free:

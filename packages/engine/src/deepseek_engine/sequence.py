@@ -7,6 +7,7 @@ from deepseek_engine.config import MAX_DRAFTS
 from deepseek_engine.grammar.protocol import TokenMask
 from deepseek_engine.grammar.state import SequenceGrammar
 from deepseek_engine.messages import TokenLogprobs
+from deepseek_engine.prompt_reading import PromptReading
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.thinking import ThinkingState
 
@@ -42,6 +43,7 @@ class Sequence:
         num_preemptions: how often it had to give up its blocks.
         num_charged_tokens: leading tokens whose computation its tenant has been charged for, or got from the cache.
         thinking: where its reasoning is; None if nobody asked.
+        reading: what is read off its prompt; None if nothing is.
         forks: answers that start once this one has computed the prompt.
         block_digests: the prefix cache's names for the leading full blocks, as far as they were needed.
         grammar: what the answer has to follow, with its place in it.
@@ -69,6 +71,7 @@ class Sequence:
     num_preemptions: int = 0
     num_charged_tokens: int = 0
     thinking: ThinkingState | None = None
+    reading: PromptReading | None = None
     forks: list["Sequence"] = field(default_factory=list["Sequence"])
     block_digests: list[bytes] = field(default_factory=list[bytes])
     grammar: SequenceGrammar | None = None
@@ -97,6 +100,16 @@ class Sequence:
     def num_uncomputed_tokens(self) -> int:
         """Tokens whose keys and values are not in the cache; 1 while decoding."""
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def max_cached_tokens(self) -> int:
+        """Tokens whose computation the prefix cache may spare it: what has yet to be read has to be computed."""
+        return len(self.token_ids) if self.reading is None or self.reading.is_complete else self.reading.next_position
+
+    @property
+    def is_prompt_only(self) -> bool:
+        """Whether it ends where its prompt does."""
+        return self.params.max_tokens == 0
 
     @property
     def num_indivisible_tokens(self) -> int:
@@ -151,7 +164,18 @@ class ScheduledSequence:
 
         Holds until the step is committed, which moves `num_computed_tokens` on.
         """
-        return self.sequence.num_computed_tokens + self.num_new_tokens == len(self.sequence.token_ids)
+        sequence = self.sequence
+        reaches_end = sequence.num_computed_tokens + self.num_new_tokens == len(sequence.token_ids)
+        return reaches_end and not sequence.is_prompt_only
+
+    @property
+    def read_positions(self) -> range:
+        """Positions among the new tokens that are read for the prompt's sake; holds until the step is committed."""
+        reading = self.sequence.reading
+        if reading is None or reading.is_complete:
+            return range(0)
+        begin = self.sequence.num_computed_tokens
+        return reading.within(begin, begin + self.num_new_tokens)
 
     @property
     def num_sampled_rows(self) -> int:

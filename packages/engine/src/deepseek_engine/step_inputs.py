@@ -25,7 +25,9 @@ GROUP_SLACK_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """What `Transformer.forward` takes. `rows_R` follows the batch's order: `num_sampled_rows` of each sequence.
+    """What `Transformer.forward` takes. `rows_R` follows the batch's order.
+
+    Each sequence has its `read_positions`, then its `num_sampled_rows`.
 
     `owners` is whose rows they are, in their order: a sequence and how many follow each other.
     """
@@ -54,7 +56,7 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
     )
     decodes = sorted(singles, key=lambda single: single.context)
     prefills = [s for s in batch if s.num_new_tokens > 1]
-    row_of: dict[tuple[int, int], int] = {}  # by sequence and offset
+    row_of: dict[tuple[int, int], int] = {}  # by sequence and offset behind its first new token
     token_ids: list[int] = []
     positions: list[Ints] = []
     slots: list[Ints] = []
@@ -86,7 +88,7 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
         token_ids.extend(sequence.token_ids[begin:end])
         positions.append(np.arange(begin, end))
         slots.append(sequence_slots[begin:end])
-        row_of[id(sequence), 0] = len(token_ids) - 1
+        row_of[id(sequence), 0] = start
         chunks.append(
             PrefillChunk(
                 rows=slice(start, len(token_ids)),
@@ -95,7 +97,14 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
             )
         )
 
-    rows = [row_of[id(s.sequence), offset] for s in batch for offset in range(s.num_sampled_rows)]
+    rows: list[int] = []
+    for s in batch:
+        sequence, last = s.sequence, s.num_new_tokens - 1
+        first_row = row_of[id(sequence), 0]
+        rows += [first_row + position - sequence.num_computed_tokens for position in s.read_positions]
+        if s.needs_token:
+            rows.append(first_row + last)
+            rows += [row_of[id(sequence), offset] for offset in range(1, s.num_sampled_rows)]
     metadata = AttentionMetadata(
         slot_mapping_T=torch.from_numpy(np.concatenate(slots)),
         decode_groups=tuple(decode_groups),

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.messages import TokenLogprobs
+from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.runner_protocol import AdapterHost, RunnerInfo
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
 
@@ -45,6 +46,19 @@ class FakeRunner:
         for scheduled in batch:
             self._write(scheduled)
         return [self._read_digest(s, offset) for s in batch for offset in range(s.num_sampled_rows)]
+
+    def read_prompts(self, batch: Seq[ScheduledSequence]) -> list[PromptPart]:
+        """The negative of each token as its log-probability, or an embedding of the prompt's length and first token."""
+        return [self._read(scheduled) for scheduled in batch if scheduled.read_positions]
+
+    def _read(self, scheduled: ScheduledSequence) -> PromptPart:
+        sequence, positions, reading = scheduled.sequence, scheduled.read_positions, scheduled.sequence.reading
+        assert reading is not None
+        if reading.purpose == "logprobs":
+            next_ids = sequence.token_ids[positions.start + 1 : positions.stop + 1]
+            return PromptPart(tuple(TokenLogprobs(-float(token_id)) for token_id in next_ids))
+        is_whole = positions.stop == reading.end
+        return PromptPart(embedding=struct.pack("<2f", reading.end, sequence.token_ids[0]) if is_whole else None)
 
     def sample(self, logits: list[bytes], batch: Seq[ScheduledSequence]) -> list[SampledToken]:
         """The token that follows from each digest."""
@@ -104,6 +118,7 @@ def build_fake_runner(config: EngineConfig) -> FakeRunner:
     info = RunnerInfo(
         max_model_len=config.max_model_len or 8192,
         vocab_size=int(options.get("vocab_size", DEFAULT_VOCAB_SIZE)),
+        hidden_size=2,
         num_blocks=config.num_kv_blocks or 1024,
         block_size=config.block_size,
         dtype="float32",
