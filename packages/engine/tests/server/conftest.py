@@ -303,6 +303,12 @@ async def run_server(engine: Any, tokenizer: Tokenizer, **settings: Any) -> Asyn
             await running
 
 
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., Any]:
+    """`run_server`, for fixtures of a test module that bring an engine of their own."""
+    return run_server
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def answering(tokenizer: Tokenizer) -> AsyncIterator[Server]:
     """A server whose engine answers "Hello 世界! 😀" at once; shared by a module's tests."""

@@ -156,7 +156,10 @@ PER_ENDPOINT = [
     (COMPLETIONS, {"prompt": [1.5]}, 400, "prompt[0]"),
     (CHAT, {"n": 10**400}, 422, "n"),
     (CHAT, {"messages": [USER, {}]}, 400, "messages[1].role"),
-    (COMPLETIONS, {"echo": True, "logprobs": 1}, 400, "logprobs"),
+    (COMPLETIONS, {"echo": True, "logprobs": 1, "prompt_logprobs": 1}, 400, "prompt_logprobs"),
+    (COMPLETIONS, {"prompt_logprobs": 1, "stream": True}, 400, "prompt_logprobs"),
+    (COMPLETIONS, {"prompt_logprobs": 21}, 422, "prompt_logprobs"),
+    (COMPLETIONS, {"echo": True, "logprobs": 21}, 422, "logprobs"),
     (COMPLETIONS, {"suffix": "end"}, 400, "suffix"),
 ]
 HARMLESS = [

@@ -16,7 +16,14 @@ from deepseek_client.types.chat import (
     ToolCall,
     TopLogprob,
 )
-from deepseek_client.types.completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+from deepseek_client.types.completions import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    PromptLogprob,
+)
+from deepseek_client.types.embeddings import Embedding, EmbeddingList, EmbeddingRequest
 from deepseek_client.types.errors import ErrorBody, ErrorDetail, error_body
 from deepseek_client.types.generate import GenerateRequest, Generation, GenerationChunk
 from deepseek_client.types.models import Model, ModelList
@@ -39,6 +46,9 @@ __all__ = [
     "CompletionRequest",
     "CompletionTokensDetails",
     "ContentPart",
+    "Embedding",
+    "EmbeddingList",
+    "EmbeddingRequest",
     "ErrorBody",
     "ErrorDetail",
     "FunctionCall",
@@ -47,6 +57,7 @@ __all__ = [
     "GenerationChunk",
     "Model",
     "ModelList",
+    "PromptLogprob",
     "PromptTokensDetails",
     "SamplingFields",
     "StreamOptions",

@@ -15,6 +15,7 @@ class CompletionRequest(SamplingFields):
     prompt: str | WireList[str] | WireList[int] | WireList[WireList[int]]
     max_tokens: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     echo: bool | None = None
     suffix: str | None = None
 
@@ -28,6 +29,14 @@ class CompletionLogprobs(WireModel):
     text_offset: list[int] = Field(default_factory=list[int])
 
 
+class PromptLogprob(WireModel):
+    """One candidate for a prompt token; `rank` counts from 1 and is left out for tokens below those reported."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
 class CompletionChoice(WireModel):
     """One continuation; in a stream, the text that is new."""
 
@@ -35,6 +44,7 @@ class CompletionChoice(WireModel):
     text: str = ""
     finish_reason: str | None = None
     logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
     token_ids: list[int] | None = None
 
 

@@ -14,7 +14,7 @@ from deepseek_engine.errors import EngineError
 from deepseek_engine.server.adapter_routes import AdapterRoutes
 from deepseek_engine.server.engine_client import EngineClient
 from deepseek_engine.server.errors import ApiError, as_api_error
-from deepseek_engine.server.generate_endpoint import CHAT, COMPLETIONS, GENERATE, GenerateEndpoint
+from deepseek_engine.server.generate_endpoint import CHAT, COMPLETIONS, EMBEDDINGS, GENERATE, GenerateEndpoint
 from deepseek_engine.server.http import (
     REQUEST_ID_KEY,
     ClientGoneError,
@@ -26,6 +26,7 @@ from deepseek_engine.server.http import (
 from deepseek_engine.server.routes import Routes
 from deepseek_engine.server.settings import ServerSettings
 from deepseek_engine.server.state import ServerState
+from deepseek_engine.server.tokenize_routes import TokenizeRoutes
 from deepseek_engine.tokenizer import Tokenizer
 
 _PREFIXES: Final = ("/v1", "", "/beta")
@@ -46,18 +47,19 @@ def create_app(engine: EngineClient, tokenizer: Tokenizer, settings: ServerSetti
 
 def create_app_for(state: ServerState) -> ASGIApp:
     """As `create_app`, over a state that the caller keeps, to drain it at shutdown."""
-    routes, adapters = Routes(state), AdapterRoutes(state)
+    routes, adapters, tokens = Routes(state), AdapterRoutes(state), TokenizeRoutes(state)
     table = [
         ("POST", "/chat/completions", GenerateEndpoint(state, CHAT)),
         ("POST", "/generate", GenerateEndpoint(state, GENERATE)),
         ("POST", "/completions", GenerateEndpoint(state, COMPLETIONS)),
+        ("POST", "/embeddings", GenerateEndpoint(state, EMBEDDINGS)),
         ("POST", "/requests/{request_id}/abort", routes.abort),
         ("GET", "/models", routes.models),
         ("GET", "/models/{model_id:path}", routes.model),
         ("POST", "/load_lora_adapter", adapters.load),
         ("POST", "/unload_lora_adapter", adapters.unload),
-        ("POST", "/tokenize", routes.tokenize),
-        ("POST", "/detokenize", routes.detokenize),
+        ("POST", "/tokenize", tokens.tokenize),
+        ("POST", "/detokenize", tokens.detokenize),
         ("GET", "/health", routes.health),
         ("GET", "/ready", routes.ready),
         ("GET", "/metrics", routes.metrics),

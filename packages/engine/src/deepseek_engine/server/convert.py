@@ -2,17 +2,25 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeVar, cast
 
-from deepseek_client.types import ChatCompletionRequest, CompletionRequest, GenerateRequest, SamplingFields
+from deepseek_client.types import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerateRequest,
+    SamplingFields,
+)
 from deepseek_engine.chat.conversation import ChatEncoder, Conversation
 from deepseek_engine.errors import InvalidRequestError
 from deepseek_engine.sampling_params import MAX_PRIORITY, SamplingParams
 from deepseek_engine.server.chat_messages import num_chars, plain_messages
+from deepseek_engine.server.embeddings import embed_params
 from deepseek_engine.server.errors import ApiError, unsupported
 from deepseek_engine.server.job import Job, Prompt
-from deepseek_engine.server.limits import DEFAULT_GENERATE_MAX_TOKENS, MAX_CHOICES, MAX_PROMPTS
+from deepseek_engine.server.limits import DEFAULT_GENERATE_MAX_TOKENS, MAX_CHOICES, MAX_EMBEDDING_INPUTS, MAX_PROMPTS
 from deepseek_engine.server.reasoning import ThinkingWish, read_thinking
 from deepseek_engine.server.settings import ServerSettings
 from deepseek_engine.server.tools import ToolUse, read_tools
@@ -33,13 +41,23 @@ class Converter:
         settings: defaults of requests, and the model's names.
         context_len: most tokens of a prompt and its answer together.
         vocab_size: ids that the model knows.
+        hidden_size: numbers of an embedding.
     """
 
-    def __init__(self, tokenizer: Tokenizer, settings: ServerSettings, *, context_len: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        settings: ServerSettings,
+        *,
+        context_len: int,
+        vocab_size: int,
+        hidden_size: int = 0,
+    ) -> None:
         self._tokenizer = tokenizer
         self._settings = settings
         self._context_len = context_len
         self._vocab_size = vocab_size
+        self._hidden_size = hidden_size
 
     async def generate(self, request: GenerateRequest) -> Job:
         """A one-shot instruct call: one user turn of the chat template, if there is one and `raw` is not set."""
@@ -78,8 +96,7 @@ class Converter:
 
     async def completions(self, request: CompletionRequest) -> Job:
         """One or several texts or token-id lists to continue."""
-        if request.echo and request.logprobs is not None:
-            raise unsupported("logprobs", "logprobs with echo is not supported: leave one of them out")
+        num_prompt_logprobs = _prompt_logprobs(request)
         texts = _listed_prompts(request.prompt)
         if not texts or len(texts) > MAX_PROMPTS:
             raise ApiError(400, f"prompt has {len(texts)} entries: from 1 to {MAX_PROMPTS} are allowed", param="prompt")
@@ -96,11 +113,33 @@ class Converter:
                 token_ids,
                 request.max_tokens,
                 num_logprobs=request.logprobs,
-                echo=self._echo(text) if request.echo else "",
+                num_prompt_logprobs=num_prompt_logprobs,
+                echo=self._echo(text) if request.echo else None,
             )
             for text, token_ids in zip(texts, encoded, strict=True)
         )
         return self._job(request, prompts)
+
+    async def embeddings(self, request: EmbeddingRequest) -> Job:
+        """One or several texts or token-id lists to embed."""
+        embed = embed_params(request, pooling=self._settings.pooling, hidden_size=self._hidden_size)
+        inputs = _listed_prompts(request.input)
+        if not 1 <= len(inputs) <= MAX_EMBEDDING_INPUTS:
+            message = f"input has {len(inputs)} entries: from 1 to {MAX_EMBEDDING_INPUTS} are allowed"
+            raise ApiError(400, message, param="input")
+        encoded = await _off_loop(sum(map(len, inputs)), lambda: [self._prompt_ids(text) for text in inputs])
+        params = SamplingParams(
+            max_tokens=0, priority=self._priority(request.priority), deadline_s=self._deadline_s(request.deadline_s)
+        )
+        prompts: list[Prompt] = []
+        for index, token_ids in enumerate(encoded):
+            self._known_ids("input", token_ids)
+            if not 0 < len(token_ids) <= self._context_len:
+                message = f"input[{index}] has {len(token_ids)} tokens: from 1 to {self._context_len} fit the context"
+                code = "context_length_exceeded" if token_ids else None
+                raise ApiError(400, message, param="input", code=code)
+            prompts.append(Prompt(token_ids, params, embed=embed))
+        return replace(self._job(request, tuple(prompts)), is_base64=request.encoding_format == "base64")
 
     def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
         return self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
@@ -129,16 +168,28 @@ class Converter:
         default: int | None = None,
         spellings: Mapping[str, str] = MappingProxyType({}),
         num_logprobs: int | None = None,
-        echo: str = "",
+        num_prompt_logprobs: int | None = None,
+        echo: str | None = None,
     ) -> Prompt:
+        """One prompt; `echo` is not None where answers begin with it."""
         self._known_ids("prompt", token_ids)
         if max_tokens is None and (default := self._settings.max_tokens or default) is not None:
             # A default gives way to a long prompt; what the caller asked for does not, and the engine says so.
             max_tokens = min(default, max(self._context_len - len(token_ids), 1))
-        return Prompt(token_ids, self._params(request, max_tokens, num_logprobs, spellings), echo)
+        if max_tokens == 0 and echo is None and num_prompt_logprobs is None:
+            name = spellings.get("max_tokens", "max_tokens")
+            message = f"{name}=0 is out of range: it must be at least 1, or come with echo or prompt_logprobs"
+            raise ApiError(422, message, param=name)
+        params = self._params(request, max_tokens, num_logprobs, num_prompt_logprobs, spellings)
+        return Prompt(token_ids, params, echo or "", echo is not None and num_logprobs is not None)
 
     def _params(
-        self, request: SamplingFields, max_tokens: int | None, num_logprobs: int | None, spellings: Mapping[str, str]
+        self,
+        request: SamplingFields,
+        max_tokens: int | None,
+        num_logprobs: int | None,
+        num_prompt_logprobs: int | None,
+        spellings: Mapping[str, str],
     ) -> SamplingParams:
         settings = self._settings
         try:
@@ -159,6 +210,7 @@ class Converter:
                 ignore_eos=bool(request.ignore_eos),
                 logit_bias=self._logit_bias(request.logit_bias),
                 logprobs=num_logprobs,
+                prompt_logprobs=num_prompt_logprobs,
                 priority=self._priority(request.priority),
                 deadline_s=self._deadline_s(request.deadline_s),
             )
@@ -220,6 +272,20 @@ def _chat_logprobs(request: ChatCompletionRequest) -> int | None:
     if request.top_logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     return None
+
+
+def _prompt_logprobs(request: CompletionRequest) -> int | None:
+    """Log-probabilities of the prompt: in OpenAI's form with `echo`, or in vLLM's field."""
+    echoed = request.logprobs if request.echo else None
+    if request.prompt_logprobs is None:
+        return echoed
+    if echoed is not None:
+        raise ApiError(
+            400, "prompt_logprobs: logprobs with echo has them already; leave one out", param="prompt_logprobs"
+        )
+    if request.stream:
+        raise unsupported("prompt_logprobs", "prompt_logprobs is not supported in a stream: use echo with logprobs")
+    return request.prompt_logprobs
 
 
 def _listed_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:

@@ -1,4 +1,4 @@
-"""The three generating endpoints: read, convert, run, answer. Raw ASGI; beside each request a task watches its caller.
+"""The endpoints that the model computes for: read, convert, run, answer. Raw ASGI; a task watches each caller.
 
 Every request ends in exactly one way. A caller that leaves cancels the request as the abort endpoint does: the engine
 ends it within a step, its last delta carries the exact usage, and the request is recorded like any other.
@@ -13,9 +13,16 @@ from typing import Final, Generic, TypeVar
 import pydantic
 from starlette.types import Receive, Scope, Send
 
-from deepseek_client.types import ChatCompletionRequest, CompletionRequest, GenerateRequest, SamplingFields
+from deepseek_client.types import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerateRequest,
+    SamplingFields,
+)
 from deepseek_engine.server.caller_watch import CallerWatch
 from deepseek_engine.server.convert import Converter
+from deepseek_engine.server.embeddings import EmbeddingRenderer
 from deepseek_engine.server.errors import ApiError, as_api_error, validation_error
 from deepseek_engine.server.event_stream import EventStream
 from deepseek_engine.server.generation import ChoiceUpdate, Generation
@@ -46,6 +53,8 @@ class Dialect(Generic[Request]):
 GENERATE: Final = Dialect("generate", GenerateRequest, Converter.generate, GenerationRenderer)
 CHAT: Final = Dialect("chat/completions", ChatCompletionRequest, Converter.chat, ChatRenderer)
 COMPLETIONS: Final = Dialect("completions", CompletionRequest, Converter.completions, CompletionRenderer)
+
+EMBEDDINGS: Final = Dialect("embeddings", EmbeddingRequest, Converter.embeddings, EmbeddingRenderer)
 
 
 class GenerateEndpoint(Generic[Request]):
@@ -136,10 +145,9 @@ class GenerateEndpoint(Generic[Request]):
                 _note(updates, record)
                 usage = generation.usage.to_json()
                 last = updates[-1] if generation.is_finished else None
-                chunks = [renderer.chunk(update, usage, is_last=update is last) for update in updates]
-                if not has_opened:
-                    has_opened = True
-                    chunks.insert(0, renderer.opening(usage))
+                chunks = [] if has_opened else [renderer.opening(usage)]
+                has_opened = True
+                chunks += [renderer.chunk(update, usage, is_last=update is last) for update in updates]
                 if any(chunks):
                     await events.write(b"".join(chunks))
         finally:

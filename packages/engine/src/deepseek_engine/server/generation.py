@@ -25,6 +25,8 @@ class ChoiceUpdate:
 
     Attributes:
         text: new text, of an answer that is not parsed.
+        embedding: the prompt's, as little-endian float32.
+        prompt_logprobs: of the next prompt tokens; they are those of all answers to the prompt.
         error: what failed when `finish_reason` is `error`.
         error_param: the field of the request that is at fault, if one is.
         events: what the parser found, of an answer that is parsed.
@@ -40,6 +42,8 @@ class ChoiceUpdate:
     events: Sequence[Event] = ()
     is_reasoning: Sequence[bool] = ()
     error_param: str | None = None
+    prompt_logprobs: Sequence[TokenLogprobs] = ()
+    embedding: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -110,6 +114,7 @@ class Generation:
                     cache_salt=cache_salt,
                     grammar=None if job.grammar is None else GrammarUse(job.grammar),
                     adapter=adapter,
+                    embed=prompt.embed,
                 )
                 self._streams.append(engine.submit(request))
         except BaseException:
@@ -181,6 +186,8 @@ class Generation:
             events,
             (*added.is_reasoning, False)[:num_tokens] if added.is_reasoning else (),
             error_param=delta.error_param,
+            prompt_logprobs=delta.prompt_logprobs,
+            embedding=delta.embedding,
         )
 
 

@@ -3,17 +3,26 @@
 from dataclasses import dataclass
 
 from deepseek_engine.grammar.source import GrammarSource
+from deepseek_engine.messages import EmbedParams
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.text_parsers.parser import ParserSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt of a request; `echo` is text that its answers begin with."""
+    """One prompt of a request.
+
+    Attributes:
+        echo: text that its answers begin with.
+        echoes_logprobs: whether their log-probabilities begin with the prompt's.
+        embed: asks for its embedding instead of answers.
+    """
 
     token_ids: list[int]
     params: SamplingParams
     echo: str = ""
+    echoes_logprobs: bool = False
+    embed: EmbedParams | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,7 @@ class Job:
 
     Attributes:
         parser: what to look for in the answers, other than text.
+        is_base64: whether embeddings are encoded, instead of numbers.
     """
 
     model: str
@@ -32,6 +42,7 @@ class Job:
     return_token_ids: bool = False
     parser: ParserSpec | None = None
     grammar: GrammarSource | None = None
+    is_base64: bool = False
 
     @property
     def num_choices_per_prompt(self) -> int:

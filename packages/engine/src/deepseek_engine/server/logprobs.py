@@ -29,8 +29,8 @@ class LegacyLogprobs:
         self._stream = tokenizer.text_stream()
         self._offset = 0
 
-    def next(self, token_ids: Sequence[int], entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        """The lists of the next tokens."""
+    def next(self, token_ids: Sequence[int], entries: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
+        """The lists of the next tokens; nothing predicts an echoed prompt's first one, so that its entry is None."""
         offsets: list[int] = []
         for token_id in token_ids:
             offsets.append(self._offset)
@@ -38,22 +38,41 @@ class LegacyLogprobs:
         names = [_legacy_name(self._tokenizer, token_id) for token_id in token_ids]
         return {
             "tokens": names,
-            "token_logprobs": [_finite(entry.logprob) for entry in entries],
+            "token_logprobs": [None if entry is None else _finite(entry.logprob) for entry in entries],
             "top_logprobs": [
-                {
-                    **{_legacy_name(self._tokenizer, top.token_id): _finite(top.logprob) for top in entry.top},
-                    name: _finite(entry.logprob),
-                }
+                None if entry is None else self._candidates(name, entry)
                 for name, entry in zip(names, entries, strict=True)
             ],
             "text_offset": offsets,
         }
+
+    def _candidates(self, name: str, entry: TokenLogprobs) -> dict[str, float]:
+        top = {_legacy_name(self._tokenizer, top.token_id): _finite(top.logprob) for top in entry.top}
+        return {**top, name: _finite(entry.logprob)}
 
 
 def join_legacy(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The lists of several steps as one."""
     keys = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
     return {key: [item for part in parts for item in part[key]] for key in keys}
+
+
+def prompt_candidates(
+    tokenizer: Tokenizer, token_ids: Sequence[int], entries: Sequence[TokenLogprobs]
+) -> list[dict[str, Any] | None]:
+    """VLLM's `prompt_logprobs`: for each prompt token but the first, candidates by their token id."""
+    found: list[dict[str, Any] | None] = [None]
+    for token_id, entry in zip(token_ids[1:], entries, strict=True):
+        candidates = [(top.token_id, top.logprob, rank) for rank, top in enumerate(entry.top, start=1)]
+        if all(candidate[0] != token_id for candidate in candidates):
+            candidates.append((token_id, entry.logprob, None))
+        found.append(
+            {
+                str(other): {"logprob": _finite(logprob), "rank": rank, "decoded_token": tokenizer.token_text(other)}
+                for other, logprob, rank in candidates
+            }
+        )
+    return found
 
 
 def _chat_token(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, Any]:

@@ -96,6 +96,8 @@ class _EngineCollector(Collector):
         counters = (
             ("preemptions", "Sequences put back to make room", stats.num_preemptions),
             ("steps", "Steps of the engine", stats.num_steps),
+            ("spec_draft_tokens", "Guessed tokens that were verified", stats.num_draft_tokens),
+            ("spec_accepted_tokens", "Guessed tokens that were right", stats.num_accepted_tokens),
         )
         for name, documentation, value in counters:
             yield CounterMetricFamily(f"deepseek_engine_{name}", documentation, value=value)

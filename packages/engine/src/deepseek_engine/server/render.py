@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from itertools import chain, repeat
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -16,7 +16,7 @@ from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.server.chat_events import delta_of, message_of
 from deepseek_engine.server.generation import ChoiceUpdate, WireFinish
 from deepseek_engine.server.job import Job
-from deepseek_engine.server.logprobs import LegacyLogprobs, chat_logprobs, join_legacy
+from deepseek_engine.server.logprobs import LegacyLogprobs, chat_logprobs, join_legacy, prompt_candidates
 from deepseek_engine.tokenizer import Tokenizer
 
 _to_json: Final = msgspec.json.Encoder().encode
@@ -160,19 +160,33 @@ class CompletionRenderer(_ChoicesBase):
     def __init__(self, job: Job, tokenizer: Tokenizer) -> None:
         super().__init__(job, tokenizer)
         self._logprobs = [LegacyLogprobs(tokenizer) for _ in range(job.num_choices)]
+        self._num_echoed = [0] * job.num_choices  # prompt tokens whose log-probabilities each choice has given
 
     def opening(self, usage: bytes) -> bytes:
         """The echoed prompts."""
-        per_prompt = self._job.num_choices_per_prompt
         usage = self._continuous(usage)
-        return b"".join(
-            self._event(b'{"index":%d,"text":' % index + _to_json(echo) + b',"finish_reason":null}', usage)
-            for index in range(self._job.num_choices)
-            if (echo := self._job.prompts[index // per_prompt].echo)
-        )
+        events: list[bytes] = []
+        for index in range(self._job.num_choices):
+            prompt = self._job.prompts[index // self._job.num_choices_per_prompt]
+            if prompt.echo or prompt.echoes_logprobs:
+                logprobs = self._legacy([self._echoed(index, [None])]) if prompt.echoes_logprobs else b""
+                head = b'{"index":%d,"text":' % index + _to_json(prompt.echo)
+                events.append(self._event(head + logprobs + b',"finish_reason":null}', usage))
+        return b"".join(events)
 
     def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002  Renderer's
-        """New text in `text`."""
+        """New text in `text`; log-probabilities of an echoed prompt go to all of its choices."""
+        if update.prompt_logprobs:
+            first = update.index - update.index % self._job.num_choices_per_prompt
+            return b"".join(
+                self._event(
+                    b'{"index":%d,"text":""' % index
+                    + self._legacy([self._echoed(index, update.prompt_logprobs)])
+                    + b',"finish_reason":null}',
+                    self._continuous(usage),
+                )
+                for index in range(first, first + self._job.num_choices_per_prompt)
+            )
         if not self._says_something(update):
             return b""
         choice = b'{"index":%d,"text":' % update.index + _to_json(update.text)
@@ -182,20 +196,36 @@ class CompletionRenderer(_ChoicesBase):
     def answer(self, choices: Sequence[Sequence[ChoiceUpdate]], usage: bytes) -> bytes:
         """Each choice's text."""
         rendered: list[bytes] = []
+        per_prompt = self._job.num_choices_per_prompt
         for index, updates in enumerate(choices):
-            echo = self._job.prompts[index // self._job.num_choices_per_prompt].echo
-            text = _to_json(echo + "".join(update.text for update in updates))
-            choice = b'{"index":%d,"text":' % index + text + self._legacy_logprobs(updates)
+            prompt, first = self._job.prompts[index // per_prompt], index - index % per_prompt
+            read = [entry for own in choices[first : first + per_prompt] for u in own for entry in u.prompt_logprobs]
+            text = _to_json(prompt.echo + "".join(update.text for update in updates))
+            echoed = [self._echoed(index, [None, *read])] if prompt.echoes_logprobs else []
+            choice = b'{"index":%d,"text":' % index + text + self._legacy_logprobs(updates, echoed)
+            if prompt.params.prompt_logprobs is not None and not prompt.echoes_logprobs:
+                candidates = prompt_candidates(self._tokenizer, prompt.token_ids[: len(read) + 1], read)
+                choice += b',"prompt_logprobs":' + _to_json(candidates)
             rendered.append(choice + _finish(updates[-1].finish_reason) + self._token_ids(updates) + b"}")
         return self._whole(rendered, usage)
 
-    def _legacy_logprobs(self, updates: Sequence[ChoiceUpdate]) -> bytes:
+    def _legacy_logprobs(self, updates: Sequence[ChoiceUpdate], echoed: Sequence[dict[str, Any]] = ()) -> bytes:
         parts = [
             self._logprobs[update.index].next(update.token_ids, update.logprobs)
             for update in updates
             if update.logprobs
         ]
-        return b',"logprobs":' + _to_json(join_legacy(parts)) if parts else b""
+        return self._legacy([*echoed, *parts]) if echoed or parts else b""
+
+    def _echoed(self, index: int, entries: Sequence[TokenLogprobs | None]) -> dict[str, Any]:
+        """The lists of the next prompt tokens of a choice."""
+        start = self._num_echoed[index]
+        self._num_echoed[index] += len(entries)
+        prompt = self._job.prompts[index // self._job.num_choices_per_prompt]
+        return self._logprobs[index].next(prompt.token_ids[start : start + len(entries)], entries)
+
+    def _legacy(self, parts: Sequence[dict[str, Any]]) -> bytes:
+        return b',"logprobs":' + _to_json(join_legacy(parts))
 
 
 class GenerationRenderer(_Base):

@@ -42,6 +42,13 @@ class ServerSettings(BaseSettings):
     prompt_attention: Literal["causal", "bidirectional"] = Field(
         "causal", description="bidirectional for models whose prompts see themselves in both directions (prefix-LM)"
     )
+    speculation: Literal["ngram"] | None = Field(
+        None, description="guess tokens from what came before, several a step; answers stay the same"
+    )
+    num_speculative_tokens: int = Field(5, ge=1, description="guesses of one sequence and step at most")
+    speculation_ngram_min: int = Field(2, ge=1, description="tokens that have to have come before for a guess")
+    speculation_ngram_max: int = Field(4, ge=1, description="longest agreement that is looked for")
+    pooling: Literal["mean", "last"] = Field("mean", description="how embeddings are made, if a request does not say")
     threads: int | None = Field(None, ge=1, description="CPU threads; one a core")
 
     enable_lora: bool = Field(False, description="serve LoRA adapters beside the model, as model:adapter")
@@ -129,6 +136,10 @@ class ServerSettings(BaseSettings):
             max_waiting_tokens=self.max_waiting_tokens,
             prompt_attention=self.prompt_attention,
             num_threads=self.threads,
+            speculation=self.speculation,
+            num_speculative_tokens=self.num_speculative_tokens,
+            ngram_min=self.speculation_ngram_min,
+            ngram_max=self.speculation_ngram_max,
             enable_lora=self.enable_lora,
             max_loras=self.max_loras,
             max_lora_rank=self.max_lora_rank,

@@ -26,7 +26,13 @@ class ServerState:
         self.running = RunningRequests()
         self.is_draining = False
         self.context_len = min(engine.info.max_model_len, engine.info.num_blocks * engine.info.block_size)
-        self.converter = Converter(tokenizer, settings, context_len=self.context_len, vocab_size=engine.info.vocab_size)
+        self.converter = Converter(
+            tokenizer,
+            settings,
+            context_len=self.context_len,
+            vocab_size=engine.info.vocab_size,
+            hidden_size=engine.info.hidden_size,
+        )
 
     def check_available(self) -> None:
         """Raise if no new request can be taken.

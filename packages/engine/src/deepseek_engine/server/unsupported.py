@@ -7,7 +7,7 @@ that ask for nothing (`functions: []`) pass.
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from deepseek_client.types import ChatCompletionRequest, SamplingFields
+from deepseek_client.types import ChatCompletionRequest, CompletionRequest, SamplingFields
 from deepseek_engine.server.errors import unsupported
 
 
@@ -37,11 +37,13 @@ _ASKS_FOR_SOMETHING: Final[dict[str, Callable[[Any], bool]]] = {
     "functions": _any_entry,
     "grammar": _any_entry,
     "modalities": _other_than(["text"]),
-    "prompt_logprobs": _any_entry,
     "regex": _any_entry,
     "suffix": _any_entry,
     "use_beam_search": _any_entry,
 }
+
+# What only completions have.
+_COMPLETION_ASKS: Final[dict[str, Callable[[Any], bool]]] = {"prompt_logprobs": _other_than(None)}
 
 # What only a chat has; elsewhere the fields are refused.
 _CHAT_ASKS: Final[dict[str, Callable[[Any], bool]]] = {
@@ -60,7 +62,11 @@ def refuse_unsupported(request: SamplingFields) -> None:
     Raises:
         ApiError: 400, `param` is the field.
     """
-    table = _ASKS_FOR_SOMETHING if isinstance(request, ChatCompletionRequest) else _ASKS_FOR_SOMETHING | _CHAT_ASKS
+    table = dict(_ASKS_FOR_SOMETHING)
+    if not isinstance(request, ChatCompletionRequest):
+        table |= _CHAT_ASKS
+    if not isinstance(request, CompletionRequest):
+        table |= _COMPLETION_ASKS
     for name in request.model_fields_set:
         asks = table.get(name)
         value = getattr(request, name, None)
