@@ -6,10 +6,11 @@ from typing import Any
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DeepseekV3Config, Qwen3Config
 
 from deepseek_engine import LLM, LoRARequest, SamplingParams
 from deepseek_engine.testing.checkpoints import TINY_MOE, TinyModel, write_tiny_checkpoint
+from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
 
 # PEFT asks transformers for names that are on their way out; neither is ours.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -24,6 +25,12 @@ SHAPES = {
         attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
     ),
     "mixtral": TINY_MOE,
+    "deepseek-v3": DeepseekV3Config(
+        **(TINY | {"num_key_value_heads": 4}), moe_intermediate_size=32, n_routed_experts=8, num_experts_per_tok=2,
+        n_group=2, topk_group=1, n_shared_experts=1, first_k_dense_replace=1, q_lora_rank=24, kv_lora_rank=32,
+        qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16,
+    ),
+    "qwen3": Qwen3Config(**TINY, head_dim=16),
 }  # fmt: skip
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,6 +57,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "excluded": ("llama", {"target_modules": "all-linear", "exclude_modules": ["k_proj"]}),
     "half-precision-file": ("llama", {"target_modules": ATTENTION, "save_dtype": torch.float16}),
+    "latent-attention": (
+        "deepseek-v3",
+        {"target_modules": ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"]},
+    ),
+    "all-linear-with-query-norms": ("qwen3", {"target_modules": "all-linear"}),
     "moe-attention": ("mixtral", {"target_modules": ATTENTION}),
 }
 PROMPT = [(7 * i + i * i) % 256 for i in range(60)]
@@ -63,8 +75,12 @@ class Checkpoints:
         self._engines: dict[str, LLM] = {}
 
     def path(self, shape: str) -> Path:
-        path = self.folder / shape
-        return path if path.exists() else write_tiny_checkpoint(path, SHAPES[shape])
+        path, model = self.folder / shape, SHAPES[shape]
+        if path.exists():
+            return path
+        if isinstance(model, TinyModel):
+            return write_tiny_checkpoint(path, model)
+        return write_family_checkpoint(path, build_oracle(model))
 
     def engine(self, shape: str) -> LLM:
         if shape not in self._engines:
