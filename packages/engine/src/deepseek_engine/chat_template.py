@@ -11,7 +11,6 @@ from typing import Any, Final, NoReturn, cast
 
 import jinja2
 import jinja2.ext
-import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,26 +26,23 @@ class ChatTemplate:
 
     Attributes:
         source: the template's text.
-        variables: names that the template reads.
+        variables: names that the template reads, its own among them.
+        may_block: rendering does not wait for another process.
 
     Raises:
         ModelLoadError: the source is too long or does not compile.
     """
 
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
-        if len(source) > MAX_TEMPLATE_CHARS:
-            raise ModelLoadError(f"the chat template has {len(source)} characters: at most {MAX_TEMPLATE_CHARS} may be")
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
+        self.variables: frozenset[str] = parse_template(source)
+        environment = _environment()
         helpers = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         try:
             self._template = environment.from_string(source, globals=helpers)
-            self.variables: frozenset[str] = frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)))
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelLoadError(f"the checkpoint's chat template does not compile: {error}") from error
         self.source = source
+        self.may_block: bool = False
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
 
     def render(self, messages: Sequence[dict[str, Any]], variables: Mapping[str, Any] | None = None) -> str:
@@ -68,6 +64,29 @@ class ChatTemplate:
             raise InvalidRequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
+
+
+def parse_template(source: str) -> frozenset[str]:
+    """Names that a template reads; nothing of it is run, so not `jinja2.meta`, which computes its constants.
+
+    Raises:
+        ModelLoadError: the source is too long or is no template.
+    """
+    if len(source) > MAX_TEMPLATE_CHARS:
+        raise ModelLoadError(f"the chat template has {len(source)} characters: at most {MAX_TEMPLATE_CHARS} may be")
+    try:
+        names = _environment().parse(source).find_all(jinja2.nodes.Name)
+        return frozenset(name.name for name in names if name.ctx == "load")
+    except (jinja2.TemplateError, RecursionError) as error:
+        raise ModelLoadError(f"the chat template does not compile: {error}") from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    return environment
 
 
 class _Arguments(dict[str, Any]):

@@ -66,6 +66,11 @@ class ChatEncoder(Protocol):
         """Every piece of markup that the encoder may write, in one text."""
         ...
 
+    @property
+    def may_block(self) -> bool:
+        """Whether `encode` waits for another process, and so has no place on an event loop."""
+        ...
+
     def encode(self, conversation: Conversation) -> ChatPrompt:
         """The prompt that asks for the next assistant turn, or for the rest of the last one.
 

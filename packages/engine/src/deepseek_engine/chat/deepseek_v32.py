@@ -71,6 +71,7 @@ class DeepSeekV32Encoder:
     format: AnswerFormat = FORMATS["deepseek-v3.2"]
     takes_tools: bool = True
     literals: str = LITERALS
+    may_block: bool = False
 
     def encode(self, conversation: Conversation) -> ChatPrompt:
         """Write the turns one after the other.

@@ -72,6 +72,7 @@ class DeepSeekV4Encoder:
     format: AnswerFormat = FORMATS["deepseek-v4"]
     takes_tools: bool = True
     literals: str = LITERALS
+    may_block: bool = False
 
     def encode(self, conversation: Conversation) -> ChatPrompt:
         """Write the turns one after the other.

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
+from deepseek_engine.chat.bounded_template import open_template
 from deepseek_engine.chat.conversation import ChatEncoder
 from deepseek_engine.chat.deepseek_v4 import DeepSeekV4Encoder
 from deepseek_engine.chat.deepseek_v32 import DeepSeekV32Encoder
 from deepseek_engine.chat.template_encoder import TemplateEncoder
-from deepseek_engine.chat_template import ChatTemplate
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.text_parsers.markup import FORMATS
 
@@ -46,5 +46,5 @@ def choose_encoder(
         return builtin()
     if template is None:
         return None
-    compiled = ChatTemplate(template, bos_token=bos_token, eos_token=eos_token)
-    return TemplateEncoder(compiled, FORMATS.get(chat_format))
+    opened = open_template(template, bos_token=bos_token, eos_token=eos_token)
+    return TemplateEncoder(opened, FORMATS.get(chat_format))

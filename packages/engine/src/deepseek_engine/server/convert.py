@@ -1,7 +1,6 @@
 """Wire request to job: texts to token ids, fields to sampling parameters, with the server's defaults and limits."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeVar, cast
@@ -18,6 +17,7 @@ from deepseek_engine.errors import InvalidRequestError
 from deepseek_engine.sampling_params import MAX_PRIORITY, SamplingParams
 from deepseek_engine.server.chat_messages import num_chars, plain_messages
 from deepseek_engine.server.embeddings import embed_params
+from deepseek_engine.server.encoding import PromptEncoder
 from deepseek_engine.server.errors import ApiError, unsupported
 from deepseek_engine.server.job import Job, Prompt
 from deepseek_engine.server.limits import DEFAULT_GENERATE_MAX_TOKENS, MAX_CHOICES, MAX_EMBEDDING_INPUTS, MAX_PROMPTS
@@ -27,8 +27,8 @@ from deepseek_engine.server.tools import ToolUse, read_tools
 from deepseek_engine.text_parsers.parser import ParserSpec
 from deepseek_engine.tokenizer import Tokenizer
 
-_THREAD_CHARS: Final = 4096
-"""Longer texts are tokenised in a thread: about 5 ms of work, which running streams would feel."""
+_TOOLS_CHARS: Final = 5000
+"""What tools count as in the length of a conversation, which says where it is encoded."""
 
 Result = TypeVar("Result")
 
@@ -54,6 +54,7 @@ class Converter:
         hidden_size: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
+        self._encoder = PromptEncoder(tokenizer)
         self._settings = settings
         self._context_len = context_len
         self._vocab_size = vocab_size
@@ -65,10 +66,10 @@ class Converter:
             raise unsupported("n", f"n={request.n}: generate gives one answer; use /v1/completions for several")
         text = request.prompt
         if request.raw or self._tokenizer.chat_encoder is None:
-            token_ids = await _off_loop(len(text), lambda: self._tokenizer.encode(text))
+            (token_ids,) = await self._encoder.texts([text])
         else:
-            turn = [{"role": "user", "content": text}]
-            token_ids = await _off_loop(len(text), lambda: self._tokenizer.encode_chat(turn))
+            turn = Conversation([{"role": "user", "content": text}])
+            token_ids = (await self._encoder.conversation(turn, len(text))).token_ids
         prompt = self._prompt(request, token_ids, request.max_tokens, default=DEFAULT_GENERATE_MAX_TOKENS)
         return self._job(request, (prompt,))
 
@@ -81,8 +82,8 @@ class Converter:
         if encoder is not None:
             _check_abilities(encoder, tools, wish)
         conversation = Conversation(messages, tools.tools, wish.thinking, wish.effort, continue_final)
-        size = num_chars(messages) + (_THREAD_CHARS if tools.tools else 0)
-        encoded = await _off_loop(size, lambda: self._tokenizer.encode_conversation(conversation))
+        size = num_chars(messages) + (_TOOLS_CHARS if tools.tools else 0)
+        encoded = await self._encoder.conversation(conversation, size)
         token_ids = encoded.token_ids
         spellings = {"logprobs": "top_logprobs"}
         max_tokens = request.max_tokens
@@ -106,7 +107,7 @@ class Converter:
                 f"{len(texts)} prompts with n={request.n} are {choices} answers: at most {MAX_CHOICES} are allowed"
             )
             raise ApiError(422, message, param="n")
-        encoded = await _off_loop(sum(map(len, texts)), lambda: [self._prompt_ids(text) for text in texts])
+        encoded = await self._encoder.texts(texts)
         prompts = tuple(
             self._prompt(
                 request,
@@ -127,7 +128,7 @@ class Converter:
         if not 1 <= len(inputs) <= MAX_EMBEDDING_INPUTS:
             message = f"input has {len(inputs)} entries: from 1 to {MAX_EMBEDDING_INPUTS} are allowed"
             raise ApiError(400, message, param="input")
-        encoded = await _off_loop(sum(map(len, inputs)), lambda: [self._prompt_ids(text) for text in inputs])
+        encoded = await self._encoder.texts(inputs)
         params = SamplingParams(
             max_tokens=0, priority=self._priority(request.priority), deadline_s=self._deadline_s(request.deadline_s)
         )
@@ -140,9 +141,6 @@ class Converter:
                 raise ApiError(400, message, param="input", code=code)
             prompts.append(Prompt(token_ids, params, embed=embed))
         return replace(self._job(request, tuple(prompts)), is_base64=request.encoding_format == "base64")
-
-    def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
-        return self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
     def _echo(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
@@ -298,8 +296,3 @@ def _listed_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> li
 
 def _given(value: Result | None, default: Result) -> Result:
     return default if value is None else value
-
-
-async def _off_loop(num_chars: int, work: Callable[[], Result]) -> Result:
-    """Do short work here and long work in a thread."""
-    return await asyncio.to_thread(work) if num_chars > _THREAD_CHARS else work()
