@@ -127,6 +127,10 @@ class Tokenizer:
         """What each token id adds to a text; empty for special tokens and for ids that are not in use."""
         return [self._text_bytes(token_id) for token_id in range(self.vocab_size)]
 
+    def token_id(self, token: str) -> int | None:
+        """The id of the one token that is written so, as tags and control tokens are; None if there is none."""
+        return self._backend.token_to_id(token)
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token by itself: what it adds to a text, or the name of a special token."""
         cached = self._bytes_cache.get(token_id)

@@ -5,6 +5,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeVar, cast
 
+import msgspec
+
 from deepseek_client.types import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -21,7 +23,7 @@ from deepseek_engine.server.encoding import PromptEncoder
 from deepseek_engine.server.errors import ApiError, unsupported
 from deepseek_engine.server.job import Job, Prompt
 from deepseek_engine.server.limits import DEFAULT_GENERATE_MAX_TOKENS, MAX_CHOICES, MAX_EMBEDDING_INPUTS, MAX_PROMPTS
-from deepseek_engine.server.reasoning import ThinkingWish, read_thinking
+from deepseek_engine.server.reasoning import ThinkingWish, find_markers, read_thinking
 from deepseek_engine.server.settings import ServerSettings
 from deepseek_engine.server.tools import ToolUse, read_tools
 from deepseek_engine.text_parsers.parser import ParserSpec
@@ -90,10 +92,14 @@ class Converter:
         if request.max_completion_tokens is not None:
             max_tokens, spellings["max_tokens"] = request.max_completion_tokens, "max_completion_tokens"
         prompt = self._prompt(request, token_ids, max_tokens, num_logprobs=num_logprobs, spellings=spellings)
-        parser = None
+        parser = thinking = None
         if encoder is not None:
             parser = ParserSpec(encoder.format, encoded.reasoning, tools.names, None if tools.is_parallel else 1)
-        return self._job(request, (prompt,), parser)
+            if wish.budget is not None and parser.reads_reasoning and encoder.format.reasoning is not None:
+                thinking = find_markers(self._tokenizer, encoder.format.reasoning, encoded.reasoning)
+                params = msgspec.structs.replace(prompt.params, thinking_token_budget=wish.budget)
+                prompt = replace(prompt, params=params)
+        return replace(self._job(request, (prompt,), parser), thinking=thinking)
 
     async def completions(self, request: CompletionRequest) -> Job:
         """One or several texts or token-id lists to continue."""
@@ -260,8 +266,6 @@ def _check_abilities(encoder: ChatEncoder, tools: ToolUse, wish: ThinkingWish) -
         )
     if wish.asks_to_think and encoder.format.reasoning is None:
         raise unsupported(wish.param, f"{wish.param}: this model does not think before it answers")
-    if wish.budget is not None:
-        raise unsupported("thinking.budget_tokens", "thinking.budget_tokens is not supported: leave it out")
 
 
 def _chat_logprobs(request: ChatCompletionRequest) -> int | None:

@@ -113,6 +113,7 @@ class Generation:
                     eos_token_ids=tokenizer.eos_token_ids,
                     cache_salt=cache_salt,
                     grammar=None if job.grammar is None else GrammarUse(job.grammar),
+                    thinking=job.thinking,
                     adapter=adapter,
                     embed=prompt.embed,
                 )

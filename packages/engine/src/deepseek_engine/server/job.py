@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from deepseek_engine.grammar.source import GrammarSource
-from deepseek_engine.messages import EmbedParams
+from deepseek_engine.messages import EmbedParams, ThinkingMarkers
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.text_parsers.parser import ParserSpec
 
@@ -31,6 +31,7 @@ class Job:
 
     Attributes:
         parser: what to look for in the answers, other than text.
+        thinking: the tokens around reasoning, where the prompts' parameters hold it to a budget.
         is_base64: whether embeddings are encoded, instead of numbers.
     """
 
@@ -42,6 +43,7 @@ class Job:
     return_token_ids: bool = False
     parser: ParserSpec | None = None
     grammar: GrammarSource | None = None
+    thinking: ThinkingMarkers | None = None
     is_base64: bool = False
 
     @property

@@ -5,8 +5,14 @@ from typing import Any, Final
 
 from deepseek_client.types import ChatCompletionRequest
 from deepseek_engine.chat.conversation import EFFORTS, Effort
+from deepseek_engine.messages import ThinkingMarkers
+from deepseek_engine.sampling_params import MAX_COUNT
 from deepseek_engine.server.errors import ApiError, unsupported
+from deepseek_engine.text_parsers.markup import ReasoningMarkup
+from deepseek_engine.text_parsers.parser import ReasoningStart
+from deepseek_engine.tokenizer import Tokenizer
 
+_BUDGET: Final = "thinking.budget_tokens"
 _KWARGS: Final = ("thinking", "enable_thinking", "reasoning_effort")
 
 
@@ -17,7 +23,7 @@ class ThinkingWish:
     Attributes:
         thinking: whether to think; None is the model's own way.
         effort: how much.
-        budget: most tokens to think; None is no bound.
+        budget: most tokens to think, where it thinks; None is no bound.
         param: the field that said so, for messages.
     """
 
@@ -52,6 +58,20 @@ def read_thinking(request: ChatCompletionRequest) -> ThinkingWish:
     return ThinkingWish(thinking, None if effort == "none" else effort, _budget(request.thinking), param)
 
 
+def find_markers(tokenizer: Tokenizer, markup: ReasoningMarkup, start: ReasoningStart) -> ThinkingMarkers:
+    """The tokens around a model's reasoning, for a budget to count between them.
+
+    Raises:
+        ApiError: 400, the tags are no tokens of their own. Written with ordinary tokens, they merge with the text
+            beside them in more ways than one, and a budget that missed the end would cut into the answer.
+    """
+    open_id, close_id = tokenizer.token_id(markup.open), tokenizer.token_id(markup.close)
+    if open_id is None or close_id is None:
+        raise unsupported(_BUDGET, f"{_BUDGET}: {markup.open} and {markup.close} are no tokens of this model's own")
+    is_open = start == "open"
+    return ThinkingMarkers((close_id,), () if is_open else (open_id,), is_open)
+
+
 def _enabled(given: dict[str, Any] | None) -> bool | None:
     if given is None:
         return None
@@ -66,7 +86,9 @@ def _budget(given: dict[str, Any] | None) -> int | None:
     if budget is None:
         return None
     if isinstance(budget, bool) or not isinstance(budget, int):
-        raise ApiError(400, "thinking.budget_tokens must be an integer", param="thinking.budget_tokens")
+        raise ApiError(400, f"{_BUDGET} must be an integer", param=_BUDGET)
+    if not 0 <= budget <= MAX_COUNT:
+        raise ApiError(422, f"{_BUDGET}={budget} is out of range: it must be from 0 to {MAX_COUNT}", param=_BUDGET)
     return budget
 
 
