@@ -16,6 +16,7 @@ from deepseek_client.types import (
 )
 from deepseek_engine.chat.conversation import ChatEncoder, Conversation
 from deepseek_engine.errors import InvalidRequestError
+from deepseek_engine.infill import Infill, find_infill
 from deepseek_engine.sampling_params import MAX_PRIORITY, SamplingParams
 from deepseek_engine.server.chat_messages import num_chars, plain_messages
 from deepseek_engine.server.embeddings import embed_params
@@ -57,6 +58,7 @@ class Converter:
     ) -> None:
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer)
+        self._infill = find_infill(tokenizer.token_id)
         self._settings = settings
         self._context_len = context_len
         self._vocab_size = vocab_size
@@ -113,7 +115,9 @@ class Converter:
                 f"{len(texts)} prompts with n={request.n} are {choices} answers: at most {MAX_CHOICES} are allowed"
             )
             raise ApiError(422, message, param="n")
-        encoded = await self._encoder.texts(texts)
+        infill = self._infill_for(request, texts) if request.suffix else None
+        asked = texts if infill is None else [infill.format.prompt(str(text), request.suffix or "") for text in texts]
+        encoded = await self._encoder.texts(asked)
         prompts = tuple(
             self._prompt(
                 request,
@@ -125,7 +129,7 @@ class Converter:
             )
             for text, token_ids in zip(texts, encoded, strict=True)
         )
-        return self._job(request, prompts)
+        return replace(self._job(request, prompts), end_token_ids=() if infill is None else infill.end_token_ids)
 
     async def embeddings(self, request: EmbeddingRequest) -> Job:
         """One or several texts or token-id lists to embed."""
@@ -147,6 +151,19 @@ class Converter:
                 raise ApiError(400, message, param="input", code=code)
             prompts.append(Prompt(token_ids, params, embed=embed))
         return replace(self._job(request, tuple(prompts)), is_base64=request.encoding_format == "base64")
+
+    def _infill_for(self, request: CompletionRequest, prompts: Sequence[str | list[int]]) -> Infill:
+        if self._infill is None:
+            raise unsupported(
+                "suffix", "suffix: this model was not made to fill in the middle: its vocabulary has no tokens for it"
+            )
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise ApiError(400, "suffix goes with a prompt that is text, not token ids", param="suffix")
+        if request.echo and request.logprobs is not None:
+            raise ApiError(
+                400, "suffix: echo with logprobs would score the suffix as well; leave one of them out", param="suffix"
+            )
+        return self._infill
 
     def _echo(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)

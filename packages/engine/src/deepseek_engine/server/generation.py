@@ -110,7 +110,7 @@ class Generation:
                     request_id=engine_id,
                     prompt_token_ids=prompt.token_ids,
                     params=prompt.params,
-                    eos_token_ids=tokenizer.eos_token_ids,
+                    eos_token_ids=(*tokenizer.eos_token_ids, *job.end_token_ids),
                     cache_salt=cache_salt,
                     grammar=None if job.grammar is None else GrammarUse(job.grammar),
                     thinking=job.thinking,

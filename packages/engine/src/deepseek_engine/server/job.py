@@ -32,6 +32,7 @@ class Job:
     Attributes:
         parser: what to look for in the answers, other than text.
         thinking: the tokens around reasoning, where the prompts' parameters hold it to a budget.
+        end_token_ids: tokens that end answers, beside the model's own.
         is_base64: whether embeddings are encoded, instead of numbers.
     """
 
@@ -44,6 +45,7 @@ class Job:
     parser: ParserSpec | None = None
     grammar: GrammarSource | None = None
     thinking: ThinkingMarkers | None = None
+    end_token_ids: tuple[int, ...] = ()
     is_base64: bool = False
 
     @property

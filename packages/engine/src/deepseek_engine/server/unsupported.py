@@ -38,12 +38,11 @@ _ASKS_FOR_SOMETHING: Final[dict[str, Callable[[Any], bool]]] = {
     "grammar": _any_entry,
     "modalities": _other_than(["text"]),
     "regex": _any_entry,
-    "suffix": _any_entry,
     "use_beam_search": _any_entry,
 }
 
 # What only completions have.
-_COMPLETION_ASKS: Final[dict[str, Callable[[Any], bool]]] = {"prompt_logprobs": _other_than(None)}
+_COMPLETION_ASKS: Final[dict[str, Callable[[Any], bool]]] = {"prompt_logprobs": _other_than(None), "suffix": _any_entry}
 
 # What only a chat has; elsewhere the fields are refused.
 _CHAT_ASKS: Final[dict[str, Callable[[Any], bool]]] = {
