@@ -107,6 +107,16 @@ async def test_the_openai_package_works_unchanged_async(server: ServerProcess):
     assert all("Paris" in answer for answer in answers)
 
 
+def test_a_begun_answer_goes_on_as_the_whole_one_does(server: ServerProcess):
+    with openai.OpenAI(base_url=f"{server.url}/beta", api_key="k", max_retries=0) as client:
+        whole = client.chat.completions.create(**ASK, **GREEDY).choices[0].message.content
+        begun, rest = whole[: whole.index(" Paris")], whole[whole.index(" Paris") :]
+        ask = ASK | {"messages": [*ASK["messages"], {"role": "assistant", "content": begun, "prefix": True}]}
+        assert client.chat.completions.create(**ask, **GREEDY).choices[0].message.content.startswith(rest)
+        chunks = list(client.chat.completions.create(**ask, **GREEDY, stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).startswith(rest)
+
+
 def test_sigterm_lets_a_running_stream_finish_and_exits_0(tmp_path: Path):
     socket_path = tmp_path / "engine.sock"
     with _server(tmp_path, "--uds", str(socket_path)) as running:
