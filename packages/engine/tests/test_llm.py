@@ -143,3 +143,29 @@ def test_the_readme_examples_run_as_they_stand() -> None:
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_a_thinking_budget_closes_the_reasoning_that_the_prompt_opened(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        renamed = text.replace("<|im_start|>", "<think>").replace("<|endoftext|>", "</think>")
+        (tmp_path / name).write_text(renamed, encoding="utf-8")
+    with LLM(str(tmp_path), dtype="float32") as llm:
+        opened, closed = llm.tokenizer.token_id("<think>"), llm.tokenizer.token_id("</think>")
+        assert opened is not None
+        assert closed is not None
+        params = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, thinking_token_budget=5)
+        answers = [
+            llm.chat([{"role": "user", "content": "hi"}], params)[0],
+            *llm.generate([{"prompt_token_ids": [opened, 7]}, {"prompt_token_ids": [opened, 7, closed, 8]}], params),
+        ]
+    thought, generated, done = (answer.outputs[0].token_ids for answer in answers)
+    assert thought.index(closed) == generated.index(closed) == 5
+    assert closed not in done
+
+
+def test_a_thinking_budget_of_a_model_that_does_not_think_is_refused(llama: LLM) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        llama.generate(PROMPTS[0], SamplingParams(thinking_token_budget=5))
+    assert caught.value.param == "thinking_token_budget"

@@ -8,8 +8,9 @@ import msgspec
 from deepseek_engine.detokenizer import Detokenizer
 from deepseek_engine.errors import EngineError
 from deepseek_engine.grammar.source import GrammarUse
-from deepseek_engine.messages import Delta, EmbedParams, Submit, TokenLogprobs
+from deepseek_engine.messages import Delta, EmbedParams, Submit, ThinkingMarkers, TokenLogprobs
 from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.thinking_markers import markers_of_prompt
 from deepseek_engine.tokenizer import Tokenizer
 
 
@@ -77,6 +78,7 @@ class PendingRequest:
             grammar=_grammar_use(params),
             adapter=adapter,
             embed=embed,
+            thinking=_thinking(params, tokenizer, ids),
         )
         outputs = [CompletionOutput(i, logprobs=None if params.logprobs is None else []) for i in range(params.n)]
         self.output = RequestOutput(
@@ -124,6 +126,15 @@ class PendingRequest:
 def unpack_embedding(data: bytes) -> list[float]:
     """The numbers of `Delta.embedding`."""
     return list(struct.unpack(f"<{len(data) // 4}f", data))
+
+
+def _thinking(params: SamplingParams, tokenizer: Tokenizer, prompt: list[int]) -> ThinkingMarkers | None:
+    """The tokens that a budget of thinking counts between; without them the engine refuses the budget."""
+    encoder = tokenizer.chat_encoder
+    markup = None if encoder is None else encoder.format.reasoning
+    if params.thinking_token_budget is None or markup is None:
+        return None
+    return markers_of_prompt(tokenizer.token_id, markup, prompt)
 
 
 def _grammar_use(params: SamplingParams) -> GrammarUse | None:

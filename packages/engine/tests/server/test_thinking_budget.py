@@ -8,7 +8,7 @@ import tokenizers
 from deepseek_engine.chat.template_encoder import TemplateEncoder
 from deepseek_engine.chat_template import ChatTemplate
 from deepseek_engine.messages import ThinkingMarkers
-from deepseek_engine.server.reasoning import find_markers
+from deepseek_engine.server.reasoning import budget_markers
 from deepseek_engine.text_parsers.markup import FORMATS
 from deepseek_engine.tokenizer import Tokenizer
 
@@ -97,7 +97,7 @@ def test_a_model_that_opens_its_reasoning_itself_is_counted_from_there(tokenizer
     opens, closes = tokenizer.token_id("<think>"), tokenizer.token_id("</think>")
     markup = FORMATS["qwen3"].reasoning
     assert markup is not None
-    assert find_markers(tokenizer, markup, "possible") == ThinkingMarkers((closes,), (opens,))
+    assert budget_markers(tokenizer, markup, "possible") == ThinkingMarkers((closes,), (opens,))
 
 
 class TestTagsOfSeveralTokens:

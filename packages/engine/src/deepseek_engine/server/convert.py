@@ -24,7 +24,7 @@ from deepseek_engine.server.encoding import PromptEncoder
 from deepseek_engine.server.errors import ApiError, unsupported
 from deepseek_engine.server.job import Job, Prompt
 from deepseek_engine.server.limits import DEFAULT_GENERATE_MAX_TOKENS, MAX_CHOICES, MAX_EMBEDDING_INPUTS, MAX_PROMPTS
-from deepseek_engine.server.reasoning import ThinkingWish, find_markers, read_thinking
+from deepseek_engine.server.reasoning import ThinkingWish, budget_markers, read_thinking
 from deepseek_engine.server.settings import ServerSettings
 from deepseek_engine.server.tools import ToolUse, read_tools
 from deepseek_engine.text_parsers.parser import ParserSpec
@@ -98,7 +98,7 @@ class Converter:
         if encoder is not None:
             parser = ParserSpec(encoder.format, encoded.reasoning, tools.names, None if tools.is_parallel else 1)
             if wish.budget is not None and parser.reads_reasoning and encoder.format.reasoning is not None:
-                thinking = find_markers(self._tokenizer, encoder.format.reasoning, encoded.reasoning)
+                thinking = budget_markers(self._tokenizer, encoder.format.reasoning, encoded.reasoning)
                 params = msgspec.structs.replace(prompt.params, thinking_token_budget=wish.budget)
                 prompt = replace(prompt, params=params)
         return replace(self._job(request, (prompt,), parser), thinking=thinking)

@@ -10,6 +10,7 @@ from deepseek_engine.sampling_params import MAX_COUNT
 from deepseek_engine.server.errors import ApiError, unsupported
 from deepseek_engine.text_parsers.markup import ReasoningMarkup
 from deepseek_engine.text_parsers.parser import ReasoningStart
+from deepseek_engine.thinking_markers import find_markers
 from deepseek_engine.tokenizer import Tokenizer
 
 _BUDGET: Final = "thinking.budget_tokens"
@@ -58,18 +59,16 @@ def read_thinking(request: ChatCompletionRequest) -> ThinkingWish:
     return ThinkingWish(thinking, None if effort == "none" else effort, _budget(request.thinking), param)
 
 
-def find_markers(tokenizer: Tokenizer, markup: ReasoningMarkup, start: ReasoningStart) -> ThinkingMarkers:
+def budget_markers(tokenizer: Tokenizer, markup: ReasoningMarkup, start: ReasoningStart) -> ThinkingMarkers:
     """The tokens around a model's reasoning, for a budget to count between them.
 
     Raises:
-        ApiError: 400, the tags are no tokens of their own. Written with ordinary tokens, they merge with the text
-            beside them in more ways than one, and a budget that missed the end would cut into the answer.
+        ApiError: 400, the tags are no tokens of their own.
     """
-    open_id, close_id = tokenizer.token_id(markup.open), tokenizer.token_id(markup.close)
-    if open_id is None or close_id is None:
+    found = find_markers(tokenizer.token_id, markup, is_open=start == "open")
+    if found is None:
         raise unsupported(_BUDGET, f"{_BUDGET}: {markup.open} and {markup.close} are no tokens of this model's own")
-    is_open = start == "open"
-    return ThinkingMarkers((close_id,), () if is_open else (open_id,), is_open)
+    return found
 
 
 def _enabled(given: dict[str, Any] | None) -> bool | None:

@@ -88,7 +88,7 @@ def parse_request(dialect: Dialect, body: bytes) -> GenerationRequest:
         max_tokens=max_tokens,
         choices=min(prompts * (_positive(fields.get("n")) or 1), MAX_CHOICES),
         prompt_estimate=min(
-            estimate_tokens([fields.get(name) for name in ("prompt", "messages", "tools")]), MAX_ESTIMATE
+            estimate_tokens([fields.get(name) for name in ("prompt", "suffix", "messages", "tools")]), MAX_ESTIMATE
         ),
     )
 
