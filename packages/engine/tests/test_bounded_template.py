@@ -4,6 +4,7 @@ import gc
 import subprocess
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,25 @@ def test_the_deadline_holds_where_no_processor_time_is_counted():
     template = BoundedTemplate(BOMBS["nested loops"], cpu_s=100.0, wall_s=0.3)
     with pytest.raises(InvalidRequestError):
         template.render(HI)
+
+
+def test_a_child_that_something_else_ended_is_started_again():
+    template = BoundedTemplate("{{ messages[0].content }}")
+    assert template.render(HI) == "hi"
+    child = template._child
+    assert child is not None
+    child.kill()
+    child.wait()
+    assert template.render(HI) == "hi"
+    template.close()
+
+
+def test_a_file_in_the_current_folder_is_not_taken_for_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "jinja2.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    template = BoundedTemplate("{{ messages[0].content }}")
+    assert template.render(HI) == "hi"
+    template.close()
 
 
 def test_the_child_ends_with_its_template():

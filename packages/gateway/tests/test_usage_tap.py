@@ -117,3 +117,9 @@ def test_several_answers_hold_several_times_the_tokens() -> None:
     assert parse_request(Dialect.COMPLETIONS, body).choices == 6
     assert parse_request(Dialect.COMPLETIONS, b'{"prompt": [1, 2, 3], "n": 10000000}').choices == 128
     assert parse_request(Dialect.GENERATE, b'{"prompt": "a", "n": -3, "max_tokens": -1}').max_tokens is None
+
+
+def test_what_is_filled_in_before_counts_like_the_prompt() -> None:
+    prompt, both = ({"prompt": "a" * 400}, {"prompt": "a" * 400, "suffix": "b" * 4000})
+    small, large = (parse_request(Dialect.COMPLETIONS, json.dumps(each).encode()) for each in (prompt, both))
+    assert large.prompt_estimate > small.prompt_estimate + 500

@@ -124,6 +124,8 @@ class BoundedTemplate:
 
     def _ask(self, job: Job) -> Outcome | None:
         """The child's outcome, or None if it did not live to tell."""
+        if self._child is not None and self._child.poll() is not None:
+            self.close()  # something else ended it, which is not this conversation's fault
         child = self._child or self._start()
         assert child.stdin is not None
         assert child.stdout is not None
@@ -142,7 +144,7 @@ class BoundedTemplate:
         return msgspec.msgpack.decode(body, type=Outcome)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "deepseek_engine.chat.template_worker"]
+        command = [sys.executable, "-P", "-m", "deepseek_engine.chat.template_worker"]
         child = subprocess.Popen(  # noqa: S603  our own module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
