@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from deepseek_engine.errors import GrammarError
-from deepseek_engine.grammar.limits import MAX_CHOICES, MAX_NESTING, MAX_SOURCE_BYTES
+from deepseek_engine.grammar.json_schema.compiler import schema_to_ebnf
+from deepseek_engine.grammar.limits import MAX_CHOICES, MAX_GRAMMAR_CHARS, MAX_NESTING, MAX_SOURCE_BYTES
+from deepseek_engine.grammar.nodes import to_ebnf
+from deepseek_engine.grammar.regex import parse_regex
 from deepseek_engine.grammar.source import GrammarSource
 
-JSON_OBJECT: Final = GrammarSource("json_schema", '{"type":"object"}')
+JSON_OBJECT: Final = GrammarSource("ebnf", schema_to_ebnf({"type": "object"}))
 
 
 def json_schema_source(schema: Any) -> GrammarSource:
@@ -28,7 +31,8 @@ def json_schema_source(schema: Any) -> GrammarSource:
             raise GrammarError(f"the schema is not JSON: {error}") from error
     if not isinstance(schema, dict | bool):
         raise GrammarError("the schema must be a JSON object")
-    return GrammarSource("json_schema", check_size(json.dumps(schema), "the schema"))
+    check_size(json.dumps(schema), "the schema")
+    return _compiled(schema_to_ebnf(schema))
 
 
 def regex_source(pattern: str) -> GrammarSource:
@@ -37,7 +41,11 @@ def regex_source(pattern: str) -> GrammarSource:
     Raises:
         GrammarError: it is too large.
     """
-    return GrammarSource("regex", check_size(pattern, "the pattern"))
+    check_size(pattern, "the pattern")
+    text = to_ebnf({"root": parse_regex(pattern)})
+    if text is None:
+        raise GrammarError("the pattern matches nothing")
+    return _compiled(text)
 
 
 def choice_source(choices: Sequence[str]) -> GrammarSource:
@@ -68,6 +76,12 @@ def ebnf_source(grammar: str) -> GrammarSource:
     if deepest > MAX_NESTING:
         raise GrammarError(f"the grammar has brackets {deepest} deep: at most {MAX_NESTING} are allowed")
     return GrammarSource("ebnf", grammar)
+
+
+def _compiled(text: str) -> GrammarSource:
+    if len(text) > MAX_GRAMMAR_CHARS:
+        raise GrammarError(f"it becomes a grammar of {len(text)} characters: at most {MAX_GRAMMAR_CHARS} are allowed")
+    return GrammarSource("ebnf", text)
 
 
 def check_size(text: str, what: str) -> str:

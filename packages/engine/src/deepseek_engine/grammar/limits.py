@@ -4,6 +4,8 @@ from typing import Final
 
 MAX_SOURCE_BYTES: Final = 64 * 2**10
 """Of a schema, a pattern, a grammar or all choices together, as UTF-8."""
+MAX_GRAMMAR_CHARS: Final = 2**20
+"""Of the grammar that a schema or a pattern becomes."""
 MAX_NESTING: Final = 64
 """Arrays and objects within each other in a schema; brackets in a pattern or a grammar."""
 MAX_CHOICES: Final = 1024

@@ -5,11 +5,11 @@ from typing import Literal
 
 import msgspec
 
-GrammarKind = Literal["json_schema", "regex", "ebnf", "structural_tag"]
+GrammarKind = Literal["ebnf", "structural_tag"]
 
 
 class GrammarSource(msgspec.Struct, frozen=True):
-    """A grammar as text. `text` is within the limits of grammar/limits.py and, for JSON schemas, already lowered."""
+    """A grammar as text. JSON schemas, patterns and choices have become GBNF by now, within grammar/limits.py."""
 
     kind: GrammarKind
     text: str

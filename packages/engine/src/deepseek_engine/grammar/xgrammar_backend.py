@@ -1,16 +1,13 @@
 """The grammar library xgrammar behind our protocol. Importing this imports xgrammar, and with it transformers."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import xgrammar
 
 from deepseek_engine.errors import GrammarError
 from deepseek_engine.grammar.source import GrammarSource
-
-MAX_WHITESPACE: Final = 32
-"""White space between two tokens of JSON at most: weak models otherwise write it until their tokens are used up."""
 
 Mask = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -48,15 +45,9 @@ class XGrammarBackend:
             raise GrammarError(_reason(error)) from error
 
     def _compile(self, source: GrammarSource) -> xgrammar.CompiledGrammar:
-        match source.kind:
-            case "json_schema":
-                return self._compiler.compile_json_schema(source.text, max_whitespace_cnt=MAX_WHITESPACE)
-            case "regex":
-                return self._compiler.compile_regex(source.text)
-            case "ebnf":
-                return self._compiler.compile_grammar(source.text)
-            case "structural_tag":
-                return self._compiler.compile_structural_tag(source.text)
+        if source.kind == "structural_tag":
+            return self._compiler.compile_structural_tag(source.text)
+        return self._compiler.compile_grammar(source.text)
 
 
 class XGrammar:
