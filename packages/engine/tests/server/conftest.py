@@ -23,6 +23,7 @@ from deepseek_engine.server.lifecycle import Lifecycle
 from deepseek_engine.server.listener import bind_socket, describe_socket
 from deepseek_engine.server.settings import ServerSettings
 from deepseek_engine.server.state import ServerState
+from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 from deepseek_engine.tokenizer import Tokenizer, load_tokenizer
 
 CONTEXT = 1024
@@ -337,6 +338,17 @@ async def run_core(tokenizer: Tokenizer, fake: str = "step_s=0.002", **settings:
     )
     engine = await AsyncEngine.start(config, runner="deepseek_engine.testing.fake_runner:build_fake_runner")
     async with run_server(engine, tokenizer, **settings) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tiny_core(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """A server over a real core process with a tiny model of random weights; patient, as grammars take a start."""
+    shape = TinyModel(max_position_embeddings=4096)
+    folder = str(write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), shape))
+    engine = await AsyncEngine.start(EngineConfig(model=folder, dtype="float32", num_threads=1))
+    async with run_server(engine, load_tokenizer(folder), model_path=folder, grammar_timeout_s=2.0) as server:
+        server.client.timeout = httpx.Timeout(60)
         yield server
 
 

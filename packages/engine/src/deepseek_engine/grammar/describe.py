@@ -31,8 +31,11 @@ def json_schema_source(schema: Any) -> GrammarSource:
             raise GrammarError(f"the schema is not JSON: {error}") from error
     if not isinstance(schema, dict | bool):
         raise GrammarError("the schema must be a JSON object")
-    check_size(json.dumps(schema), "the schema")
-    return _compiled(schema_to_ebnf(schema))
+    try:
+        check_size(json.dumps(schema), "the schema")
+        return _compiled(schema_to_ebnf(schema))
+    except RecursionError:
+        raise GrammarError("the schema is nested too deeply, or its $refs are too many in a row") from None
 
 
 def regex_source(pattern: str) -> GrammarSource:

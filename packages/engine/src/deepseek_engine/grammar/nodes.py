@@ -130,11 +130,14 @@ def to_ebnf(rules: Mapping[str, Node]) -> str | None:
 def _productive_rules(rules: Mapping[str, Node]) -> set[str]:
     """The rules that some finite text satisfies, by growing the set until it stays the same."""
     productive: set[str] = set()
+    last_first = list(reversed(rules.items()))  # rules mostly refer to later ones, so that one round does it
     while True:
-        more = {name for name, node in rules.items() if name not in productive and _can_end(node, productive)}
-        if not more:
+        num_before = len(productive)
+        for name, node in last_first:
+            if name not in productive and _can_end(node, productive):
+                productive.add(name)
+        if len(productive) == num_before:
             return productive
-        productive |= more
 
 
 def _used_rules(rules: Mapping[str, Node]) -> set[str]:

@@ -23,7 +23,7 @@ class XGrammarBackend:
 
     def __init__(self, vocabulary: Sequence[bytes], eos_token_ids: Sequence[int], num_logits: int) -> None:
         # A mask that is too short would let the tokens behind its end pass.
-        self._num_words = -(-max(num_logits, len(vocabulary)) // 32)
+        self._every_token = _mask_of(max(num_logits, len(vocabulary)))
         self._tokens = xgrammar.TokenizerInfo(
             list(vocabulary),
             xgrammar.VocabType.RAW,
@@ -40,7 +40,7 @@ class XGrammarBackend:
             GrammarError: the library refuses it.
         """
         try:
-            return XGrammar(self._compile(source), self._num_words)
+            return XGrammar(self._compile(source), self._every_token)
         except (RuntimeError, ValueError, TypeError) as error:
             raise GrammarError(_reason(error)) from error
 
@@ -53,9 +53,9 @@ class XGrammarBackend:
 class XGrammar:
     """A compiled grammar."""
 
-    def __init__(self, compiled: xgrammar.CompiledGrammar, num_words: int) -> None:
+    def __init__(self, compiled: xgrammar.CompiledGrammar, every_token: Mask) -> None:
         self._compiled = compiled
-        self._num_words = num_words
+        self._every_token = every_token
 
     @property
     def num_bytes(self) -> int:
@@ -65,11 +65,11 @@ class XGrammar:
     def matcher(self, stop_token_ids: tuple[int, ...]) -> "XGrammarMatcher":
         """A matcher at the beginning."""
         matcher = xgrammar.GrammarMatcher(self._compiled, override_stop_tokens=list(stop_token_ids))
-        return XGrammarMatcher(matcher, self._num_words)
+        return XGrammarMatcher(matcher, self._every_token)
 
     def mask_without(self, token_ids: frozenset[int]) -> Mask:
         """Every token but these."""
-        mask = np.full(self._num_words, -1, dtype=np.int32)
+        mask = self._every_token.copy()
         _clear(mask, token_ids)
         return mask
 
@@ -77,27 +77,34 @@ class XGrammar:
 class XGrammarMatcher:
     """One answer's place in a grammar."""
 
-    def __init__(self, matcher: xgrammar.GrammarMatcher, num_words: int) -> None:
+    def __init__(self, matcher: xgrammar.GrammarMatcher, every_token: Mask) -> None:
         self._matcher = matcher
-        self._mask: Mask = np.full((1, num_words), -1, dtype=np.int32)
+        self._every_token = every_token
+        self._mask: Mask = np.zeros((1, len(every_token)), dtype=np.int32)
 
     def accept(self, token_id: int) -> bool:
         """Move on by a token; False if the grammar does not allow it here."""
         return self._matcher.accept_token(token_id)
 
     def next_mask(self, avoid: frozenset[int]) -> Mask | None:
-        """The tokens that may come next, in an array that the next call writes again."""
+        """The tokens that may come next."""
         if self._matcher.is_terminated():
             return None
-        if not self._matcher.fill_next_token_bitmask(self._mask):
-            self._mask.fill(-1)
-        mask = self._mask[0]
+        is_restricted = self._matcher.fill_next_token_bitmask(self._mask)
+        # The library may leave bits behind the last token set.
+        mask = self._mask[0] & self._every_token if is_restricted else self._every_token
         if avoid:
             rest = mask.copy()
             _clear(rest, avoid)
             if rest.any():
                 return rest
         return mask if mask.any() else None
+
+
+def _mask_of(num_tokens: int) -> Mask:
+    bits = np.zeros(-(-num_tokens // 32) * 32, dtype=np.uint8)
+    bits[:num_tokens] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
 
 
 def _clear(mask: Mask, token_ids: frozenset[int]) -> None:

@@ -51,6 +51,7 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--top-p", "top_p", float, ()),
     ("--repetition-penalty", "repetition_penalty", float, ()),
     ("--max-tokens", "max_tokens", int, ()),
+    ("--grammar-timeout", "grammar_timeout_s", float, ()),
     ("--drain-timeout", "drain_timeout_s", float, ()),
     ("--log-level", "log_level", str, ()),
 )

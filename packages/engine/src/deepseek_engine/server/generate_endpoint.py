@@ -105,10 +105,9 @@ class GenerateEndpoint(Generic[Request]):
         model = state.models.find(request.model)
         refuse_unsupported(request)
         record.model, record.adapter = model.name, model.adapter
-        grammar = requested_grammar(request)
+        grammar = await requested_grammar(request, state.grammars)
         job = await self._dialect.convert(state.converter, request)
-        if grammar is not None:
-            job = replace(job, grammar=grammar[1])
+        job = replace(job, grammar=grammar)
         generation = Generation(
             state.engine,
             state.tokenizer,

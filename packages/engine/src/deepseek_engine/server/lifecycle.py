@@ -82,6 +82,7 @@ class Lifecycle:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+            await self._state.grammars.close()
             await self._state.engine.shutdown()
 
     def request_stop(self) -> None:

@@ -78,6 +78,8 @@ class ServerSettings(BaseSettings):
         None, ge=1, description="a request's max_tokens if it gives none; 512 for generate, else what the context holds"
     )
 
+    grammar_timeout_s: float = Field(10.0, gt=0, description="seconds to compile a request's schema or grammar at most")
+
     keep_alive_s: float = Field(15.0, gt=0, description="seconds of silence before a stream carries a comment")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     core_death_grace_s: float = Field(3.0, ge=0, description="seconds of 503 answers before the exit, if the core dies")

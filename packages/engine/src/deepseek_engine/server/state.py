@@ -1,5 +1,6 @@
 """What the routes of one server share."""
 
+from deepseek_engine.grammar.trials import GrammarTrials
 from deepseek_engine.server.convert import Converter
 from deepseek_engine.server.engine_client import EngineClient
 from deepseek_engine.server.errors import unavailable
@@ -24,6 +25,9 @@ class ServerState:
         self.models = ServedModels(settings.model_names, engine.adapters)
         self.metrics = Metrics(lambda: engine.stats)
         self.running = RunningRequests()
+        self.grammars = GrammarTrials(
+            settings.model_path, engine.info.vocab_size, tokenizer.eos_token_ids, settings.grammar_timeout_s
+        )
         self.is_draining = False
         self.context_len = min(engine.info.max_model_len, engine.info.num_blocks * engine.info.block_size)
         self.converter = Converter(

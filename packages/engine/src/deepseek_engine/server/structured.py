@@ -1,5 +1,6 @@
 """Structured output on the wire: which fields ask for it, and what they mean."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -7,28 +8,46 @@ from deepseek_client.types import SamplingFields
 from deepseek_engine.errors import GrammarError
 from deepseek_engine.grammar.describe import JSON_OBJECT, choice_source, ebnf_source, json_schema_source, regex_source
 from deepseek_engine.grammar.source import GrammarSource
+from deepseek_engine.grammar.trials import GrammarTrials
 from deepseek_engine.server.errors import ApiError
 
 Reader = Callable[[Any, str], GrammarSource]
 
 
-def requested_grammar(request: SamplingFields) -> tuple[str, GrammarSource] | None:
-    """The field that asks for structured output and the grammar that it describes; None if none does.
+async def requested_grammar(request: SamplingFields, trials: GrammarTrials) -> GrammarSource | None:
+    """The grammar that the request's answers have to follow, tried out; None if there is none.
+
+    Args:
+        request: any that generates.
+        trials: where it is tried.
 
     Raises:
         ApiError: 400, `param` is the field at fault.
+        QueueFullError, EngineError: it cannot be tried now.
     """
+    asked = _asking_field(request)
+    if asked is None:
+        return None
+    name, value = asked
+    try:
+        # In a thread, however small it is: a few hundred bytes of schema can ask for a second of work.
+        source = await asyncio.to_thread(_FIELDS[name], value, name)
+        await trials.check(source)
+    except GrammarError as error:
+        raise ApiError(400, f"{name}: {error}", param=name) from error
+    return source
+
+
+def _asking_field(request: SamplingFields) -> tuple[str, Any] | None:
     asked = [(name, value) for name in _FIELDS if (value := getattr(request, name, None)) is not None]
     asked = [(name, value) for name, value in asked if name != "response_format" or not _is_text_format(value)]
     if not asked:
         return None
-    (name, value), *others = asked
+    first, *others = asked
     if others:
-        raise ApiError(400, f"{name} and {others[0][0]} both describe the answer: give one of them", param=others[0][0])
-    try:
-        return name, _FIELDS[name](value, name)
-    except GrammarError as error:
-        raise ApiError(400, f"{name}: {error}", param=name) from error
+        other = others[0][0]
+        raise ApiError(400, f"{first[0]} and {other} both describe the answer: give one of them", param=other)
+    return first
 
 
 def _is_text_format(value: Any) -> bool:

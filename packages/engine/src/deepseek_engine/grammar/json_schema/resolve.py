@@ -9,7 +9,7 @@ from deepseek_engine.grammar.limits import MAX_ENUM_VALUES, MAX_NESTING, MAX_PRO
 
 Schema = dict[str, Any]
 
-_MAX_STEPS: Final = 20_000
+_MAX_STEPS: Final = 4_000
 _ANNOTATIONS: Final = frozenset(
     {
         "title", "description", "default", "examples", "$comment", "deprecated", "readOnly", "writeOnly", "$schema",
