@@ -8,7 +8,9 @@ import pytest
 
 from deepseek_engine.errors import GrammarError, InvalidRequestError
 from deepseek_engine.grammar.params import StructuredOutputsParams
+from deepseek_engine.grammar.source import GrammarUse
 from deepseek_engine.llm import LLM
+from deepseek_engine.messages import Submit
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 
@@ -170,3 +172,19 @@ def test_a_refused_prompt_leaves_nothing_behind(llm: LLM):
     stats = llm.engine.step().stats
     assert (stats.num_running, stats.num_waiting) == (0, 0)
     assert stats.num_free_blocks == stats.num_blocks
+
+
+def test_a_grammar_begins_behind_the_reasoning_and_the_answer_does_not_end_before(llm: LLM):
+    close = tuple(llm.tokenizer.encode("|~"))
+    bias = dict.fromkeys((*close, *llm.tokenizer.eos_token_ids), 8.0)
+    params = SamplingParams(temperature=1, seed=3, max_tokens=900, logit_bias=bias)
+    use = GrammarUse(StructuredOutputsParams(choice=("yes", "no")).to_source(), begin_after=close)
+    prompt = llm.tokenizer.encode("think")
+    llm.engine.add_request(Submit("reasoning", prompt, params, llm.tokenizer.eos_token_ids, grammar=use))
+    tokens: list[int] = []
+    while llm.engine.has_work:
+        tokens += [token for delta in llm.engine.step().deltas for token in delta.token_ids]
+    reasoning, _, answer = llm.tokenizer.decode(tokens[:-1]).partition("|~")
+    assert answer in ("yes", "no")
+    assert reasoning
+    assert not set(tokens[:-1]) & set(llm.tokenizer.eos_token_ids)

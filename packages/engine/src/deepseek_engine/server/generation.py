@@ -112,7 +112,7 @@ class Generation:
                     params=prompt.params,
                     eos_token_ids=(*tokenizer.eos_token_ids, *job.end_token_ids),
                     cache_salt=cache_salt,
-                    grammar=None if job.grammar is None else GrammarUse(job.grammar),
+                    grammar=_grammar_use(job, tokenizer),
                     thinking=job.thinking,
                     adapter=adapter,
                     embed=prompt.embed,
@@ -190,6 +190,16 @@ class Generation:
             prompt_logprobs=delta.prompt_logprobs,
             embedding=delta.embedding,
         )
+
+
+def _grammar_use(job: Job, tokenizer: Tokenizer) -> GrammarUse | None:
+    """The job's grammar, which begins behind the reasoning where the prompt left the model within it."""
+    if job.grammar is None:
+        return None
+    parser = job.parser
+    if parser is None or parser.format.reasoning is None or parser.reasoning != "open":
+        return GrammarUse(job.grammar)
+    return GrammarUse(job.grammar, tuple(tokenizer.encode(parser.format.reasoning.close, add_special_tokens=False)))
 
 
 async def _numbered(stream: DeltaStream) -> AsyncGenerator[tuple[int, list[Delta]]]:
