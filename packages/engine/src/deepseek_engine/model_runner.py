@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,9 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
 from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.lora.appliers import FusedApplier, LayerApplier
 from deepseek_engine.lora.host import LoraHost
+from deepseek_engine.lora.targets import Target, adaptable_projections
 from deepseek_engine.model_config import ModelConfig, read_model_config
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.models.fused_decoder import fuse
@@ -97,14 +100,24 @@ def build_runner(config: EngineConfig) -> ModelRunner:
         config.model, model_config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
         num_blocks, config.block_size, cache.num_bytes / 1e6, torch.get_num_threads(),
     )  # fmt: skip
-    adapters = LoraHost(model, max_rank=config.max_lora_rank, dtype=dtype) if config.enable_lora else None
-    return ModelRunner(_prepare(model, cache, max_model_len, adapters), info, adapters)
+    if not config.enable_lora:
+        return ModelRunner(_prepare(model, cache, max_model_len), info)
+    targets = adaptable_projections(model)
+    step_model = _prepare(model, cache, max_model_len, targets)
+    assert step_model.applier is not None
+    adapters = LoraHost(targets, step_model.applier, max_rank=config.max_lora_rank, dtype=dtype)
+    return ModelRunner(step_model, info, adapters)
 
 
-def _prepare(model: Transformer, cache: KVCache, max_model_len: int, adapters: LoraHost | None) -> StepModel:
-    """The fastest way that this machine has to run the model; adapters are added layer by layer."""
-    fused = fuse(model, cache, max_model_len) if adapters is None else None
-    return TorchModel(model, cache, adapters) if fused is None else FusedModel(fused, cache.block_size)
+def _prepare(
+    model: Transformer, cache: KVCache, max_model_len: int, adaptable: Mapping[str, Target] | None = None
+) -> StepModel:
+    """The fastest way that this machine has to run the model, with adapters of the projections that may have them."""
+    fused = fuse(model, cache, max_model_len)
+    if fused is None:
+        return TorchModel(model, cache, None if adaptable is None else LayerApplier(adaptable))
+    applier = None if adaptable is None else FusedApplier(adaptable, len(model.layers))
+    return FusedModel(fused, cache.block_size, applier)
 
 
 def open_checkpoint(path: Path) -> tuple[ModelConfig, CheckpointSource]:

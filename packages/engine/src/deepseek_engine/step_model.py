@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from deepseek_engine.kv_cache.pool import KVCache
-from deepseek_engine.lora.host import LoraHost
+from deepseek_engine.lora.appliers import Applier, FusedApplier, LayerApplier
 from deepseek_engine.models.fused_decoder import FusedDecoder
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.paged_inputs import prepare_paged_step
@@ -19,6 +19,11 @@ from deepseek_engine.step_inputs import prepare_step
 
 class StepModel(Protocol):
     """What a runner needs of a model."""
+
+    @property
+    def applier(self) -> Applier | None:
+        """Where its adapters are kept; None where LoRA is off."""
+        ...
 
     def hidden(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """Compute the batch and fill the cache; [R, H] after the last norm, in the batch's order."""
@@ -32,15 +37,15 @@ class StepModel(Protocol):
 class TorchModel:
     """Any model, layer by layer, with PyTorch's operators."""
 
-    def __init__(self, model: Transformer, cache: KVCache, adapters: LoraHost | None = None) -> None:
+    def __init__(self, model: Transformer, cache: KVCache, applier: LayerApplier | None = None) -> None:
         self.transformer, self.cache = model, cache
-        self._adapters = adapters
+        self.applier = applier
 
     def hidden(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """See `StepModel`."""
         inputs = prepare_step(batch, self.cache.block_size, self.transformer.embedding.dtype)
-        if self._adapters is not None:
-            self._adapters.set_rows(inputs.owners)
+        if self.applier is not None:
+            self.applier.set_rows(inputs.owners)
         return self.transformer.hidden(
             inputs.token_ids_T, inputs.positions_T, inputs.rows_R, self.cache, inputs.metadata
         )
@@ -53,13 +58,19 @@ class TorchModel:
 class FusedModel:
     """A model whose step is one call of the kernels; the decoder was built over the cache."""
 
-    def __init__(self, decoder: FusedDecoder, block_size: int) -> None:
+    def __init__(self, decoder: FusedDecoder, block_size: int, applier: FusedApplier | None = None) -> None:
         self._decoder, self._block_size = decoder, block_size
+        self.applier = applier
 
     def hidden(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """See `StepModel`."""
         inputs = prepare_paged_step(batch, self._block_size)
-        return self._decoder.hidden(inputs.token_ids_T, inputs.rows_R, inputs.batch)
+        adapters = None
+        if self.applier is not None:
+            adapters = self.applier.step_adapters(
+                (s.sequence, s.num_new_tokens + len(s.draft_token_ids)) for s in batch
+            )
+        return self._decoder.hidden(inputs.token_ids_T, inputs.rows_R, inputs.batch, adapters)
 
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """See `StepModel`."""

@@ -123,7 +123,7 @@ def test_a_batch_of_the_base_model_alone_does_no_adapter_work(
     llm = build(checkpoint, max_loras=2)
     tokens(llm, PROMPTS[0], adapters[0])
     calls: list[torch.Tensor] = []
-    monkeypatch.setattr("deepseek_engine.lora.host.add_low_rank", lambda output, *_: calls.append(output))
+    monkeypatch.setattr("deepseek_engine.lora.appliers.add_low_rank", lambda output, *_: calls.append(output))
     tokens(llm, PROMPTS[1], None)
     assert not calls
     tokens(llm, PROMPTS[1], adapters[0])

@@ -1,80 +1,53 @@
-"""LoraHost: the adapters that a model holds, and their application within a step.
+"""LoraHost: reads adapters for a model and keeps them where it applies them."""
 
-A hook on each adaptable linear layer adds what the step's adapters change. Layers are called as they always were, and
-whatever computes the base product (plain, packed or INT8) is left alone; adapters stay in the compute dtype.
-"""
-
-from collections.abc import Iterable
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from deepseek_engine.lora.adapter_file import Adapter, AdapterReader
-from deepseek_engine.lora.low_rank import Rows, add_low_rank
-from deepseek_engine.lora.targets import adaptable_projections
-from deepseek_engine.models.transformer import Transformer
-from deepseek_engine.sequence import Sequence
+from deepseek_engine.lora.adapter_file import AdapterReader
+from deepseek_engine.lora.appliers import Applier
+from deepseek_engine.lora.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class HostedAdapter:
+    """A loaded adapter, as the model's applier wants it."""
+
+    prepared: Any
+    max_rank: int
+    num_bytes: int
 
 
 class LoraHost:
     """Adapters of one model by number; 0 is the base model.
 
     Args:
-        model: gets a hook on each adaptable layer, for good.
+        targets: what may be adapted, by module name.
+        applier: brings adapters to the model's layers.
         max_rank: highest rank that an adapter may have.
         dtype: that the model computes in.
     """
 
-    def __init__(self, model: Transformer, *, max_rank: int, dtype: torch.dtype) -> None:
-        targets = adaptable_projections(model)
+    def __init__(self, targets: dict[str, Target], applier: Applier, *, max_rank: int, dtype: torch.dtype) -> None:
         self._reader = AdapterReader(targets, max_rank=max_rank, dtype=dtype)
-        self._installed: dict[int, Adapter] = {}
-        self._step: tuple[tuple[Rows, Adapter], ...] = ()
-        for name, layer in {target.layer_name: target.layer for target in targets.values()}.items():
-            layer.register_forward_hook(self._hook(name))
+        self._applier = applier
 
-    def read(self, path: str) -> Adapter:
+    def read(self, path: str) -> HostedAdapter:
         """Read an adapter's folder; may run in any thread.
 
         Raises:
             AdapterError: it is no adapter for this model.
         """
-        return self._reader.read(Path(path))
+        with torch.inference_mode():
+            adapter = self._reader.read(Path(path))
+            return HostedAdapter(self._applier.prepare(adapter), adapter.max_rank, adapter.num_bytes)
 
-    def install(self, adapter_id: int, adapter: Adapter) -> None:
+    def install(self, adapter_id: int, adapter: HostedAdapter) -> None:
         """Keep an adapter under a number of its own, above 0."""
-        assert adapter_id > 0
-        assert adapter_id not in self._installed
-        self._installed[adapter_id] = adapter
+        self._applier.install(adapter_id, adapter.prepared)
 
     def remove(self, adapter_id: int) -> None:
         """Drop an adapter that no sequence uses any more."""
-        del self._installed[adapter_id]
-
-    def set_rows(self, owners: Iterable[tuple[Sequence, int]]) -> None:
-        """Say whose the rows of the coming step are, in their order: a sequence and how many follow each other."""
-        ranges: dict[int, list[range]] = {}
-        start = 0
-        for sequence, num_rows in owners:
-            if sequence.adapter_id:
-                ranges.setdefault(sequence.adapter_id, []).append(range(start, start + num_rows))
-            start += num_rows
-        self._step = tuple((_rows(of_adapter), self._installed[number]) for number, of_adapter in ranges.items())
-
-    def _hook(self, layer_name: str) -> Any:
-        def add_adapters(_layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            if self._step:
-                groups = [(rows, f) for rows, adapter in self._step if (f := adapter.factors.get(layer_name))]
-                add_low_rank(output, inputs[0], groups)
-
-        return add_adapters
-
-
-def _rows(ranges: list[range]) -> Rows:
-    """A slice where the ranges follow each other without a gap, else their numbers."""
-    if all(before.stop == after.start for before, after in pairwise(ranges)):
-        return slice(ranges[0].start, ranges[-1].stop)
-    return torch.tensor([row for each in ranges for row in each])
+        self._applier.remove(adapter_id)

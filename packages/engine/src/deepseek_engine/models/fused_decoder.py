@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from deepseek_engine.kernels.cpu.adapters import StepAdapters
 from deepseek_engine.kernels.cpu.attention import GROUP_TOKENS, PagedBatch
 from deepseek_engine.kernels.cpu.decoder import CPUDecoder, DecoderShape, DenseWeights, ExpertWeights, LayerWeights
 from deepseek_engine.kernels.cpu.library import STORE_FLOAT, load
@@ -40,9 +41,11 @@ class FusedDecoder:
         self._decoder = decoder
         self._head = head
 
-    def hidden(self, token_ids_T: Tensor, rows_R: Tensor, batch: PagedBatch) -> Tensor:
+    def hidden(
+        self, token_ids_T: Tensor, rows_R: Tensor, batch: PagedBatch, adapters: StepAdapters | None = None
+    ) -> Tensor:
         """Run one step; bfloat16 [R, H] after the last norm. Arguments as of `CPUDecoder.step`."""
-        return self._decoder.step(token_ids_T, rows_R, batch)
+        return self._decoder.step(token_ids_T, rows_R, batch, adapters)
 
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """float32 [R, V]."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepseek_engine.kernels.cpu.adapters import StepAdapters
 from deepseek_engine.kernels.cpu.attention import PagedBatch
-from deepseek_engine.kernels.cpu.library import Decoder, Layer, Library, Matrix, Step
+from deepseek_engine.kernels.cpu.library import Adapters, Decoder, Layer, Library, Matrix, Step
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 
 
@@ -112,37 +113,49 @@ class CPUDecoder:
             cos_sin=cos_sin.data_ptr(),
             layers=self._layers,
         )
-        self._scratch = torch.empty(0, dtype=torch.uint8)
+        self._scratch = self._adapter_scratch = torch.empty(0, dtype=torch.uint8)
 
-    def step(self, token_ids_T: Tensor, rows_R: Tensor, batch: PagedBatch) -> Tensor:
+    def step(
+        self, token_ids_T: Tensor, rows_R: Tensor, batch: PagedBatch, adapters: StepAdapters | None = None
+    ) -> Tensor:
         """Compute a batch; keys and values of its tokens are in the cache afterwards.
 
         Args:
             token_ids_T: int64, the sequences' new tokens one after another.
             rows_R: int64, the rows whose result is wanted.
             batch: whose tokens they are.
+            adapters: low-rank changes of some rows; the others have the same bits as without.
 
         Returns:
             bfloat16 [R, H], after the last norm.
         """
         num_tokens, num_wanted = token_ids_T.shape[0], rows_R.shape[0]
         hidden_RH = torch.empty(num_wanted, self._hidden_size, dtype=torch.bfloat16)
-        num_bytes = self._library.scratch_bytes(self._decoder, num_tokens)
-        if num_bytes > self._scratch.nbytes:
-            self._scratch = torch.empty(num_bytes, dtype=torch.uint8)
-        self._library.decoder_step(
-            self._decoder,
-            Step(
-                batch=batch.structure(),
-                num_rows=num_tokens,
-                token_ids=token_ids_T.data_ptr(),
-                num_wanted=num_wanted,
-                wanted_rows=rows_R.data_ptr(),
-                hidden=hidden_RH.data_ptr(),
-                scratch=self._scratch.data_ptr(),
-            ),
+        self._scratch = _room(self._scratch, self._library.scratch_bytes(self._decoder, num_tokens))
+        step = Step(
+            batch=batch.structure(),
+            num_rows=num_tokens,
+            token_ids=token_ids_T.data_ptr(),
+            num_wanted=num_wanted,
+            wanted_rows=rows_R.data_ptr(),
+            hidden=hidden_RH.data_ptr(),
+            scratch=self._scratch.data_ptr(),
         )
+        if adapters is None:
+            self._library.decoder_step(self._decoder, step)
+        else:
+            self._library.decoder_step_adapted(self._decoder, step, self._adapters(adapters, num_tokens))
         return hidden_RH
+
+    def _adapters(self, adapters: StepAdapters, num_tokens: int) -> Adapters:
+        num_bytes = self._library.adapters_scratch_bytes(self._decoder, num_tokens, adapters.max_ranks)
+        self._adapter_scratch = _room(self._adapter_scratch, num_bytes)
+        return Adapters(
+            groups=adapters.groups,
+            num_groups=adapters.num_groups,
+            max_ranks=adapters.max_ranks,
+            scratch=self._adapter_scratch.data_ptr(),
+        )
 
     def _fill(self, structure: Layer, weights: LayerWeights) -> None:
         structure.attention_norm = weights.attention_norm.data_ptr()
@@ -162,3 +175,8 @@ class CPUDecoder:
         array = (Matrix * len(matrices))(*(packed.matrix for packed in matrices))
         self._expert_arrays.append(array)
         return array
+
+
+def _room(scratch: Tensor, num_bytes: int) -> Tensor:
+    """The scratch memory, or a larger one."""
+    return scratch if scratch.nbytes >= num_bytes else torch.empty(num_bytes, dtype=torch.uint8)

@@ -142,12 +142,36 @@ class Step(Structure):
     ]
 
 
+class LowRank(Structure):
+    """`ds_low_rank`: one adapter's change of one linear layer."""
+
+    _fields_ = [("a", Matrix), ("b", Matrix)]
+
+
+class AdapterRows(Structure):
+    """`ds_adapter_rows`: one adapter's rows in a step."""
+
+    _fields_ = [("rows", c_void_p), ("num_rows", c_int64), ("changes", POINTER(LowRank))]
+
+
+class Adapters(Structure):
+    """`ds_adapters`: all adapters of a step."""
+
+    _fields_ = [
+        ("groups", POINTER(AdapterRows)),
+        ("num_groups", c_int64),
+        ("max_ranks", c_int64),
+        ("scratch", c_void_p),
+    ]
+
+
 class Library:
     """The functions, typed. All tensors are contiguous; whoever calls keeps them alive. One caller at a time."""
 
     def __init__(self, handle: ctypes.CDLL) -> None:
         structure_size = _function(handle.ds_structure_size, c_int64, c_int64)
-        for index, structure in enumerate((Matrix, Product, Batch, Attention, Layer, Decoder, Step)):
+        structures = (Matrix, Product, Batch, Attention, Layer, Decoder, Step, AdapterRows, Adapters)
+        for index, structure in enumerate(structures):
             ours, theirs = ctypes.sizeof(structure), structure_size(index)
             if ours != theirs:
                 raise OSError(f"{LIBRARY} is of another version ({structure.__name__} has {theirs} bytes, not {ours})")
@@ -161,6 +185,12 @@ class Library:
         self.attention_attend = _function(handle.ds_attention_attend, None, POINTER(Attention))
         self.scratch_bytes = _function(handle.ds_scratch_bytes, c_int64, POINTER(Decoder), c_int64)
         self.decoder_step = _function(handle.ds_decoder_step, None, POINTER(Decoder), POINTER(Step))
+        self.adapters_scratch_bytes = _function(
+            handle.ds_adapters_scratch_bytes, c_int64, POINTER(Decoder), c_int64, c_int64
+        )
+        self.decoder_step_adapted = _function(
+            handle.ds_decoder_step_adapted, None, POINTER(Decoder), POINTER(Step), POINTER(Adapters)
+        )
         self.set_num_threads(torch.get_num_threads())
 
 

@@ -46,7 +46,7 @@ class PackedMatrix:
         if interleave:
             if num_outputs % (2 * GATE_GROUP):
                 return None
-            order = _interleaved(num_outputs)
+            order = interleaved(num_outputs)
             weight = weight[order]
             bias = None if bias is None else bias[order]
             scale = None if scale is None else scale[order]
@@ -109,7 +109,7 @@ class PackedMatrix:
         return target
 
 
-def _interleaved(num_outputs: int) -> Tensor:
+def interleaved(num_outputs: int) -> Tensor:
     """Which original output stands at each place: 16 gates, their 16 values, the next 16 gates."""
     gates, values = torch.arange(num_outputs).view(2, -1, GATE_GROUP)
     return torch.stack((gates, values), dim=1).reshape(-1)

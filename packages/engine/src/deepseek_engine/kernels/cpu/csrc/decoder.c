@@ -50,12 +50,46 @@ static void multiply(const room *r, const ds_matrix *matrix, const bf16 *rows, i
     ds_matmul(&product);
 }
 
-static void run_layer(const ds_decoder *d, const ds_step *step, const ds_layer *layer, const room *r) {
+static int64_t qkv_width_of(const ds_decoder *d) { return (d->num_heads + 2 * d->num_kv_heads) * d->head_dim; }
+
+// Behind the adapters' own room: gates and values of all rows before they are multiplied.
+static int64_t gates_offset(const ds_decoder *d, int64_t rows, int64_t max_ranks) {
+    const int64_t inputs = longer(longer(d->hidden_size, d->num_heads * d->head_dim), d->intermediate_size);
+    const int64_t outputs = longer(longer(d->hidden_size, qkv_width_of(d)), 2 * d->intermediate_size);
+    return ds_adapters_add_bytes(rows, inputs, outputs, max_ranks);
+}
+
+int64_t ds_adapters_scratch_bytes(const ds_decoder *d, int64_t num_rows, int64_t max_ranks) {
+    return gates_offset(d, num_rows, max_ranks) + num_rows * 2 * d->intermediate_size * 2;
+}
+
+static void adapt(const ds_adapters *adapters, int64_t layer, int64_t site, const bf16 *inputs, bf16 *target) {
+    if (adapters) ds_adapters_add(adapters, layer * DS_NUM_SITES + site, inputs, target, adapters->scratch);
+}
+
+static void run_dense(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
+    const int64_t rows = step->num_rows, inner = d->intermediate_size;
+    const ds_layer *layer = &d->layers[index];
+    if (adapters) {
+        bf16 *gates = (bf16 *)((char *)adapters->scratch + gates_offset(d, rows, adapters->max_ranks));
+        multiply(r, &layer->gate_up, r->normed, rows, DS_STORE_BF16, gates, 2 * inner);
+        adapt(adapters, index, DS_GATE_UP, r->normed, gates);
+        ds_silu_mul(gates, rows, inner, r->inner);
+    } else {
+        multiply(r, &layer->gate_up, r->normed, rows, DS_SILU_MUL, r->inner, inner);
+    }
+    multiply(r, &layer->down, r->inner, rows, DS_ADD_BF16, r->stream, d->hidden_size);
+    adapt(adapters, index, DS_DOWN, r->inner, r->stream);
+}
+
+static void run_layer(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
     const int64_t rows = step->num_rows, hidden = d->hidden_size;
-    const int64_t qkv_width = (d->num_heads + 2 * d->num_kv_heads) * d->head_dim;
+    const ds_layer *layer = &d->layers[index];
+    const int64_t qkv_width = qkv_width_of(d);
 
     ds_rms_norm(r->stream, layer->attention_norm, d->eps, rows, hidden, r->normed);
     multiply(r, &layer->qkv, r->normed, rows, DS_STORE_BF16, r->qkv, qkv_width);
+    adapt(adapters, index, DS_QKV, r->normed, r->qkv);
     ds_attention attention = {
         .batch = &step->batch, .qkv = r->qkv, .row_stride = qkv_width, .num_heads = d->num_heads,
         .num_kv_heads = d->num_kv_heads, .head_dim = d->head_dim, .cos_sin = d->cos_sin, .q_norm = layer->q_norm,
@@ -65,6 +99,7 @@ static void run_layer(const ds_decoder *d, const ds_step *step, const ds_layer *
     ds_attention_write(&attention);
     ds_attention_attend(&attention);
     multiply(r, &layer->output, r->attended, rows, DS_ADD_BF16, r->stream, hidden);
+    adapt(adapters, index, DS_OUTPUT, r->attended, r->stream);
 
     ds_rms_norm(r->stream, layer->feed_forward_norm, d->eps, rows, hidden, r->normed);
     if (d->num_experts) {
@@ -76,24 +111,26 @@ static void run_layer(const ds_decoder *d, const ds_step *step, const ds_layer *
         };
         ds_mixture_add(&mixture);
     } else {
-        multiply(r, &layer->gate_up, r->normed, rows, DS_SILU_MUL, r->inner, d->intermediate_size);
-        multiply(r, &layer->down, r->inner, rows, DS_ADD_BF16, r->stream, hidden);
+        run_dense(d, step, index, adapters, r);
     }
 }
 
-void ds_decoder_step(const ds_decoder *d, const ds_step *step) {
+void ds_decoder_step_adapted(const ds_decoder *d, const ds_step *step, const ds_adapters *adapters) {
     const room r = lay_out(d, step->num_rows, step->scratch);
     const size_t row_bytes = (size_t)d->hidden_size * sizeof(bf16);
     for (int64_t row = 0; row < step->num_rows; row++)
         ds_unpack_bf16_row(&d->embedding, step->token_ids[row], r.stream + row * d->hidden_size);
-    for (int64_t layer = 0; layer < d->num_layers; layer++) run_layer(d, step, &d->layers[layer], &r);
+    for (int64_t layer = 0; layer < d->num_layers; layer++) run_layer(d, step, layer, adapters, &r);
     for (int64_t i = 0; i < step->num_wanted; i++)
         memcpy(r.normed + i * d->hidden_size, r.stream + step->wanted_rows[i] * d->hidden_size, row_bytes);
     ds_rms_norm(r.normed, d->final_norm, d->final_eps, step->num_wanted, d->hidden_size, step->hidden);
 }
 
+void ds_decoder_step(const ds_decoder *d, const ds_step *step) { ds_decoder_step_adapted(d, step, 0); }
+
 int64_t ds_structure_size(int64_t which) {
     const int64_t sizes[] = {sizeof(ds_matrix), sizeof(ds_product), sizeof(ds_batch), sizeof(ds_attention),
-                             sizeof(ds_layer),  sizeof(ds_decoder), sizeof(ds_step)};
+                             sizeof(ds_layer),  sizeof(ds_decoder), sizeof(ds_step),  sizeof(ds_adapter_rows),
+                             sizeof(ds_adapters)};
     return which < 0 || which >= (int64_t)(sizeof(sizes) / sizeof(sizes[0])) ? -1 : sizes[which];
 }

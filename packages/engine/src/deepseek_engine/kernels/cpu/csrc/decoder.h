@@ -1,5 +1,6 @@
 // A whole step of a decoder of the common kind: grouped-query attention and a gated feed-forward or a mixture of such.
 #pragma once
+#include "adapters.h"
 #include "attention.h"
 #include "matmul.h"
 
@@ -38,6 +39,10 @@ typedef struct {
 int64_t ds_scratch_bytes(const ds_decoder *decoder, int64_t num_rows);
 void ds_decoder_step(const ds_decoder *decoder, const ds_step *step);
 
+// The same with adapters on some rows; the others' results have the same bits as without.
+int64_t ds_adapters_scratch_bytes(const ds_decoder *decoder, int64_t num_rows, int64_t max_ranks);
+void ds_decoder_step_adapted(const ds_decoder *decoder, const ds_step *step, const ds_adapters *adapters);
+
 // Sizes of the structures above, so that whoever describes them elsewhere can check: matrix, product, batch, attention,
-// layer, decoder, step.
+// layer, decoder, step, adapter rows, adapters.
 int64_t ds_structure_size(int64_t which);
