@@ -32,10 +32,20 @@ def test_bfloat16_products_equal_float32_ones_up_to_rounding(outputs, inputs, nu
     torch.testing.assert_close(got, exact, atol=2e-6 * inputs, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 3), (64, 130), (257, 64)])
 @pytest.mark.parametrize("num_rows", ROWS)
-def test_a_rows_result_does_not_depend_on_the_other_rows(num_rows):
+def test_float32_weights_keep_their_precision(outputs, inputs, num_rows):
+    torch.manual_seed(5)
+    weight, rows = torch.randn(outputs, inputs), torch.randn(num_rows, inputs).bfloat16()
+    exact = F.linear(rows.double(), weight.double()).float()
+    torch.testing.assert_close(packed(weight).multiply(rows, STORE_FLOAT), exact, atol=2e-6 * inputs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("num_rows", ROWS)
+def test_a_rows_result_does_not_depend_on_the_other_rows(num_rows, dtype):
     torch.manual_seed(1)
-    matrix, rows = packed(torch.randn(200, 130).bfloat16()), torch.randn(num_rows, 130).bfloat16()
+    matrix, rows = packed(torch.randn(200, 130).to(dtype)), torch.randn(num_rows, 130).bfloat16()
     together = matrix.multiply(rows, STORE_FLOAT)
     alone = torch.cat([matrix.multiply(row[None], STORE_FLOAT) for row in rows])
     assert torch.equal(together, alone)
@@ -70,6 +80,6 @@ def test_products_are_added_to_what_is_there():
 
 
 def test_weights_that_the_kernels_cannot_take_are_left_to_torch():
-    assert PackedMatrix.pack(torch.randn(8, 8)) is None
+    assert PackedMatrix.pack(torch.randn(8, 8).half()) is None
     assert PackedMatrix.pack(torch.randn(8, 7).bfloat16()) is None
     assert PackedMatrix.pack(torch.randn(24, 8).bfloat16(), interleave=True) is None

@@ -1,10 +1,15 @@
 """Whole steps in the CPU kernels against the same model layer by layer, and against themselves in other batches."""
 
+import json
+import logging
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers import JetMoeConfig, PhimoeConfig, PreTrainedConfig
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.kernels.cpu.library import load
@@ -17,12 +22,23 @@ from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence, Sequence
 from deepseek_engine.step_inputs import prepare_step
 from deepseek_engine.step_model import FusedModel
-from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
+from deepseek_engine.testing import deepseek_moe_reference
+from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint, write_tokenizer
+from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
 from deepseek_engine.weights import load_weights, store_as_int8
 
 pytestmark = pytest.mark.skipif(load() is None, reason="this machine's processor or build has no CPU kernels")
 
-SHAPES = {
+DEEPSEEK_MOE: Final = {
+    **TINY, "architectures": ["DeepseekForCausalLM"], "model_type": "deepseek", "moe_intermediate_size": 32,
+    "n_routed_experts": 8, "n_shared_experts": 2, "num_experts_per_tok": 3, "first_k_dense_replace": 1,
+    "moe_layer_freq": 1, "norm_topk_prob": False, "scoring_func": "softmax", "rms_norm_eps": 1e-6, "rope_theta": 10000,
+    "attention_bias": False, "hidden_act": "silu",
+}  # fmt: skip
+
+Shape = TinyModel | PreTrainedConfig | dict[str, Any]
+
+SHAPES: Final[dict[str, Shape]] = {
     "llama": TinyModel(),
     "llama-biases-tied-gqa": TinyModel(
         num_attention_heads=6, num_key_value_heads=2, head_dim=32, attention_bias=True, mlp_bias=True,
@@ -31,6 +47,12 @@ SHAPES = {
     "llama-odd-sizes": TinyModel(hidden_size=52, intermediate_size=48, vocab_size=301, num_key_value_heads=1),
     "mixtral-16x2": TinyModel(num_local_experts=16),
     "mixtral-4x3": TinyModel(num_local_experts=4, num_experts_per_tok=3, rope_theta=1e6),
+    "deepseek-moe": DEEPSEEK_MOE,
+    "deepseek-moe-renormalised-unshared": {
+        **DEEPSEEK_MOE, "norm_topk_prob": True, "n_shared_experts": None, "attention_bias": True,
+        "first_k_dense_replace": 0, "moe_layer_freq": 2,
+    },
+    "phimoe": PhimoeConfig(**TINY, attention_bias=True, lm_head_bias=True),
 }  # fmt: skip
 NUM_BLOCKS = 64
 BLOCK_SIZE = 16
@@ -38,7 +60,18 @@ BLOCK_SIZE = 16
 
 @pytest.fixture(params=SHAPES, scope="module")
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp(request.param), SHAPES[request.param])
+    return write_checkpoint(tmp_path_factory.mktemp(request.param), SHAPES[request.param])
+
+
+def write_checkpoint(folder: Path, shape: Shape) -> Path:
+    if isinstance(shape, TinyModel):
+        return write_tiny_checkpoint(folder, shape)
+    if isinstance(shape, PreTrainedConfig):
+        return write_family_checkpoint(folder, build_oracle(shape))
+    write_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(shape))
+    save_file(deepseek_moe_reference.random_tensors(shape, seed=0), folder / "model.safetensors")
+    return folder
 
 
 def loaded(folder: Path, dtype: torch.dtype, *, int8: bool = False) -> tuple[Transformer, KVCache]:
@@ -143,3 +176,10 @@ def test_float32_models_and_odd_blocks_stay_with_torch(tmp_path: Path) -> None:
     model, _ = loaded(folder, torch.bfloat16)
     cache = KVCache(model.config.cache_specs, NUM_BLOCKS, 8, torch.bfloat16, torch.device("cpu"))
     assert fuse(model, cache, 512) is None
+
+
+def test_the_log_says_why_a_model_stays_with_torch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_checkpoint(tmp_path / "m", JetMoeConfig(**TINY, kv_channels=16, num_local_experts=4))
+    with caplog.at_level(logging.INFO):
+        assert fuse(*loaded(folder, torch.bfloat16), 512) is None
+    assert "the CPU kernels cannot run this model: they do not know its attention (MixtureOfAttention)" in caplog.text

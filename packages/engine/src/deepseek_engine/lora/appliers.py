@@ -24,6 +24,8 @@ _SITES: Final = {
     "attention.output": kernels.OUTPUT,
     "feed_forward.gate_up": kernels.GATE_UP,
     "feed_forward.down": kernels.DOWN,
+    "feed_forward.shared.gate_up": kernels.GATE_UP,
+    "feed_forward.shared.down": kernels.DOWN,
 }
 
 

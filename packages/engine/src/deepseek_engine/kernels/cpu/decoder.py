@@ -5,62 +5,21 @@ T tokens of the step, R rows asked for, H hidden_size, D head_dim.
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from deepseek_engine.kernels.cpu.adapters import StepAdapters
 from deepseek_engine.kernels.cpu.attention import PagedBatch
-from deepseek_engine.kernels.cpu.library import Adapters, Decoder, Layer, Library, Matrix, Step
+from deepseek_engine.kernels.cpu.layer_weights import (
+    DecoderShape,
+    DenseWeights,
+    ExpertWeights,
+    LayerWeights,
+    NormWeights,
+)
+from deepseek_engine.kernels.cpu.library import Adapters, Decoder, Layer, Library, Matrix, Routing, Step
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DenseWeights:
-    """A gated feed-forward; `gate_up` is interleaved."""
-
-    gate_up: PackedMatrix
-    down: PackedMatrix
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertWeights:
-    """A mixture of experts routed by a renormalised softmax; every `gate_up` is interleaved."""
-
-    router: PackedMatrix
-    gate_up: Sequence[PackedMatrix]
-    down: Sequence[PackedMatrix]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerWeights:
-    """One layer; the norms are bfloat16."""
-
-    attention_norm: Tensor
-    qkv: PackedMatrix
-    output: PackedMatrix
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    feed_forward_norm: Tensor
-    feed_forward: DenseWeights | ExpertWeights
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderShape:
-    """Sizes that hold for every layer; `num_experts` is 0 for dense layers."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    num_experts: int
-    experts_per_token: int
-    eps: float
-    final_eps: float
-    qk_norm_eps: float
-    attention_scale: float
 
 
 class CPUDecoder:
@@ -71,7 +30,7 @@ class CPUDecoder:
         shape: sizes.
         layers: weights of each layer.
         embedding: [vocabulary, H], bfloat16, packed as a matrix of H inputs.
-        final_norm: bfloat16 [H].
+        final_norm: of H features.
         cos_sin: float32 [positions, 2, D / 2]: cosines, then sines.
         cache: each layer's keys and values, bfloat16 [slots, kv heads, D]; the kernels keep an order of their own.
     """
@@ -83,7 +42,7 @@ class CPUDecoder:
         *,
         layers: Sequence[LayerWeights],
         embedding: PackedMatrix,
-        final_norm: Tensor,
+        final_norm: NormWeights,
         cos_sin: Tensor,
         cache: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
@@ -91,25 +50,22 @@ class CPUDecoder:
         self._hidden_size = shape.hidden_size
         self._held = (layers, embedding, final_norm, cos_sin, cache)  # the structures below point into these
         self._layers = (Layer * len(layers))()
-        self._expert_arrays: list[ctypes.Array[Matrix]] = []
+        self._arrays: list[ctypes.Array[Matrix]] = []
         for structure, weights, (keys, values) in zip(self._layers, layers, cache, strict=True):
             self._fill(structure, weights)
             structure.keys, structure.values = keys.data_ptr(), values.data_ptr()
         self._decoder = Decoder(
             num_layers=len(layers),
             hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
             num_heads=shape.num_heads,
             num_kv_heads=shape.num_kv_heads,
             head_dim=shape.head_dim,
-            num_experts=shape.num_experts,
-            experts_per_token=shape.experts_per_token,
-            eps=shape.eps,
-            final_eps=shape.final_eps,
-            qk_norm_eps=shape.qk_norm_eps,
+            dense_size=shape.dense_size,
+            expert_size=shape.expert_size,
+            routing=shape.routing or Routing(),
             attention_scale=shape.attention_scale,
             embedding=embedding.matrix,
-            final_norm=final_norm.data_ptr(),
+            final_norm=final_norm.structure(),
             cos_sin=cos_sin.data_ptr(),
             layers=self._layers,
         )
@@ -158,23 +114,32 @@ class CPUDecoder:
         )
 
     def _fill(self, structure: Layer, weights: LayerWeights) -> None:
-        structure.attention_norm = weights.attention_norm.data_ptr()
-        structure.qkv, structure.output = weights.qkv.matrix, weights.output.matrix
-        if weights.q_norm is not None and weights.k_norm is not None:
-            structure.q_norm, structure.k_norm = weights.q_norm.data_ptr(), weights.k_norm.data_ptr()
-        structure.feed_forward_norm = weights.feed_forward_norm.data_ptr()
+        structure.attention_norm = weights.attention_norm.structure()
+        structure.feed_forward_norm = weights.feed_forward_norm.structure()
+        attention = weights.attention
+        structure.qkv, structure.output = attention.qkv.matrix, attention.output.matrix
+        if attention.q_norm is not None and attention.k_norm is not None:
+            structure.q_norm, structure.k_norm = attention.q_norm.structure(), attention.k_norm.structure()
         match weights.feed_forward:
-            case DenseWeights(gate_up=gate_up, down=down):
-                structure.gate_up, structure.down = gate_up.matrix, down.matrix
-            case ExpertWeights(router=router, gate_up=gate_ups, down=downs):
-                structure.router = router.matrix
-                structure.experts_gate_up = self._array(gate_ups)
-                structure.experts_down = self._array(downs)
+            case DenseWeights() as dense:
+                _fill_dense(structure, dense)
+            case ExpertWeights() as experts:
+                structure.router = experts.router.matrix
+                if experts.choice_bias is not None:
+                    structure.choice_bias = experts.choice_bias.data_ptr()
+                structure.experts_gate_up = self._array(experts.gate_up)
+                structure.experts_down = self._array(experts.down)
+                if experts.shared is not None:
+                    _fill_dense(structure, experts.shared)
 
     def _array(self, matrices: Sequence[PackedMatrix]) -> "ctypes.Array[Matrix]":
         array = (Matrix * len(matrices))(*(packed.matrix for packed in matrices))
-        self._expert_arrays.append(array)
+        self._arrays.append(array)
         return array
+
+
+def _fill_dense(structure: Layer, weights: DenseWeights) -> None:
+    structure.gate_up, structure.down = weights.gate_up.matrix, weights.down.matrix
 
 
 def _room(scratch: Tensor, num_bytes: int) -> Tensor:

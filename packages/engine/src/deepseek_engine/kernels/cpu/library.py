@@ -17,8 +17,9 @@ logger = logging.getLogger(__name__)
 LIBRARY: Final = Path(__file__).with_name("_native.so")
 NEEDED: Final = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16", "avx512_vnni")
 
-BF16, INT8 = 0, 1
+BF16, INT8, FLOAT = 0, 1, 2
 STORE_BF16, STORE_FLOAT, ADD_BF16, SILU_MUL = 0, 1, 2, 3
+SOFTMAX, SIGMOID, SPARSEMIXER = 0, 1, 2
 
 
 class Matrix(Structure):
@@ -64,6 +65,27 @@ class Batch(Structure):
     ]
 
 
+class Norm(Structure):
+    """`ds_norm`: a norm's weights; by mean and variance where there is a bias."""
+
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("eps", c_float)]
+
+
+class Routing(Structure):
+    """`ds_routing`: how a mixture's experts are chosen."""
+
+    _fields_ = [
+        ("kind", c_int64),
+        ("num_experts", c_int64),
+        ("experts_per_token", c_int64),
+        ("num_groups", c_int64),
+        ("groups_per_token", c_int64),
+        ("normalise", c_int64),
+        ("scaling", c_float),
+        ("jitter", c_float),
+    ]
+
+
 class Attention(Structure):
     """`ds_attention`: one layer's attention."""
 
@@ -75,9 +97,8 @@ class Attention(Structure):
         ("num_kv_heads", c_int64),
         ("head_dim", c_int64),
         ("cos_sin", c_void_p),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
-        ("eps", c_float),
+        ("q_norm", POINTER(Norm)),
+        ("k_norm", POINTER(Norm)),
         ("scale", c_float),
         ("keys", c_void_p),
         ("values", c_void_p),
@@ -89,15 +110,16 @@ class Layer(Structure):
     """`ds_layer`: a layer's weights and cache."""
 
     _fields_ = [
-        ("attention_norm", c_void_p),
+        ("attention_norm", Norm),
+        ("feed_forward_norm", Norm),
         ("qkv", Matrix),
         ("output", Matrix),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
-        ("feed_forward_norm", c_void_p),
+        ("q_norm", Norm),
+        ("k_norm", Norm),
         ("gate_up", Matrix),
         ("down", Matrix),
         ("router", Matrix),
+        ("choice_bias", c_void_p),
         ("experts_gate_up", POINTER(Matrix)),
         ("experts_down", POINTER(Matrix)),
         ("keys", c_void_p),
@@ -111,18 +133,15 @@ class Decoder(Structure):
     _fields_ = [
         ("num_layers", c_int64),
         ("hidden_size", c_int64),
-        ("intermediate_size", c_int64),
         ("num_heads", c_int64),
         ("num_kv_heads", c_int64),
         ("head_dim", c_int64),
-        ("num_experts", c_int64),
-        ("experts_per_token", c_int64),
-        ("eps", c_float),
-        ("final_eps", c_float),
-        ("qk_norm_eps", c_float),
+        ("dense_size", c_int64),
+        ("expert_size", c_int64),
+        ("routing", Routing),
         ("attention_scale", c_float),
         ("embedding", Matrix),
-        ("final_norm", c_void_p),
+        ("final_norm", Norm),
         ("cos_sin", c_void_p),
         ("layers", POINTER(Layer)),
     ]
@@ -170,17 +189,20 @@ class Library:
 
     def __init__(self, handle: ctypes.CDLL) -> None:
         structure_size = _function(handle.ds_structure_size, c_int64, c_int64)
-        structures = (Matrix, Product, Batch, Attention, Layer, Decoder, Step, AdapterRows, Adapters)
+        structures = (Matrix, Product, Batch, Attention, Layer, Decoder, Step, AdapterRows, Adapters, Norm, Routing)
         for index, structure in enumerate(structures):
             ours, theirs = ctypes.sizeof(structure), structure_size(index)
             if ours != theirs:
                 raise OSError(f"{LIBRARY} is of another version ({structure.__name__} has {theirs} bytes, not {ours})")
         self.set_num_threads = _function(handle.ds_set_num_threads, None, c_int)
         self.pack_bf16 = _function(handle.ds_pack_bf16, None, c_void_p, c_int64, c_int64, c_void_p)
+        self.pack_float = _function(handle.ds_pack_float, None, c_void_p, c_int64, c_int64, c_void_p)
         self.pack_int8 = _function(handle.ds_pack_int8, None, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
         self.quantize_rows = _function(handle.ds_quantize_rows, None, c_void_p, c_int64, c_int64, c_void_p, c_void_p)
         self.matmul = _function(handle.ds_matmul, None, POINTER(Product))
-        self.rms_norm = _function(handle.ds_rms_norm, None, c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p)
+        self.route_row = _function(
+            handle.ds_route_row, None, POINTER(Routing), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p
+        )
         self.attention_write = _function(handle.ds_attention_write, None, POINTER(Attention))
         self.attention_attend = _function(handle.ds_attention_attend, None, POINTER(Attention))
         self.scratch_bytes = _function(handle.ds_scratch_bytes, c_int64, POINTER(Decoder), c_int64)

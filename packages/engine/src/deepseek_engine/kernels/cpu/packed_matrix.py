@@ -10,9 +10,22 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from deepseek_engine.kernels.cpu.library import BF16, INT8, STORE_BF16, STORE_FLOAT, Library, Matrix, Product, load
+from deepseek_engine.kernels.cpu.library import (
+    BF16,
+    FLOAT,
+    INT8,
+    STORE_BF16,
+    STORE_FLOAT,
+    Library,
+    Matrix,
+    Product,
+    load,
+)
 
 PANEL: Final = 32
+MULTIPLES: Final = {torch.float32: 1, torch.bfloat16: 2, torch.int8: 4}
+"""What the number of inputs must be a multiple of, by the type of the weights."""
+
 GATE_GROUP: Final = 16
 """Gates and values of a fused gate-and-up projection alternate in groups of this many outputs."""
 
@@ -32,7 +45,8 @@ class PackedMatrix:
         """Pack a matrix, or return None where the kernels cannot run or cannot take it.
 
         Args:
-            weight: [N, K], bfloat16, or int8 with its scale; K must be even, or a multiple of 4 for int8.
+            weight: [N, K], bfloat16, float32, or int8 with its scale; K must be even for bfloat16, and a multiple of
+                4 for int8.
             bias: [N].
             scale: float32 [N] of an int8 weight.
             interleave: the first half of the outputs are gates and the second half values; they become groups of 16
@@ -41,7 +55,7 @@ class PackedMatrix:
         library = load()
         num_outputs, num_inputs = weight.shape
         is_int8 = weight.dtype is torch.int8
-        if library is None or weight.dtype not in (torch.bfloat16, torch.int8) or num_inputs % (4 if is_int8 else 2):
+        if library is None or weight.dtype not in MULTIPLES or num_inputs % MULTIPLES[weight.dtype]:
             return None
         if interleave:
             if num_outputs % (2 * GATE_GROUP):
@@ -61,6 +75,9 @@ class PackedMatrix:
             library.pack_int8(weight.data_ptr(), num_outputs, num_inputs, data.data_ptr(), sums.data_ptr())
             matrix.kind, matrix.sums, matrix.scale = INT8, sums.data_ptr(), scales.data_ptr()
             tensors += [sums, scales]
+        elif weight.dtype is torch.float32:
+            library.pack_float(weight.data_ptr(), num_outputs, num_inputs, data.data_ptr())
+            matrix.kind = FLOAT
         else:
             library.pack_bf16(weight.data_ptr(), num_outputs, num_inputs, data.data_ptr())
             matrix.kind = BF16

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "elementwise.h"
 #include "pool.h"
 
 #define MAX_TILE_ROWS 12
@@ -34,8 +33,8 @@ static void write_row(const ds_attention *a, int64_t sequence, int64_t row, int6
     bf16 *q = a->qkv + row * a->row_stride, *k = q + a->num_heads * dim, *v = k + a->num_kv_heads * dim;
     for (int64_t head = 0; head < a->num_heads + a->num_kv_heads; head++) {
         bf16 *vector = q + head * dim;
-        const bf16 *norm = head < a->num_heads ? a->q_norm : a->k_norm;
-        if (norm) ds_rms_norm_row(vector, norm, a->eps, dim, vector);
+        const ds_norm *norm = head < a->num_heads ? a->q_norm : a->k_norm;
+        if (norm) ds_normalise_row(norm, vector, dim, vector);
         if (a->cos_sin) rotate(vector, dim, a->cos_sin + position * dim);
     }
     const int64_t token = position % GROUP_TOKENS, group = group_of(a->batch, sequence, position);

@@ -3,7 +3,7 @@
 // The cache of a layer holds groups of 16 tokens. A group's keys of one head lie as [head_dim/2][16 tokens][2], so that
 // 16 scores are summed at once; its values as [8 pairs of tokens][head_dim][2]. Slot s is token s % 16 of group s / 16.
 #pragma once
-#include "common.h"
+#include "elementwise.h"
 
 #define GROUP_TOKENS 16
 
@@ -24,9 +24,8 @@ typedef struct {
     int64_t row_stride;
     int64_t num_heads, num_kv_heads, head_dim; // head_dim: a multiple of 16
     const float *cos_sin;   // [positions][2][head_dim/2]: cosines, then sines; null when nothing is to be rotated
-    const bf16 *q_norm;     // [head_dim] weights of a norm over each head before the rotation, or null
-    const bf16 *k_norm;
-    float eps;              // of those norms
+    const ds_norm *q_norm;  // over each head before the rotation, or null
+    const ds_norm *k_norm;
     float scale;            // of the scores
     bf16 *keys, *values;    // the layer's cache
     bf16 *target;           // [rows][num_heads * head_dim]

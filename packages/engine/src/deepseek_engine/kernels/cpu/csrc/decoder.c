@@ -10,7 +10,7 @@ typedef struct {
     bf16 *normed;    // [rows][hidden_size]
     bf16 *qkv;       // [rows][(heads + 2 kv heads) * head_dim]
     bf16 *attended;  // [rows][heads * head_dim]
-    bf16 *inner;     // [rows][intermediate_size], dense only
+    bf16 *inner;     // [rows][dense_size]
     uint8_t *bytes;  // [rows][widest input of a product]
     float *scales;   // [rows]
     void *mixture;
@@ -33,10 +33,10 @@ static room lay_out(const ds_decoder *d, int64_t rows, void *scratch) {
     r.normed = take(&next, rows * d->hidden_size * 2);
     r.qkv = take(&next, rows * (attention_width + 2 * kv_width) * 2);
     r.attended = take(&next, rows * attention_width * 2);
-    r.bytes = take(&next, rows * longer(longer(d->hidden_size, attention_width), d->intermediate_size));
+    r.bytes = take(&next, rows * longer(longer(d->hidden_size, attention_width), d->dense_size));
     r.scales = take(&next, rows * 4);
-    if (d->num_experts) r.mixture = take(&next, ds_mixture_bytes(d->hidden_size, d->intermediate_size, d->num_experts, d->experts_per_token, rows));
-    else r.inner = take(&next, rows * d->intermediate_size * 2);
+    r.inner = take(&next, rows * d->dense_size * 2);
+    if (d->routing.num_experts) r.mixture = take(&next, ds_mixture_bytes(&d->routing, d->hidden_size, d->expert_size, rows));
     r.num_bytes = next - (char *)scratch;
     return r;
 }
@@ -54,13 +54,13 @@ static int64_t qkv_width_of(const ds_decoder *d) { return (d->num_heads + 2 * d-
 
 // Behind the adapters' own room: gates and values of all rows before they are multiplied.
 static int64_t gates_offset(const ds_decoder *d, int64_t rows, int64_t max_ranks) {
-    const int64_t inputs = longer(longer(d->hidden_size, d->num_heads * d->head_dim), d->intermediate_size);
-    const int64_t outputs = longer(longer(d->hidden_size, qkv_width_of(d)), 2 * d->intermediate_size);
+    const int64_t inputs = longer(longer(d->hidden_size, d->num_heads * d->head_dim), d->dense_size);
+    const int64_t outputs = longer(longer(d->hidden_size, qkv_width_of(d)), 2 * d->dense_size);
     return ds_adapters_add_bytes(rows, inputs, outputs, max_ranks);
 }
 
 int64_t ds_adapters_scratch_bytes(const ds_decoder *d, int64_t num_rows, int64_t max_ranks) {
-    return gates_offset(d, num_rows, max_ranks) + num_rows * 2 * d->intermediate_size * 2;
+    return gates_offset(d, num_rows, max_ranks) + num_rows * 2 * d->dense_size * 2;
 }
 
 static void adapt(const ds_adapters *adapters, int64_t layer, int64_t site, const bf16 *inputs, bf16 *target) {
@@ -68,8 +68,8 @@ static void adapt(const ds_adapters *adapters, int64_t layer, int64_t site, cons
 }
 
 static void run_dense(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
-    const int64_t rows = step->num_rows, inner = d->intermediate_size;
     const ds_layer *layer = &d->layers[index];
+    const int64_t rows = step->num_rows, inner = layer->down.num_inputs;
     if (adapters) {
         bf16 *gates = (bf16 *)((char *)adapters->scratch + gates_offset(d, rows, adapters->max_ranks));
         multiply(r, &layer->gate_up, r->normed, rows, DS_STORE_BF16, gates, 2 * inner);
@@ -87,32 +87,30 @@ static void run_layer(const ds_decoder *d, const ds_step *step, int64_t index, c
     const ds_layer *layer = &d->layers[index];
     const int64_t qkv_width = qkv_width_of(d);
 
-    ds_rms_norm(r->stream, layer->attention_norm, d->eps, rows, hidden, r->normed);
+    ds_normalise(&layer->attention_norm, r->stream, rows, hidden, hidden, r->normed);
     multiply(r, &layer->qkv, r->normed, rows, DS_STORE_BF16, r->qkv, qkv_width);
     adapt(adapters, index, DS_QKV, r->normed, r->qkv);
     ds_attention attention = {
         .batch = &step->batch, .qkv = r->qkv, .row_stride = qkv_width, .num_heads = d->num_heads,
-        .num_kv_heads = d->num_kv_heads, .head_dim = d->head_dim, .cos_sin = d->cos_sin, .q_norm = layer->q_norm,
-        .k_norm = layer->k_norm, .eps = d->qk_norm_eps, .scale = d->attention_scale, .keys = layer->keys,
-        .values = layer->values, .target = r->attended,
+        .num_kv_heads = d->num_kv_heads, .head_dim = d->head_dim, .cos_sin = d->cos_sin,
+        .q_norm = layer->q_norm.weight ? &layer->q_norm : 0, .k_norm = layer->k_norm.weight ? &layer->k_norm : 0,
+        .scale = d->attention_scale, .keys = layer->keys, .values = layer->values, .target = r->attended,
     };
     ds_attention_write(&attention);
     ds_attention_attend(&attention);
     multiply(r, &layer->output, r->attended, rows, DS_ADD_BF16, r->stream, hidden);
     adapt(adapters, index, DS_OUTPUT, r->attended, r->stream);
 
-    ds_rms_norm(r->stream, layer->feed_forward_norm, d->eps, rows, hidden, r->normed);
-    if (d->num_experts) {
+    ds_normalise(&layer->feed_forward_norm, r->stream, rows, hidden, hidden, r->normed);
+    if (layer->experts_gate_up) {
         ds_mixture mixture = {
-            .router = &layer->router, .gate_up = layer->experts_gate_up, .down = layer->experts_down,
-            .num_experts = d->num_experts, .experts_per_token = d->experts_per_token, .hidden_size = hidden,
-            .intermediate_size = d->intermediate_size, .rows = r->normed, .num_rows = rows, .target = r->stream,
-            .scratch = r->mixture,
+            .routing = &d->routing, .router = &layer->router, .choice_bias = layer->choice_bias,
+            .gate_up = layer->experts_gate_up, .down = layer->experts_down, .hidden_size = hidden, .rows = r->normed,
+            .num_rows = rows, .target = r->stream, .scratch = r->mixture,
         };
         ds_mixture_add(&mixture);
-    } else {
-        run_dense(d, step, index, adapters, r);
     }
+    if (layer->gate_up.data) run_dense(d, step, index, adapters, r);
 }
 
 void ds_decoder_step_adapted(const ds_decoder *d, const ds_step *step, const ds_adapters *adapters) {
@@ -123,7 +121,7 @@ void ds_decoder_step_adapted(const ds_decoder *d, const ds_step *step, const ds_
     for (int64_t layer = 0; layer < d->num_layers; layer++) run_layer(d, step, layer, adapters, &r);
     for (int64_t i = 0; i < step->num_wanted; i++)
         memcpy(r.normed + i * d->hidden_size, r.stream + step->wanted_rows[i] * d->hidden_size, row_bytes);
-    ds_rms_norm(r.normed, d->final_norm, d->final_eps, step->num_wanted, d->hidden_size, step->hidden);
+    ds_normalise(&d->final_norm, r.normed, step->num_wanted, d->hidden_size, d->hidden_size, step->hidden);
 }
 
 void ds_decoder_step(const ds_decoder *d, const ds_step *step) { ds_decoder_step_adapted(d, step, 0); }
@@ -131,6 +129,6 @@ void ds_decoder_step(const ds_decoder *d, const ds_step *step) { ds_decoder_step
 int64_t ds_structure_size(int64_t which) {
     const int64_t sizes[] = {sizeof(ds_matrix), sizeof(ds_product), sizeof(ds_batch), sizeof(ds_attention),
                              sizeof(ds_layer),  sizeof(ds_decoder), sizeof(ds_step),  sizeof(ds_adapter_rows),
-                             sizeof(ds_adapters)};
+                             sizeof(ds_adapters), sizeof(ds_norm), sizeof(ds_routing)};
     return which < 0 || which >= (int64_t)(sizeof(sizes) / sizeof(sizes[0])) ? -1 : sizes[which];
 }

@@ -1,27 +1,30 @@
-// A whole step of a decoder of the common kind: grouped-query attention and a gated feed-forward or a mixture of such.
+// A whole step of a decoder: attention, then a gated feed-forward or a mixture of such, layer by layer.
 #pragma once
 #include "adapters.h"
 #include "attention.h"
 #include "matmul.h"
+#include "routing.h"
 
 typedef struct {
-    const bf16 *attention_norm;
+    ds_norm attention_norm, feed_forward_norm;
     ds_matrix qkv, output;
-    const bf16 *q_norm, *k_norm; // or null
-    const bf16 *feed_forward_norm;
-    ds_matrix gate_up, down;           // dense: gates and values interleaved by 16
+    ds_norm q_norm, k_norm;            // weights are null where there is none
+    ds_matrix gate_up, down;           // of the one network, or of what the mixture's experts share; data may be null
     ds_matrix router;                  // mixture: [num_experts] outputs
-    const ds_matrix *experts_gate_up;  // [num_experts], interleaved by 16
+    const float *choice_bias;          // [num_experts], sigmoid only
+    const ds_matrix *experts_gate_up;  // [num_experts]; null where the layer is no mixture
     const ds_matrix *experts_down;
     bf16 *keys, *values;
-} ds_layer;
+} ds_layer; // every gate_up has gates and values interleaved by 16
 
 typedef struct {
-    int64_t num_layers, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim;
-    int64_t num_experts, experts_per_token; // 0 experts: dense
-    float eps, final_eps, qk_norm_eps, attention_scale;
+    int64_t num_layers, hidden_size, num_heads, num_kv_heads, head_dim;
+    int64_t dense_size;    // width of the widest network that is no expert
+    int64_t expert_size;
+    ds_routing routing;    // of every mixture
+    float attention_scale;
     ds_matrix embedding;   // bf16, [vocabulary] outputs: it is packed like the head, which it often is
-    const bf16 *final_norm;
+    ds_norm final_norm;
     const float *cos_sin;
     const ds_layer *layers;
 } ds_decoder;
@@ -44,5 +47,5 @@ int64_t ds_adapters_scratch_bytes(const ds_decoder *decoder, int64_t num_rows, i
 void ds_decoder_step_adapted(const ds_decoder *decoder, const ds_step *step, const ds_adapters *adapters);
 
 // Sizes of the structures above, so that whoever describes them elsewhere can check: matrix, product, batch, attention,
-// layer, decoder, step, adapter rows, adapters.
+// layer, decoder, step, adapter rows, adapters, norm, routing.
 int64_t ds_structure_size(int64_t which);

@@ -20,6 +20,13 @@ void ds_pack_bf16(const bf16 *weights, int64_t num_outputs, int64_t num_inputs, 
             }
 }
 
+void ds_pack_float(const float *weights, int64_t num_outputs, int64_t num_inputs, float *packed) {
+    int64_t panels = (num_outputs + PANEL - 1) / PANEL;
+    for (int64_t p = 0; p < panels; p++)
+        for (int64_t k = 0; k < num_inputs; k++)
+            for (int64_t n = p * PANEL; n < (p + 1) * PANEL; n++) *packed++ = n < num_outputs ? weights[n * num_inputs + k] : 0;
+}
+
 void ds_unpack_bf16_row(const ds_matrix *matrix, int64_t output, bf16 *row) {
     const bf16 *panel = (const bf16 *)matrix->data + output / PANEL * PANEL * matrix->num_inputs;
     for (int64_t k = 0; k < matrix->num_inputs; k += 2)
@@ -83,6 +90,23 @@ void ds_quantize_rows(const bf16 *rows, int64_t num_rows, int64_t size, uint8_t 
         for (int r = 0; r < ROWS; r++)                                                                                 \
             for (int n = 0; n < 2 * PANELS; n++) out[r * 2 * PANELS + n] = sums[r][n];                                 \
     }                                                                                                                  \
+    static void tile_float_##ROWS##x##PANELS(const bf16 *rows, int64_t size, const float *weights, __m512 *out) {      \
+        __m512 sums[ROWS][2 * PANELS];                                                                                 \
+        const int64_t panel = size * PANEL;                                                                            \
+        for (int r = 0; r < ROWS; r++)                                                                                 \
+            for (int n = 0; n < 2 * PANELS; n++) sums[r][n] = _mm512_setzero_ps();                                     \
+        for (int64_t k = 0; k < size; k++) {                                                                           \
+            __m512 w[2 * PANELS];                                                                                      \
+            for (int n = 0; n < 2 * PANELS; n++)                                                                       \
+                w[n] = _mm512_loadu_ps(weights + (n / 2) * panel + k * PANEL + (n % 2) * 16);                          \
+            for (int r = 0; r < ROWS; r++) {                                                                           \
+                __m512 x = _mm512_set1_ps(bf16_to_float(rows[r * size + k]));                                          \
+                for (int n = 0; n < 2 * PANELS; n++) sums[r][n] = _mm512_fmadd_ps(x, w[n], sums[r][n]);                \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int r = 0; r < ROWS; r++)                                                                                 \
+            for (int n = 0; n < 2 * PANELS; n++) out[r * 2 * PANELS + n] = sums[r][n];                                 \
+    }                                                                                                                  \
     static void tile_int8_##ROWS##x##PANELS(const uint8_t *rows, int64_t size, const int8_t *weights, __m512i *out) {  \
         __m512i sums[ROWS][2 * PANELS];                                                                                \
         const int64_t panel = size * PANEL;                                                                            \
@@ -124,6 +148,7 @@ DEFINE_TILES(11, 1)
 DEFINE_TILES(12, 1)
 
 typedef void (*bf16_tile)(const bf16 *, int64_t, const bf16 *, __m512 *);
+typedef void (*float_tile)(const bf16 *, int64_t, const float *, __m512 *);
 typedef void (*int8_tile)(const uint8_t *, int64_t, const int8_t *, __m512i *);
 
 static const int wide_panels[MAX_TILE_ROWS + 1] = {0, 4, 4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1};
@@ -138,6 +163,7 @@ static const int wide_panels[MAX_TILE_ROWS + 1] = {0, 4, 4, 3, 2, 2, 2, 1, 1, 1,
      tile_##KIND##_11x1, tile_##KIND##_12x1}
 
 static const bf16_tile bf16_tiles[2][MAX_TILE_ROWS + 1] = {LIST(bf16), LIST_WIDE(bf16)};
+static const float_tile float_tiles[2][MAX_TILE_ROWS + 1] = {LIST(float), LIST_WIDE(float)};
 static const int8_tile int8_tiles[2][MAX_TILE_ROWS + 1] = {LIST(int8), LIST_WIDE(int8)};
 
 static void finish_panel(const ds_product *product, int64_t row, int64_t output, __m512 low, __m512 high) {
@@ -177,6 +203,9 @@ static void tile(const ds_product *product, int64_t row, int64_t rows, int64_t p
     if (matrix->kind == DS_BF16) {
         const bf16 *weights = (const bf16 *)matrix->data + panel * size * PANEL;
         bf16_tiles[panels > 1][rows](product->rows + row * size, size, weights, sums);
+    } else if (matrix->kind == DS_FLOAT) {
+        const float *weights = (const float *)matrix->data + panel * size * PANEL;
+        float_tiles[panels > 1][rows](product->rows + row * size, size, weights, sums);
     } else {
         __m512i counts[2 * MAX_TILE_ROWS];
         const int8_t *weights = (const int8_t *)matrix->data + panel * size * PANEL;

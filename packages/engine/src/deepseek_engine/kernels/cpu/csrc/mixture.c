@@ -1,7 +1,5 @@
 #include "mixture.h"
 
-#include <math.h>
-
 #include "pool.h"
 
 #define ROWS_PER_ITEM 8
@@ -10,6 +8,7 @@
 typedef struct {
     const ds_mixture *mixture;
     float *logits;        // [rows][experts]
+    float *scores, *keys; // [rows][experts], what the rule makes of them
     int32_t *expert;      // [rows][per_token]
     float *weight;        // [rows][per_token]
     int32_t *place;       // [rows][per_token], a pair's index among the sorted
@@ -29,11 +28,13 @@ static void *take(char **next, int64_t bytes) {
     return start;
 }
 
-static room lay_out(int64_t hidden, int64_t inner, int64_t experts, int64_t per_token, int64_t rows, void *scratch) {
+static room lay_out(const ds_routing *routing, int64_t hidden, int64_t inner, int64_t rows, void *scratch) {
     char *next = scratch;
-    const int64_t pairs = rows * per_token;
+    const int64_t experts = routing->num_experts, pairs = rows * routing->experts_per_token;
     room r = {0};
     r.logits = take(&next, rows * experts * 4);
+    r.scores = take(&next, rows * experts * 4);
+    r.keys = take(&next, rows * experts * 4);
     r.expert = take(&next, pairs * 4);
     r.weight = take(&next, pairs * 4);
     r.place = take(&next, pairs * 4);
@@ -48,37 +49,32 @@ static room lay_out(int64_t hidden, int64_t inner, int64_t experts, int64_t per_
     return r;
 }
 
-int64_t ds_mixture_bytes(int64_t hidden, int64_t inner, int64_t experts, int64_t per_token, int64_t rows) {
-    return lay_out(hidden, inner, experts, per_token, rows, 0).num_bytes;
+int64_t ds_mixture_bytes(const ds_routing *routing, int64_t hidden, int64_t inner, int64_t rows) {
+    return lay_out(routing, hidden, inner, rows, 0).num_bytes;
 }
 
-// The best experts of one row, the lower id first on a tie.
-static void choose(const float *logits, int64_t num_experts, int64_t count, int32_t *expert, float *weight) {
-    float top = -INFINITY, total = 0, chosen = 0;
-    for (int64_t e = 0; e < num_experts; e++) top = fmaxf(top, logits[e]);
-    for (int64_t e = 0; e < num_experts; e++) total += expf(logits[e] - top);
-    for (int64_t i = 0; i < count; i++) {
-        int32_t best = -1;
-        for (int32_t e = 0; e < num_experts; e++) {
-            int taken = 0;
-            for (int64_t j = 0; j < i; j++) taken |= expert[j] == e;
-            if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
-        }
-        expert[i] = best;
-        weight[i] = expf(logits[best] - top) / total;
-        chosen += weight[i];
-    }
-    for (int64_t i = 0; i < count; i++) weight[i] /= chosen;
+static inline int64_t rows_end(const ds_mixture *m, int64_t item) {
+    return (item + 1) * ROWS_PER_ITEM < m->num_rows ? (item + 1) * ROWS_PER_ITEM : m->num_rows;
+}
+
+static void route_item(void *argument, int64_t item, int thread) {
+    (void)thread;
+    const room *r = argument;
+    const ds_mixture *m = r->mixture;
+    const int64_t experts = m->routing->num_experts, per_token = m->routing->experts_per_token, end = rows_end(m, item);
+    for (int64_t row = item * ROWS_PER_ITEM; row < end; row++)
+        ds_route_row(m->routing, m->choice_bias, r->logits + row * experts, r->scores + row * experts,
+                     r->keys + row * experts, r->expert + row * per_token, r->weight + row * per_token);
 }
 
 static void sort_pairs(const room *r) {
     const ds_mixture *m = r->mixture;
-    const int64_t pairs = m->num_rows * m->experts_per_token;
-    memset(r->first, 0, (size_t)(m->num_experts + 1) * sizeof(int32_t));
+    const int64_t pairs = m->num_rows * m->routing->experts_per_token;
+    memset(r->first, 0, (size_t)(m->routing->num_experts + 1) * sizeof(int32_t));
     for (int64_t p = 0; p < pairs; p++) r->first[r->expert[p] + 1]++;
-    for (int64_t e = 0; e < m->num_experts; e++) r->first[e + 1] += r->first[e];
+    for (int64_t e = 0; e < m->routing->num_experts; e++) r->first[e + 1] += r->first[e];
     for (int64_t p = 0; p < pairs; p++) r->place[p] = r->first[r->expert[p]]++;
-    for (int64_t e = m->num_experts; e > 0; e--) r->first[e] = r->first[e - 1];
+    for (int64_t e = m->routing->num_experts; e > 0; e--) r->first[e] = r->first[e - 1];
     r->first[0] = 0;
 }
 
@@ -86,9 +82,9 @@ static void gather_item(void *argument, int64_t item, int thread) {
     (void)thread;
     const room *r = argument;
     const ds_mixture *m = r->mixture;
-    const int64_t end = (item + 1) * ROWS_PER_ITEM < m->num_rows ? (item + 1) * ROWS_PER_ITEM : m->num_rows;
+    const int64_t end = rows_end(m, item);
     for (int64_t row = item * ROWS_PER_ITEM; row < end; row++)
-        for (int64_t i = row * m->experts_per_token; i < (row + 1) * m->experts_per_token; i++)
+        for (int64_t i = row * m->routing->experts_per_token; i < (row + 1) * m->routing->experts_per_token; i++)
             memcpy(r->gathered + r->place[i] * m->hidden_size, m->rows + row * m->hidden_size,
                    (size_t)m->hidden_size * sizeof(bf16));
 }
@@ -97,13 +93,13 @@ static void combine_item(void *argument, int64_t item, int thread) {
     (void)thread;
     const room *r = argument;
     const ds_mixture *m = r->mixture;
-    const int64_t end = (item + 1) * ROWS_PER_ITEM < m->num_rows ? (item + 1) * ROWS_PER_ITEM : m->num_rows;
+    const int64_t end = rows_end(m, item);
     for (int64_t row = item * ROWS_PER_ITEM; row < end; row++) {
         bf16 *target = m->target + row * m->hidden_size;
         for (int64_t d = 0; d < m->hidden_size; d += 16) {
             const __mmask16 lanes = first_lanes(m->hidden_size - d);
             __m512 sum = _mm512_setzero_ps();
-            for (int64_t i = row * m->experts_per_token; i < (row + 1) * m->experts_per_token; i++) {
+            for (int64_t i = row * m->routing->experts_per_token; i < (row + 1) * m->routing->experts_per_token; i++) {
                 __m512 output = load_bf16_masked(lanes, r->outputs + r->place[i] * m->hidden_size + d);
                 sum = _mm512_fmadd_ps(_mm512_set1_ps(r->weight[i]), output, sum);
             }
@@ -116,32 +112,32 @@ static void combine_item(void *argument, int64_t item, int thread) {
 static void multiply_experts(const room *r, const ds_matrix *matrices, const bf16 *rows, int64_t epilogue, bf16 *target,
                              int64_t stride) {
     const ds_mixture *m = r->mixture;
-    const int64_t pairs = m->num_rows * m->experts_per_token, size = matrices[0].num_inputs;
+    const int64_t pairs = m->num_rows * m->routing->experts_per_token, size = matrices[0].num_inputs;
     if (matrices[0].kind == DS_INT8) ds_quantize_rows(rows, pairs, size, r->bytes, r->scales);
-    for (int64_t e = 0; e < m->num_experts; e++) {
-        const int64_t first = r->first[e];
-        r->products[e] = (ds_product){
+    int64_t num_products = 0;
+    for (int64_t e = 0; e < m->routing->num_experts; e++) {
+        const int64_t first = r->first[e], count = r->first[e + 1] - first;
+        if (count == 0) continue;
+        r->products[num_products++] = (ds_product){
             .matrix = &matrices[e], .rows = rows + first * size, .bytes = r->bytes + first * size,
-            .row_scales = r->scales + first, .num_rows = r->first[e + 1] - first, .epilogue = epilogue,
+            .row_scales = r->scales + first, .num_rows = count, .epilogue = epilogue,
             .target = target + first * stride, .target_stride = stride,
         };
     }
-    ds_matmul_many(r->products, m->num_experts);
+    ds_matmul_many(r->products, num_products);
 }
 
 void ds_mixture_add(const ds_mixture *m) {
-    room r = lay_out(m->hidden_size, m->intermediate_size, m->num_experts, m->experts_per_token, m->num_rows, m->scratch);
+    const int64_t inner = m->down[0].num_inputs, items = (m->num_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM;
+    room r = lay_out(m->routing, m->hidden_size, inner, m->num_rows, m->scratch);
     r.mixture = m;
     ds_product routing = {.matrix = m->router, .rows = m->rows, .num_rows = m->num_rows, .epilogue = DS_STORE_FLOAT,
-                          .target = r.logits, .target_stride = m->num_experts};
+                          .target = r.logits, .target_stride = m->routing->num_experts};
     ds_matmul(&routing);
-    for (int64_t row = 0; row < m->num_rows; row++)
-        choose(r.logits + row * m->num_experts, m->num_experts, m->experts_per_token,
-               r.expert + row * m->experts_per_token, r.weight + row * m->experts_per_token);
+    ds_parallel_for(items, route_item, &r);
     sort_pairs(&r);
-    const int64_t items = (m->num_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM;
     ds_parallel_for(items, gather_item, &r);
-    multiply_experts(&r, m->gate_up, r.gathered, DS_SILU_MUL, r.inner, m->intermediate_size);
+    multiply_experts(&r, m->gate_up, r.gathered, DS_SILU_MUL, r.inner, inner);
     multiply_experts(&r, m->down, r.inner, DS_STORE_BF16, r.outputs, m->hidden_size);
     ds_parallel_for(items, combine_item, &r);
 }

@@ -1,0 +1,92 @@
+"""A decoder's weights as the CPU kernels take them: packed matrices, and norms in bfloat16.
+
+H hidden_size, E experts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from deepseek_engine.kernels.cpu.library import Norm, Routing
+from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
+
+
+@dataclass(frozen=True, slots=True)
+class NormWeights:
+    """A norm's weight, bfloat16; with a bias it is by mean and variance, without by the root of the mean square."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+    def structure(self) -> Norm:
+        """What the kernels read; valid as long as this object is."""
+        return Norm(self.weight.data_ptr(), None if self.bias is None else self.bias.data_ptr(), self.eps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseWeights:
+    """A gated feed-forward; `gate_up` is interleaved."""
+
+    gate_up: PackedMatrix
+    down: PackedMatrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertWeights:
+    """A mixture of experts; every `gate_up` is interleaved.
+
+    Attributes:
+        router: of E outputs, bfloat16 or float32.
+        choice_bias: float32 [E], of sigmoid routing.
+        gate_up: of each expert.
+        down: of each expert.
+        shared: the network that every token goes through, if there is one.
+    """
+
+    router: PackedMatrix
+    choice_bias: Tensor | None
+    gate_up: Sequence[PackedMatrix]
+    down: Sequence[PackedMatrix]
+    shared: DenseWeights | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedQueryWeights:
+    """Grouped-query attention; the norms are over each head."""
+
+    qkv: PackedMatrix
+    output: PackedMatrix
+    q_norm: NormWeights | None
+    k_norm: NormWeights | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """One layer."""
+
+    attention_norm: NormWeights
+    attention: GroupedQueryWeights
+    feed_forward_norm: NormWeights
+    feed_forward: DenseWeights | ExpertWeights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderShape:
+    """Sizes that hold for every layer.
+
+    Attributes:
+        dense_size: width of the widest feed-forward that is no expert, those which experts share among them.
+        expert_size: width of an expert.
+        routing: of every mixture; None where there is none.
+    """
+
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    dense_size: int
+    expert_size: int
+    routing: Routing | None
+    attention_scale: float

@@ -1,0 +1,119 @@
+"""A loaded layer's weights, packed for the CPU kernels."""
+
+from typing import cast
+
+from torch import Tensor
+
+from deepseek_engine.kernels.cpu.layer_weights import (
+    DecoderShape,
+    DenseWeights,
+    ExpertWeights,
+    GroupedQueryWeights,
+    LayerWeights,
+    NormWeights,
+)
+from deepseek_engine.kernels.cpu.library import SIGMOID, SOFTMAX, SPARSEMIXER, Routing
+from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
+from deepseek_engine.layers.attention import GroupedQueryAttention
+from deepseek_engine.layers.feed_forward import GatedFeedForward
+from deepseek_engine.layers.linear import Linear
+from deepseek_engine.layers.moe import MixtureOfExperts
+from deepseek_engine.layers.norm import LayerNorm, RMSNorm
+from deepseek_engine.model_config import DenseConfig, GroupedQueryConfig, ModelConfig, MoEConfig, RouterConfig
+from deepseek_engine.models.transformer import DecoderLayer
+
+_KINDS = {"softmax": SOFTMAX, "sigmoid": SIGMOID, "sparsemixer": SPARSEMIXER}
+
+
+def decoder_shape(config: ModelConfig) -> DecoderShape:
+    """The sizes of a model that the kernels can run."""
+    attention = cast("GroupedQueryConfig", config.layers[0].attention)
+    mixture = next((layer.feed_forward for layer in config.layers if isinstance(layer.feed_forward, MoEConfig)), None)
+    return DecoderShape(
+        hidden_size=config.hidden_size,
+        num_heads=attention.num_attention_heads,
+        num_kv_heads=attention.num_key_value_heads,
+        head_dim=attention.head_dim,
+        dense_size=max(_dense_size(layer.feed_forward) for layer in config.layers),
+        expert_size=0 if mixture is None else mixture.intermediate_size,
+        routing=None if mixture is None else routing_rule(mixture.router),
+        attention_scale=attention.head_dim**-0.5,
+    )
+
+
+def pack_layer(layer: DecoderLayer) -> LayerWeights:
+    """Pack one layer; its own weights are left as they are."""
+    return LayerWeights(
+        attention_norm=pack_norm(layer.attention_norm),
+        attention=_attention(cast("GroupedQueryAttention", layer.attention)),
+        feed_forward_norm=pack_norm(layer.feed_forward_norm),
+        feed_forward=_feed_forward(layer.feed_forward),
+    )
+
+
+def pack_norm(norm: RMSNorm | LayerNorm) -> NormWeights:
+    """A norm as the kernels take it."""
+    return NormWeights(norm.weight.data, norm.bias.data if isinstance(norm, LayerNorm) else None, norm.eps)
+
+
+def pack_linear(linear: Linear, *, interleave: bool = False) -> PackedMatrix:
+    """A linear layer with its bias and scales."""
+    return pack(linear.weight, linear.bias, linear.weight_scale, interleave=interleave)
+
+
+def pack(
+    weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None, *, interleave: bool = False
+) -> PackedMatrix:
+    """As `PackedMatrix.pack`, of a matrix whose size was looked at before."""
+    packed = PackedMatrix.pack(weight, bias, scale, interleave=interleave)
+    assert packed is not None, "fused_support has looked at the sizes"
+    return packed
+
+
+def routing_rule(config: RouterConfig) -> Routing:
+    """How experts are chosen, as the kernels take it."""
+    return Routing(
+        kind=_KINDS[config.kind],
+        num_experts=config.num_experts,
+        experts_per_token=config.num_experts_per_tok,
+        num_groups=config.n_group,
+        groups_per_token=config.topk_group,
+        normalise=config.norm_topk_prob,
+        scaling=config.routed_scaling_factor,
+        jitter=config.jitter,
+    )
+
+
+def _attention(attention: GroupedQueryAttention) -> GroupedQueryWeights:
+    return GroupedQueryWeights(
+        qkv=pack_linear(attention.qkv),
+        output=pack_linear(attention.output),
+        q_norm=None if attention.q_norm is None else pack_norm(attention.q_norm),
+        k_norm=None if attention.k_norm is None else pack_norm(attention.k_norm),
+    )
+
+
+def _feed_forward(module: GatedFeedForward | MixtureOfExperts) -> DenseWeights | ExpertWeights:
+    if isinstance(module, GatedFeedForward):
+        return _dense(module)
+    experts = module.experts
+    ids = range(experts.gate_up.shape[0])
+    return ExpertWeights(
+        router=pack(module.router.weight),
+        choice_bias=None if module.router.choice_bias is None else module.router.choice_bias.data,
+        gate_up=[pack(experts.gate_up[i], None, _row(experts.gate_up_scale, i), interleave=True) for i in ids],
+        down=[pack(experts.down[i], None, _row(experts.down_scale, i)) for i in ids],
+        shared=None if module.shared is None else _dense(module.shared),
+    )
+
+
+def _dense(module: GatedFeedForward) -> DenseWeights:
+    return DenseWeights(gate_up=pack_linear(module.gate_up, interleave=True), down=pack_linear(module.down))
+
+
+def _dense_size(config: DenseConfig | MoEConfig) -> int:
+    return config.intermediate_size if isinstance(config, DenseConfig) else config.shared_intermediate_size
+
+
+def _row(scale: Tensor | None, expert: int) -> Tensor | None:
+    return None if scale is None else scale[expert]
