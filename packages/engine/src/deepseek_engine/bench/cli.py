@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from deepseek_engine.bench.offline import run_offline
+from deepseek_engine.bench.serving.options import add_serving_command, serving_options
 from deepseek_engine.config import DTYPES, QUANTIZATIONS, EngineConfig
 from deepseek_engine.errors import EngineError
 from deepseek_engine.model_source import DEFAULT_MODEL
@@ -23,12 +23,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     offline.add_argument("--output-tokens", type=int, default=128)
     offline.add_argument("--runs", type=int, default=3, help="measured runs of each batch size, after a warm-up")
     offline.add_argument("--threads", type=int, default=None, help="CPU threads; one a core by default")
+    add_serving_command(commands.add_parser)
     options = parser.parse_args(arguments)
+    return _serving(options, parser) if options.command == "serving" else _offline(options, parser)
+
+
+def _serving(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    chosen = serving_options(options, parser)
+    try:  # each benchmark loads only what it needs: an HTTP client here, torch there
+        from deepseek_engine.bench.serving.run import run_serving
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("deepseek_engine"):
+            raise
+        print(f"this needs {error.name}, which is not installed: pip install 'deepseek-engine[bench]'", file=sys.stderr)
+        return 1
+    return run_serving(chosen)
+
+
+def _offline(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for name in ("prompt_tokens", "output_tokens", "runs", *(["threads"] if options.threads is not None else [])):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if min(options.batch_sizes) < 1:
         parser.error("--batch-sizes must be at least 1")
+    from deepseek_engine.bench.offline import run_offline
+
     try:
         config = EngineConfig(
             model=options.model_path,
