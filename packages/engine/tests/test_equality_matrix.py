@@ -35,6 +35,8 @@ MLA: Final[dict[str, Any]] = {
     "num_experts_per_tok": 2, "first_k_dense_replace": 1,
 }  # fmt: skip
 V3: Final = {**MLA, "n_group": 4, "topk_group": 2}
+WIDER_V3: Final = {**V3, "moe_intermediate_size": 32}
+"""As the CPU kernels take it: a multiple of 16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ ROWS: Final[dict[str, Row]] = {
     "mixtral 16x2 int8": Row(MixtralConfig(**TINY, num_local_experts=16), INT8),
     "llama bfloat16": Row(LlamaConfig(**TINY), BFLOAT16, is_exact=True),
     "mixtral 16x2 bfloat16": Row(MixtralConfig(**TINY, num_local_experts=16), BFLOAT16, is_exact=True),
+    "deepseek v3 bfloat16": Row(DeepseekV3Config(**WIDER_V3), BFLOAT16, is_exact=True),
+    "deepseek v3 int8, kernels": Row(DeepseekV3Config(**WIDER_V3), INT8_KERNELS, is_exact=True),
     "llama int8, kernels": Row(LlamaConfig(**TINY), INT8_KERNELS, is_exact=True),
     "mixtral 16x2 int8, kernels": Row(MixtralConfig(**TINY, num_local_experts=16), INT8_KERNELS, is_exact=True),
 }

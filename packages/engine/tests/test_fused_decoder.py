@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import JetMoeConfig, PhimoeConfig, PreTrainedConfig
+from transformers import DeepseekV2Config, DeepseekV3Config, JetMoeConfig, PhimoeConfig, PreTrainedConfig
+from transformers.models.deepseek_v32 import DeepseekV32Config
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.kernels.cpu.library import load
@@ -36,6 +37,20 @@ DEEPSEEK_MOE: Final = {
     "attention_bias": False, "hidden_act": "silu",
 }  # fmt: skip
 
+LATENT: Final = {
+    **TINY, "num_key_value_heads": 4, "kv_lora_rank": 48, "q_lora_rank": None, "qk_nope_head_dim": 18,
+    "qk_rope_head_dim": 10, "v_head_dim": 14, "moe_intermediate_size": 32, "n_routed_experts": 8, "n_shared_experts": 1,
+    "num_experts_per_tok": 3, "first_k_dense_replace": 1,
+}  # fmt: skip
+YARN: Final = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "mscale": 0.7, "mscale_all_dim": 0.9,
+    "original_max_position_embeddings": 128,
+}  # fmt: skip
+V3: Final = {
+    **LATENT, "q_lora_rank": 24, "kv_lora_rank": 80, "qk_rope_head_dim": 24, "n_group": 4, "topk_group": 2,
+    "routed_scaling_factor": 2.5, "rope_parameters": YARN,
+}  # fmt: skip
+
 Shape = TinyModel | PreTrainedConfig | dict[str, Any]
 
 SHAPES: Final[dict[str, Shape]] = {
@@ -52,6 +67,16 @@ SHAPES: Final[dict[str, Shape]] = {
         **DEEPSEEK_MOE, "norm_topk_prob": True, "n_shared_experts": None, "attention_bias": True,
         "first_k_dense_replace": 0, "moe_layer_freq": 2,
     },
+    "deepseek-v2-lite": DeepseekV2Config(**LATENT, routed_scaling_factor=1.5),
+    "deepseek-v2-grouped": DeepseekV2Config(
+        **{**LATENT, "q_lora_rank": 20, "attention_bias": True, "mlp_bias": True, "rope_parameters": YARN},
+        topk_method="group_limited_greedy", n_group=4, topk_group=2,
+    ),
+    "deepseek-v3": DeepseekV3Config(**V3),
+    "deepseek-v3-half-split": DeepseekV3Config(
+        **{**V3, "routed_scaling_factor": 1.0}, rope_interleave=False, norm_topk_prob=False
+    ),
+    "deepseek-v3.2": DeepseekV32Config(**V3, index_n_heads=4, index_head_dim=32, index_topk=512),
     "phimoe": PhimoeConfig(**TINY, attention_bias=True, lm_head_bias=True),
 }  # fmt: skip
 NUM_BLOCKS = 64
@@ -152,6 +177,23 @@ def test_a_token_has_the_same_bits_in_every_batch_and_chunk(checkpoint: Path, in
     assert torch.equal(torch.cat(parts), whole)
 
 
+def test_a_token_has_the_same_bits_with_any_number_of_threads(checkpoint: Path) -> None:
+    decoder, library = fused(checkpoint), load()
+    assert library is not None
+    token_ids = random_ids(70, seed=5)
+    found: list[Tensor] = []
+    try:
+        for first_block, num_threads in ((0, 1), (10, 2), (20, 5)):
+            library.set_num_threads(num_threads)
+            sequence = sequence_of(token_ids, first_block)
+            parts = [step_logits(decoder, [ScheduledSequence(sequence, num_new)]) for num_new in (67, 1, 1, 1)]
+            found.append(torch.cat(parts))
+    finally:
+        library.set_num_threads(torch.get_num_threads())
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
+
+
 def test_a_prefix_attends_to_itself_in_both_directions(checkpoint: Path) -> None:
     token_ids = random_ids(60, seed=4)
     exact = torch_logits(checkpoint, token_ids, torch.float32, prefix_len=40)
@@ -182,4 +224,10 @@ def test_the_log_says_why_a_model_stays_with_torch(tmp_path: Path, caplog: pytes
     folder = write_checkpoint(tmp_path / "m", JetMoeConfig(**TINY, kv_channels=16, num_local_experts=4))
     with caplog.at_level(logging.INFO):
         assert fuse(*loaded(folder, torch.bfloat16), 512) is None
-    assert "the CPU kernels cannot run this model: they do not know its attention (MixtureOfAttention)" in caplog.text
+    sparse = write_checkpoint(tmp_path / "s", SHAPES["deepseek-v3.2"])
+    config, _ = open_checkpoint(sparse)
+    cache = KVCache(config.cache_specs, NUM_BLOCKS, BLOCK_SIZE, torch.bfloat16, torch.device("cpu"))
+    with caplog.at_level(logging.INFO):
+        assert fuse(Transformer(config, 1024, torch.bfloat16), cache, 1024) is None
+    assert "its indexer chooses keys in a context beyond index_topk=512, and max_model_len=1024" in caplog.text
+    assert "the CPU kernels cannot run this model: they do not know mixtures of attention heads" in caplog.text

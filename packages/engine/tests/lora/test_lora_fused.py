@@ -1,26 +1,40 @@
 """Adapters in the fused CPU decoders: as exact as layer by layer, and no row feels another's adapter."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import torch
+from transformers import DeepseekV2Config, DeepseekV3Config, PreTrainedConfig
+from transformers.models.deepseek_v32 import DeepseekV32Config
 
 from deepseek_engine import LLM, LoRARequest, SamplingParams
 from deepseek_engine.kernels.cpu.library import load
+from deepseek_engine.lora.targets import adaptable_projections
+from deepseek_engine.model_runner import open_checkpoint
+from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.step_model import FusedModel, TorchModel
 from deepseek_engine.testing.adapters import ALL_PROJECTIONS, write_tiny_adapter
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
+from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
 
 pytestmark = pytest.mark.skipif(load() is None, reason="this machine's processor or build has no CPU kernels")
 
-SHAPES = {
+LATENT: Final[dict[str, Any]] = {
+    **TINY, "num_key_value_heads": 4, "kv_lora_rank": 32, "q_lora_rank": 24, "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8, "v_head_dim": 16, "moe_intermediate_size": 32, "n_routed_experts": 8, "n_shared_experts": 1,
+    "num_experts_per_tok": 2, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+SHAPES: Final[dict[str, TinyModel | PreTrainedConfig]] = {
     "llama": TinyModel(),
     "biased-tied-wide-heads": TinyModel(
         num_attention_heads=6, num_key_value_heads=2, head_dim=32, attention_bias=True, mlp_bias=True,
         tie_word_embeddings=True,
     ),
     "mixtral": TinyModel(num_local_experts=16),
+    "deepseek v2-lite": DeepseekV2Config(**{**LATENT, "q_lora_rank": None, "mlp_bias": True}),
+    "deepseek v3": DeepseekV3Config(**LATENT),
+    "deepseek v3.2": DeepseekV32Config(**LATENT, index_n_heads=4, index_head_dim=16, index_topk=512),
 }  # fmt: skip
 PROMPTS = [{"prompt_token_ids": [(i * 17 + j * j) % 256 for j in range(4 + i % 7 * 9)]} for i in range(12)]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
@@ -29,11 +43,16 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 class Stage:
     """A tiny model with a few adapters of different ranks and targets."""
 
-    def __init__(self, folder: Path, shape: TinyModel) -> None:
-        self.path = write_tiny_checkpoint(folder / "base", shape)
-        attention, feed_forward = ALL_PROJECTIONS[:4], ALL_PROJECTIONS[4:]
-        targets = [ALL_PROJECTIONS, attention[:1], attention[1:]]
-        if not shape.num_local_experts:
+    def __init__(self, folder: Path, shape: TinyModel | PreTrainedConfig) -> None:
+        feed_forward = ALL_PROJECTIONS[4:]
+        if isinstance(shape, TinyModel):
+            self.path, attention = write_tiny_checkpoint(folder / "base", shape), ALL_PROJECTIONS[:4]
+        else:
+            self.path = write_family_checkpoint(folder / "base", build_oracle(shape))
+            shape = projections(self.path)
+            attention = sorted({name.rpartition(".")[2] for name in shape if ".self_attn." in name})
+        targets = [(*attention, *feed_forward), attention[:1], attention[1:]]
+        if not isinstance(shape, TinyModel) or not shape.num_local_experts:
             targets += [feed_forward[:1], feed_forward[2:], feed_forward]
         self.adapters = [
             LoRARequest(f"a{i}", str(write_tiny_adapter(folder / f"a{i}", shape, rank=i + 1, targets=each, seed=i)))
@@ -42,6 +61,13 @@ class Stage:
 
     def llm(self, dtype: str = "bfloat16", **settings: Any) -> LLM:
         return LLM(str(self.path), dtype=dtype, enable_lora=True, max_loras=8, num_kv_blocks=128, **settings)
+
+
+def projections(folder: Path) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every projection of a checkpoint that an adapter may change."""
+    config, _ = open_checkpoint(folder)
+    targets = adaptable_projections(Transformer(config, 64, torch.bfloat16))
+    return {name: (target.out_features, target.in_features) for name, target in targets.items()}
 
 
 @pytest.fixture(params=SHAPES, scope="module")

@@ -62,7 +62,7 @@ class LatentAttention(nn.Module):
         latent, k_rope = latent_TL.split((config.kv_lora_rank, config.qk_rope_head_dim), dim=-1)
         rotated = self._rotate(torch.cat((q_rope, k_rope[:, None]), dim=1), cos_sin)
 
-        key_b, value_b = self._folded()
+        key_b, value_b = self.folded()
         query = torch.cat((per_head_linear(q_nope, key_b), rotated[:, :-1]), dim=-1)
         stored = torch.cat((self.kv_norm(latent), rotated[:, -1]), dim=-1)
         attended = attend_latent(query, stored, cache[0], metadata, config.softmax_scale, config.kv_lora_rank)
@@ -71,7 +71,7 @@ class LatentAttention(nn.Module):
     def _rotate(self, x: Tensor, cos_sin: Tensor) -> Tensor:
         return rotate(split_pairs(x) if self.config.rope_interleave else x, cos_sin)
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
+    def folded(self) -> tuple[Tensor, Tensor]:
         """Each head's key projection, [N, qk_nope_head_dim, C], and value projection, [N, v_head_dim, C]."""
         config = self.config
         of_heads = self.kv_b.view(config.num_attention_heads, -1, config.kv_lora_rank)

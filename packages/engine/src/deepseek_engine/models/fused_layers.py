@@ -8,36 +8,43 @@ from deepseek_engine.kernels.cpu.layer_weights import (
     DecoderShape,
     DenseWeights,
     ExpertWeights,
+    GroupedQueryShape,
     GroupedQueryWeights,
+    LatentWeights,
     LayerWeights,
     NormWeights,
 )
-from deepseek_engine.kernels.cpu.library import SIGMOID, SOFTMAX, SPARSEMIXER, Routing
+from deepseek_engine.kernels.cpu.library import SIGMOID, SOFTMAX, SPARSEMIXER, LatentShape, Routing
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 from deepseek_engine.layers.attention import GroupedQueryAttention
 from deepseek_engine.layers.feed_forward import GatedFeedForward
+from deepseek_engine.layers.latent_attention import LatentAttention
 from deepseek_engine.layers.linear import Linear
 from deepseek_engine.layers.moe import MixtureOfExperts
 from deepseek_engine.layers.norm import LayerNorm, RMSNorm
-from deepseek_engine.model_config import DenseConfig, GroupedQueryConfig, ModelConfig, MoEConfig, RouterConfig
-from deepseek_engine.models.transformer import DecoderLayer
+from deepseek_engine.model_config import (
+    AttentionConfig,
+    DenseConfig,
+    GroupedQueryConfig,
+    LatentConfig,
+    ModelConfig,
+    MoEConfig,
+    RouterConfig,
+)
+from deepseek_engine.models.transformer import Attention, DecoderLayer
 
 _KINDS = {"softmax": SOFTMAX, "sigmoid": SIGMOID, "sparsemixer": SPARSEMIXER}
 
 
 def decoder_shape(config: ModelConfig) -> DecoderShape:
     """The sizes of a model that the kernels can run."""
-    attention = cast("GroupedQueryConfig", config.layers[0].attention)
     mixture = next((layer.feed_forward for layer in config.layers if isinstance(layer.feed_forward, MoEConfig)), None)
     return DecoderShape(
         hidden_size=config.hidden_size,
-        num_heads=attention.num_attention_heads,
-        num_kv_heads=attention.num_key_value_heads,
-        head_dim=attention.head_dim,
+        attention=_attention_shape(config.layers[0].attention),
         dense_size=max(_dense_size(layer.feed_forward) for layer in config.layers),
         expert_size=0 if mixture is None else mixture.intermediate_size,
         routing=None if mixture is None else routing_rule(mixture.router),
-        attention_scale=attention.head_dim**-0.5,
     )
 
 
@@ -45,7 +52,7 @@ def pack_layer(layer: DecoderLayer) -> LayerWeights:
     """Pack one layer; its own weights are left as they are."""
     return LayerWeights(
         attention_norm=pack_norm(layer.attention_norm),
-        attention=_attention(cast("GroupedQueryAttention", layer.attention)),
+        attention=_attention(layer.attention),
         feed_forward_norm=pack_norm(layer.feed_forward_norm),
         feed_forward=_feed_forward(layer.feed_forward),
     )
@@ -84,12 +91,49 @@ def routing_rule(config: RouterConfig) -> Routing:
     )
 
 
-def _attention(attention: GroupedQueryAttention) -> GroupedQueryWeights:
+def _attention_shape(config: AttentionConfig) -> GroupedQueryShape | LatentShape:
+    if isinstance(config, LatentConfig):
+        return LatentShape(
+            num_heads=config.num_attention_heads,
+            query_rank=config.q_lora_rank or 0,
+            kv_rank=config.kv_lora_rank,
+            nope_dim=config.qk_nope_head_dim,
+            rope_dim=config.qk_rope_head_dim,
+            value_dim=config.v_head_dim,
+            is_interleaved=config.rope_interleave,
+            scale=config.softmax_scale,
+        )
+    config = cast("GroupedQueryConfig", config)
+    return GroupedQueryShape(
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        scale=config.head_dim**-0.5,
+    )
+
+
+def _attention(attention: Attention) -> GroupedQueryWeights | LatentWeights:
+    if isinstance(attention, LatentAttention):
+        return _latent(attention)
+    attention = cast("GroupedQueryAttention", attention)
     return GroupedQueryWeights(
         qkv=pack_linear(attention.qkv),
         output=pack_linear(attention.output),
         q_norm=None if attention.q_norm is None else pack_norm(attention.q_norm),
         k_norm=None if attention.k_norm is None else pack_norm(attention.k_norm),
+    )
+
+
+def _latent(attention: LatentAttention) -> LatentWeights:
+    key_b, value_b = attention.folded()
+    return LatentWeights(
+        input=pack_linear(attention.input),
+        query_norm=None if attention.q_norm is None else pack_norm(attention.q_norm),
+        query=None if attention.q_b is None else pack_linear(attention.q_b),
+        latent_norm=pack_norm(attention.kv_norm),
+        fold_keys=[pack(of_head.T) for of_head in key_b],
+        fold_values=[pack(of_head) for of_head in value_b],
+        output=pack_linear(attention.output),
     )
 
 

@@ -8,16 +8,18 @@ from deepseek_engine.kernels.cpu.attention import GROUP_TOKENS
 from deepseek_engine.kernels.cpu.packed_matrix import GATE_GROUP
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.model_config import (
-    AttentionConfig,
     DenseConfig,
     FeedForwardConfig,
     GroupedQueryConfig,
+    LatentConfig,
+    MixtureOfAttentionConfig,
     ModelConfig,
+    RopeConfig,
 )
 from deepseek_engine.models.transformer import Transformer
 
 
-def obstacle(model: Transformer, cache: KVCache) -> str | None:
+def obstacle(model: Transformer, cache: KVCache, max_model_len: int) -> str | None:
     """What keeps a model from the kernels, as the end of a sentence; None if nothing does."""
     config = model.config
     if model.embedding.dtype is not torch.bfloat16 or model.embedding.device.type != "cpu":
@@ -26,23 +28,45 @@ def obstacle(model: Transformer, cache: KVCache) -> str | None:
         return f"they take KV blocks of a multiple of {GROUP_TOKENS} tokens, not {cache.block_size}"
     if config.hidden_size % 4:
         return f"hidden_size={config.hidden_size} is not a multiple of 4"
-    return _of_attentions(config) or _of_feed_forwards(layer.feed_forward for layer in config.layers)
+    return _of_attentions(config, max_model_len) or _of_feed_forwards(layer.feed_forward for layer in config.layers)
 
 
-def _of_attentions(config: ModelConfig) -> str | None:
+def _of_attentions(config: ModelConfig, max_model_len: int) -> str | None:
     attention = config.layers[0].attention
     if any(layer.attention != attention for layer in config.layers):
         return "its layers differ in attention"
-    return _of_attention(attention, config)
+    match attention:
+        case GroupedQueryConfig():
+            return _of_grouped_queries(attention, config.rope)
+        case LatentConfig():
+            return _of_latent(attention, max_model_len)
+        case MixtureOfAttentionConfig():
+            return "they do not know mixtures of attention heads"
 
 
-def _of_attention(attention: AttentionConfig, config: ModelConfig) -> str | None:
-    if not isinstance(attention, GroupedQueryConfig):
-        return f"they do not know its attention ({type(attention).__name__.removesuffix('Config')})"
+def _of_grouped_queries(attention: GroupedQueryConfig, rope: RopeConfig) -> str | None:
     if attention.head_dim % GROUP_TOKENS:
         return f"head_dim={attention.head_dim} is not a multiple of {GROUP_TOKENS}"
-    if config.rope.dim != attention.head_dim:
-        return f"only {config.rope.dim} of {attention.head_dim} features of a head rotate"
+    if rope.dim != attention.head_dim:
+        return f"only {rope.dim} of {attention.head_dim} features of a head rotate"
+    return None
+
+
+def _of_latent(attention: LatentConfig, max_model_len: int) -> str | None:
+    if attention.kv_lora_rank % GROUP_TOKENS:
+        return f"kv_lora_rank={attention.kv_lora_rank} is not a multiple of {GROUP_TOKENS}"
+    width = attention.num_attention_heads * attention.v_head_dim
+    if attention.qk_nope_head_dim % 2 or (attention.q_lora_rank or 0) % 4 or width % 4:
+        return (
+            f"qk_nope_head_dim={attention.qk_nope_head_dim} is odd, or q_lora_rank={attention.q_lora_rank} or the "
+            f"width of all heads' values, {width}, is not a multiple of 4"
+        )
+    # In a context that the indexer does not exceed it chooses every key, so it need not be asked.
+    if attention.indexer is not None and max_model_len > attention.indexer.index_topk:
+        return (
+            f"its indexer chooses keys in a context beyond index_topk={attention.indexer.index_topk}, and "
+            f"max_model_len={max_model_len}"
+        )
     return None
 
 

@@ -1,7 +1,7 @@
 """Random LoRA adapters in PEFT's format for tiny checkpoints, written without PEFT."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ ALL_PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "
 
 def write_tiny_adapter(
     folder: Path,
-    model: TinyModel | None = None,
+    model: TinyModel | Mapping[str, tuple[int, int]] | None = None,
     *,
     rank: int = 4,
     targets: Sequence[str] = ALL_PROJECTIONS,
@@ -26,7 +26,8 @@ def write_tiny_adapter(
 
     Args:
         folder: made if it is not there.
-        model: the shape that it is for; the default Llama if not given.
+        model: the shape that it is for, or rows and columns of every projection by name; the default
+            Llama if not given.
         rank: of every projection.
         targets: last parts of the names of the projections that it changes.
         seed: the same seed gives the same bytes.
@@ -37,7 +38,8 @@ def write_tiny_adapter(
     (folder / "adapter_config.json").write_text(json.dumps(fields | config), encoding="utf-8")
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    for name, (rows, columns) in projection_shapes(model or TinyModel()).items():
+    shapes = model if isinstance(model, Mapping) else projection_shapes(model or TinyModel())
+    for name, (rows, columns) in shapes.items():
         if name.rpartition(".")[2] in targets:
             prefix = f"base_model.model.{name}"
             tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) / columns**0.5

@@ -15,10 +15,13 @@ from deepseek_engine.kernels.cpu.layer_weights import (
     DecoderShape,
     DenseWeights,
     ExpertWeights,
+    GroupedQueryShape,
+    GroupedQueryWeights,
+    LatentWeights,
     LayerWeights,
     NormWeights,
 )
-from deepseek_engine.kernels.cpu.library import Adapters, Decoder, Layer, Library, Matrix, Routing, Step
+from deepseek_engine.kernels.cpu.library import Adapters, Decoder, LatentShape, Layer, Library, Matrix, Routing, Step
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 
 
@@ -32,7 +35,8 @@ class CPUDecoder:
         embedding: [vocabulary, H], bfloat16, packed as a matrix of H inputs.
         final_norm: of H features.
         cos_sin: float32 [positions, 2, D / 2]: cosines, then sines.
-        cache: each layer's keys and values, bfloat16 [slots, kv heads, D]; the kernels keep an order of their own.
+        cache: each layer's keys and values, bfloat16 [slots, kv heads, D], which the kernels keep in an order of their
+            own; or latents, bfloat16 [slots, latent]. What a layer has behind these is not used.
     """
 
     def __init__(
@@ -44,31 +48,35 @@ class CPUDecoder:
         embedding: PackedMatrix,
         final_norm: NormWeights,
         cos_sin: Tensor,
-        cache: Sequence[tuple[Tensor, Tensor]],
+        cache: Sequence[tuple[Tensor, ...]],
     ) -> None:
         self._library = library
         self._hidden_size = shape.hidden_size
         self._held = (layers, embedding, final_norm, cos_sin, cache)  # the structures below point into these
         self._layers = (Layer * len(layers))()
         self._arrays: list[ctypes.Array[Matrix]] = []
-        for structure, weights, (keys, values) in zip(self._layers, layers, cache, strict=True):
+        for structure, weights, entries in zip(self._layers, layers, cache, strict=True):
             self._fill(structure, weights)
-            structure.keys, structure.values = keys.data_ptr(), values.data_ptr()
+            structure.keys = entries[0].data_ptr()
+            if isinstance(weights.attention, GroupedQueryWeights):
+                structure.values = entries[1].data_ptr()
         self._decoder = Decoder(
             num_layers=len(layers),
             hidden_size=shape.hidden_size,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
             dense_size=shape.dense_size,
             expert_size=shape.expert_size,
             routing=shape.routing or Routing(),
-            attention_scale=shape.attention_scale,
             embedding=embedding.matrix,
             final_norm=final_norm.structure(),
             cos_sin=cos_sin.data_ptr(),
             layers=self._layers,
         )
+        match shape.attention:
+            case LatentShape() as latent:
+                self._decoder.latent = latent
+            case GroupedQueryShape() as grouped:
+                self._decoder.num_heads, self._decoder.num_kv_heads = grouped.num_heads, grouped.num_kv_heads
+                self._decoder.head_dim, self._decoder.attention_scale = grouped.head_dim, grouped.scale
         self._scratch = self._adapter_scratch = torch.empty(0, dtype=torch.uint8)
 
     def step(
@@ -116,10 +124,13 @@ class CPUDecoder:
     def _fill(self, structure: Layer, weights: LayerWeights) -> None:
         structure.attention_norm = weights.attention_norm.structure()
         structure.feed_forward_norm = weights.feed_forward_norm.structure()
-        attention = weights.attention
-        structure.qkv, structure.output = attention.qkv.matrix, attention.output.matrix
-        if attention.q_norm is not None and attention.k_norm is not None:
-            structure.q_norm, structure.k_norm = attention.q_norm.structure(), attention.k_norm.structure()
+        match weights.attention:
+            case GroupedQueryWeights() as grouped:
+                structure.qkv, structure.output = grouped.qkv.matrix, grouped.output.matrix
+                if grouped.q_norm is not None and grouped.k_norm is not None:
+                    structure.q_norm, structure.k_norm = grouped.q_norm.structure(), grouped.k_norm.structure()
+            case LatentWeights() as latent:
+                self._fill_latent(structure, latent)
         match weights.feed_forward:
             case DenseWeights() as dense:
                 _fill_dense(structure, dense)
@@ -131,6 +142,13 @@ class CPUDecoder:
                 structure.experts_down = self._array(experts.down)
                 if experts.shared is not None:
                     _fill_dense(structure, experts.shared)
+
+    def _fill_latent(self, structure: Layer, weights: LatentWeights) -> None:
+        structure.qkv, structure.output = weights.input.matrix, weights.output.matrix
+        structure.k_norm = weights.latent_norm.structure()
+        if weights.query_norm is not None and weights.query is not None:
+            structure.q_norm, structure.query = weights.query_norm.structure(), weights.query.matrix
+        structure.fold_keys, structure.fold_values = self._array(weights.fold_keys), self._array(weights.fold_values)
 
     def _array(self, matrices: Sequence[PackedMatrix]) -> "ctypes.Array[Matrix]":
         array = (Matrix * len(matrices))(*(packed.matrix for packed in matrices))

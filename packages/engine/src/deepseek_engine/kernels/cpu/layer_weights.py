@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deepseek_engine.kernels.cpu.library import Norm, Routing
+from deepseek_engine.kernels.cpu.library import LatentShape, Norm, Routing
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 
 
@@ -63,13 +63,43 @@ class GroupedQueryWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatentWeights:
+    """Latent attention.
+
+    Attributes:
+        input: to queries or what they come from, then to the latent.
+        query: out of compressed queries, which `query_norm` normalises; None where they are not compressed.
+        fold_keys: of each head, from a query without its rotated part to the latents' space.
+        fold_values: of each head, out of that space.
+    """
+
+    input: PackedMatrix
+    query_norm: NormWeights | None
+    query: PackedMatrix | None
+    latent_norm: NormWeights
+    fold_keys: Sequence[PackedMatrix]
+    fold_values: Sequence[PackedMatrix]
+    output: PackedMatrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
     """One layer."""
 
     attention_norm: NormWeights
-    attention: GroupedQueryWeights
+    attention: GroupedQueryWeights | LatentWeights
     feed_forward_norm: NormWeights
     feed_forward: DenseWeights | ExpertWeights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedQueryShape:
+    """Sizes of grouped-query attention; `scale` is of the scores."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +113,7 @@ class DecoderShape:
     """
 
     hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+    attention: GroupedQueryShape | LatentShape
     dense_size: int
     expert_size: int
     routing: Routing | None
-    attention_scale: float

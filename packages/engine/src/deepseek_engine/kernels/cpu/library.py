@@ -86,6 +86,21 @@ class Routing(Structure):
     ]
 
 
+class LatentShape(Structure):
+    """`ds_latent_shape`: sizes of latent attention."""
+
+    _fields_ = [
+        ("num_heads", c_int64),
+        ("query_rank", c_int64),
+        ("kv_rank", c_int64),
+        ("nope_dim", c_int64),
+        ("rope_dim", c_int64),
+        ("value_dim", c_int64),
+        ("is_interleaved", c_int64),
+        ("scale", c_float),
+    ]
+
+
 class Attention(Structure):
     """`ds_attention`: one layer's attention."""
 
@@ -116,6 +131,9 @@ class Layer(Structure):
         ("output", Matrix),
         ("q_norm", Norm),
         ("k_norm", Norm),
+        ("query", Matrix),
+        ("fold_keys", POINTER(Matrix)),
+        ("fold_values", POINTER(Matrix)),
         ("gate_up", Matrix),
         ("down", Matrix),
         ("router", Matrix),
@@ -136,6 +154,7 @@ class Decoder(Structure):
         ("num_heads", c_int64),
         ("num_kv_heads", c_int64),
         ("head_dim", c_int64),
+        ("latent", LatentShape),
         ("dense_size", c_int64),
         ("expert_size", c_int64),
         ("routing", Routing),
@@ -189,7 +208,9 @@ class Library:
 
     def __init__(self, handle: ctypes.CDLL) -> None:
         structure_size = _function(handle.ds_structure_size, c_int64, c_int64)
-        structures = (Matrix, Product, Batch, Attention, Layer, Decoder, Step, AdapterRows, Adapters, Norm, Routing)
+        structures = (
+            Matrix, Product, Batch, Attention, Layer, Decoder, Step, AdapterRows, Adapters, Norm, Routing, LatentShape,
+        )  # fmt: skip
         for index, structure in enumerate(structures):
             ours, theirs = ctypes.sizeof(structure), structure_size(index)
             if ours != theirs:

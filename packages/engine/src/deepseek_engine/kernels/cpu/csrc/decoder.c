@@ -8,12 +8,14 @@
 typedef struct {
     bf16 *stream;    // [rows][hidden_size], what the layers add to
     bf16 *normed;    // [rows][hidden_size]
-    bf16 *qkv;       // [rows][(heads + 2 kv heads) * head_dim]
-    bf16 *attended;  // [rows][heads * head_dim]
+    bf16 *qkv;       // [rows][input_width]
+    bf16 *attended;  // [rows][attended_width]
+    bf16 *compressed; // [rows][query_rank]
+    bf16 *queries;   // [rows][query_width], out of compressed ones
     bf16 *inner;     // [rows][dense_size]
     uint8_t *bytes;  // [rows][widest input of a product]
     float *scales;   // [rows]
-    void *mixture;
+    void *mixture, *latent;
     int64_t num_bytes;
 } room;
 
@@ -25,15 +27,36 @@ static void *take(char **next, int64_t bytes) {
 
 static inline int64_t longer(int64_t a, int64_t b) { return a > b ? a : b; }
 
+static int64_t query_width(const ds_decoder *d) {
+    return d->latent.num_heads ? d->latent.num_heads * (d->latent.nope_dim + d->latent.rope_dim) : d->num_heads * d->head_dim;
+}
+
+// What the first projection gives.
+static int64_t input_width(const ds_decoder *d) {
+    if (!d->latent.num_heads) return (d->num_heads + 2 * d->num_kv_heads) * d->head_dim;
+    return (d->latent.query_rank ? d->latent.query_rank : query_width(d)) + d->latent.kv_rank + d->latent.rope_dim;
+}
+
+// What the last one takes.
+static int64_t attended_width(const ds_decoder *d) {
+    return d->latent.num_heads ? d->latent.num_heads * d->latent.value_dim : d->num_heads * d->head_dim;
+}
+
+static int64_t widest_input(const ds_decoder *d) {
+    return longer(longer(d->hidden_size, attended_width(d)), longer(d->dense_size, d->latent.query_rank));
+}
+
 static room lay_out(const ds_decoder *d, int64_t rows, void *scratch) {
     char *next = scratch;
-    const int64_t attention_width = d->num_heads * d->head_dim, kv_width = d->num_kv_heads * d->head_dim;
     room r = {0};
     r.stream = take(&next, rows * d->hidden_size * 2);
     r.normed = take(&next, rows * d->hidden_size * 2);
-    r.qkv = take(&next, rows * (attention_width + 2 * kv_width) * 2);
-    r.attended = take(&next, rows * attention_width * 2);
-    r.bytes = take(&next, rows * longer(longer(d->hidden_size, attention_width), d->dense_size));
+    r.qkv = take(&next, rows * input_width(d) * 2);
+    r.attended = take(&next, rows * attended_width(d) * 2);
+    r.compressed = take(&next, rows * d->latent.query_rank * 2);
+    if (d->latent.query_rank) r.queries = take(&next, rows * query_width(d) * 2);
+    if (d->latent.num_heads) r.latent = take(&next, ds_latent_bytes(&d->latent, rows));
+    r.bytes = take(&next, rows * widest_input(d));
     r.scales = take(&next, rows * 4);
     r.inner = take(&next, rows * d->dense_size * 2);
     if (d->routing.num_experts) r.mixture = take(&next, ds_mixture_bytes(&d->routing, d->hidden_size, d->expert_size, rows));
@@ -50,13 +73,10 @@ static void multiply(const room *r, const ds_matrix *matrix, const bf16 *rows, i
     ds_matmul(&product);
 }
 
-static int64_t qkv_width_of(const ds_decoder *d) { return (d->num_heads + 2 * d->num_kv_heads) * d->head_dim; }
-
 // Behind the adapters' own room: gates and values of all rows before they are multiplied.
 static int64_t gates_offset(const ds_decoder *d, int64_t rows, int64_t max_ranks) {
-    const int64_t inputs = longer(longer(d->hidden_size, d->num_heads * d->head_dim), d->dense_size);
-    const int64_t outputs = longer(longer(d->hidden_size, qkv_width_of(d)), 2 * d->dense_size);
-    return ds_adapters_add_bytes(rows, inputs, outputs, max_ranks);
+    const int64_t outputs = longer(longer(d->hidden_size, query_width(d)), longer(input_width(d), 2 * d->dense_size));
+    return ds_adapters_add_bytes(rows, widest_input(d), outputs, max_ranks);
 }
 
 int64_t ds_adapters_scratch_bytes(const ds_decoder *d, int64_t num_rows, int64_t max_ranks) {
@@ -82,22 +102,45 @@ static void run_dense(const ds_decoder *d, const ds_step *step, int64_t index, c
     adapt(adapters, index, DS_DOWN, r->inner, r->stream);
 }
 
-static void run_layer(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
-    const int64_t rows = step->num_rows, hidden = d->hidden_size;
-    const ds_layer *layer = &d->layers[index];
-    const int64_t qkv_width = qkv_width_of(d);
-
-    ds_normalise(&layer->attention_norm, r->stream, rows, hidden, hidden, r->normed);
-    multiply(r, &layer->qkv, r->normed, rows, DS_STORE_BF16, r->qkv, qkv_width);
-    adapt(adapters, index, DS_QKV, r->normed, r->qkv);
+static void attend_grouped(const ds_decoder *d, const ds_step *step, const ds_layer *layer, const room *r) {
     ds_attention attention = {
-        .batch = &step->batch, .qkv = r->qkv, .row_stride = qkv_width, .num_heads = d->num_heads,
+        .batch = &step->batch, .qkv = r->qkv, .row_stride = input_width(d), .num_heads = d->num_heads,
         .num_kv_heads = d->num_kv_heads, .head_dim = d->head_dim, .cos_sin = d->cos_sin,
         .q_norm = layer->q_norm.weight ? &layer->q_norm : 0, .k_norm = layer->k_norm.weight ? &layer->k_norm : 0,
         .scale = d->attention_scale, .keys = layer->keys, .values = layer->values, .target = r->attended,
     };
     ds_attention_write(&attention);
     ds_attention_attend(&attention);
+}
+
+static void attend_latent(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
+    const ds_layer *layer = &d->layers[index];
+    const int64_t rows = step->num_rows, rank = d->latent.query_rank, width = input_width(d);
+    ds_latent latent = {
+        .shape = &d->latent, .batch = &step->batch, .num_rows = rows, .queries = r->qkv, .query_stride = width,
+        .latents = r->qkv + (rank ? rank : query_width(d)), .latent_stride = width, .latent_norm = &layer->k_norm,
+        .cos_sin = d->cos_sin, .fold_keys = layer->fold_keys, .fold_values = layer->fold_values, .cache = layer->keys,
+        .target = r->attended, .scratch = r->latent,
+    };
+    if (rank) {
+        ds_normalise(&layer->q_norm, r->qkv, rows, width, rank, r->compressed);
+        multiply(r, &layer->query, r->compressed, rows, DS_STORE_BF16, r->queries, query_width(d));
+        adapt(adapters, index, DS_QUERY, r->compressed, r->queries);
+        latent.queries = r->queries;
+        latent.query_stride = query_width(d);
+    }
+    ds_latent_attention(&latent);
+}
+
+static void run_layer(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
+    const int64_t rows = step->num_rows, hidden = d->hidden_size;
+    const ds_layer *layer = &d->layers[index];
+
+    ds_normalise(&layer->attention_norm, r->stream, rows, hidden, hidden, r->normed);
+    multiply(r, &layer->qkv, r->normed, rows, DS_STORE_BF16, r->qkv, input_width(d));
+    adapt(adapters, index, DS_QKV, r->normed, r->qkv);
+    if (d->latent.num_heads) attend_latent(d, step, index, adapters, r);
+    else attend_grouped(d, step, layer, r);
     multiply(r, &layer->output, r->attended, rows, DS_ADD_BF16, r->stream, hidden);
     adapt(adapters, index, DS_OUTPUT, r->attended, r->stream);
 
@@ -129,6 +172,7 @@ void ds_decoder_step(const ds_decoder *d, const ds_step *step) { ds_decoder_step
 int64_t ds_structure_size(int64_t which) {
     const int64_t sizes[] = {sizeof(ds_matrix), sizeof(ds_product), sizeof(ds_batch), sizeof(ds_attention),
                              sizeof(ds_layer),  sizeof(ds_decoder), sizeof(ds_step),  sizeof(ds_adapter_rows),
-                             sizeof(ds_adapters), sizeof(ds_norm), sizeof(ds_routing)};
+                             sizeof(ds_adapters), sizeof(ds_norm), sizeof(ds_routing),
+                             sizeof(ds_latent_shape)};
     return which < 0 || which >= (int64_t)(sizeof(sizes) / sizeof(sizes[0])) ? -1 : sizes[which];
 }

@@ -2,23 +2,28 @@
 #pragma once
 #include "adapters.h"
 #include "attention.h"
+#include "latent.h"
 #include "matmul.h"
 #include "routing.h"
 
 typedef struct {
     ds_norm attention_norm, feed_forward_norm;
-    ds_matrix qkv, output;
-    ds_norm q_norm, k_norm;            // weights are null where there is none
+    ds_matrix qkv, output;             // latent attention: queries, or what they come from, then the latent
+    ds_norm q_norm, k_norm;            // weights are null where there is none; latent attention: of query and latent
+    ds_matrix query;                   // latent attention with compressed queries: out of them
+    const ds_matrix *fold_keys, *fold_values; // latent attention: [heads]
     ds_matrix gate_up, down;           // of the one network, or of what the mixture's experts share; data may be null
     ds_matrix router;                  // mixture: [num_experts] outputs
     const float *choice_bias;          // [num_experts], sigmoid only
     const ds_matrix *experts_gate_up;  // [num_experts]; null where the layer is no mixture
     const ds_matrix *experts_down;
-    bf16 *keys, *values;
+    bf16 *keys, *values;               // latent attention: keys are the latents
 } ds_layer; // every gate_up has gates and values interleaved by 16
 
 typedef struct {
-    int64_t num_layers, hidden_size, num_heads, num_kv_heads, head_dim;
+    int64_t num_layers, hidden_size;
+    int64_t num_heads, num_kv_heads, head_dim; // of grouped-query attention
+    ds_latent_shape latent;                    // or of latent attention
     int64_t dense_size;    // width of the widest network that is no expert
     int64_t expert_size;
     ds_routing routing;    // of every mixture
@@ -47,5 +52,5 @@ int64_t ds_adapters_scratch_bytes(const ds_decoder *decoder, int64_t num_rows, i
 void ds_decoder_step_adapted(const ds_decoder *decoder, const ds_step *step, const ds_adapters *adapters);
 
 // Sizes of the structures above, so that whoever describes them elsewhere can check: matrix, product, batch, attention,
-// layer, decoder, step, adapter rows, adapters, norm, routing.
+// layer, decoder, step, adapter rows, adapters, norm, routing, latent shape.
 int64_t ds_structure_size(int64_t which);
