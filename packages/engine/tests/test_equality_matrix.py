@@ -64,6 +64,7 @@ ROWS: Final[dict[str, Row]] = {
     "mixtral 16x2 int8": Row(MixtralConfig(**TINY, num_local_experts=16), INT8),
     "llama bfloat16": Row(LlamaConfig(**TINY), BFLOAT16, is_exact=True),
     "mixtral 16x2 bfloat16": Row(MixtralConfig(**TINY, num_local_experts=16), BFLOAT16, is_exact=True),
+    "jetmoe 8x2 bfloat16": Row(JetMoeConfig(**TINY, kv_channels=16, num_local_experts=8), BFLOAT16, is_exact=True),
     "deepseek v3 bfloat16": Row(DeepseekV3Config(**WIDER_V3), BFLOAT16, is_exact=True),
     "deepseek v3 int8, kernels": Row(DeepseekV3Config(**WIDER_V3), INT8_KERNELS, is_exact=True),
     "llama int8, kernels": Row(LlamaConfig(**TINY), INT8_KERNELS, is_exact=True),

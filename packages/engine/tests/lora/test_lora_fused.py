@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 import torch
-from transformers import DeepseekV2Config, DeepseekV3Config, PreTrainedConfig
+from transformers import DeepseekV2Config, DeepseekV3Config, JetMoeConfig, PreTrainedConfig
 from transformers.models.deepseek_v32 import DeepseekV32Config
 
 from deepseek_engine import LLM, LoRARequest, SamplingParams
@@ -34,6 +34,7 @@ SHAPES: Final[dict[str, TinyModel | PreTrainedConfig]] = {
     "mixtral": TinyModel(num_local_experts=16),
     "deepseek v2-lite": DeepseekV2Config(**{**LATENT, "q_lora_rank": None, "mlp_bias": True}),
     "deepseek v3": DeepseekV3Config(**LATENT),
+    "jetmoe": JetMoeConfig(**TINY, kv_channels=16, num_local_experts=8),
     "deepseek v3.2": DeepseekV32Config(**LATENT, index_n_heads=4, index_head_dim=16, index_topk=512),
 }  # fmt: skip
 PROMPTS = [{"prompt_token_ids": [(i * 17 + j * j) % 256 for j in range(4 + i % 7 * 9)]} for i in range(12)]
@@ -50,10 +51,12 @@ class Stage:
         else:
             self.path = write_family_checkpoint(folder / "base", build_oracle(shape))
             shape = projections(self.path)
-            attention = sorted({name.rpartition(".")[2] for name in shape if ".self_attn." in name})
-        targets = [(*attention, *feed_forward), attention[:1], attention[1:]]
+            attention = sorted({name.rpartition(".")[2] for name in shape if ".self_attn" in name})
+            feed_forward = sorted({name.rpartition(".")[2] for name in shape if ".mlp." in name})
+        targets = [[*attention, *feed_forward], attention[:1], attention[1:]]
         if not isinstance(shape, TinyModel) or not shape.num_local_experts:
             targets += [feed_forward[:1], feed_forward[2:], feed_forward]
+        targets = [names for names in targets if names]
         self.adapters = [
             LoRARequest(f"a{i}", str(write_tiny_adapter(folder / f"a{i}", shape, rank=i + 1, targets=each, seed=i)))
             for i, each in enumerate(targets)
@@ -101,7 +104,8 @@ def test_rows_of_the_base_model_have_the_same_bits_beside_adapters(stage: Stage)
     llm = stage.llm(enable_prefix_caching=False)
     params = SamplingParams(temperature=0.0, max_tokens=1)
     _, alone = run(llm, PROMPTS[:1], None, params)
-    _, beside = run(llm, PROMPTS[:4], [None, *stage.adapters[:3]], params)
+    adapters = [None, *stage.adapters[:3]]
+    _, beside = run(llm, PROMPTS[: len(adapters)], adapters, params)
     assert torch.equal(beside[0], alone[0])
 
 

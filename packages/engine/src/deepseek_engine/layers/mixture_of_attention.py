@@ -14,7 +14,7 @@ from deepseek_engine.layers.experts import ExpertGroups, expert_linear, weighted
 from deepseek_engine.layers.linear import Linear, QuantizableModule
 from deepseek_engine.layers.rotary import rotate
 from deepseek_engine.layers.routers import Router
-from deepseek_engine.model_config import MixtureOfAttentionConfig, RouterConfig
+from deepseek_engine.model_config import MixtureOfAttentionConfig
 
 
 class MixtureOfAttention(QuantizableModule):
@@ -35,13 +35,7 @@ class MixtureOfAttention(QuantizableModule):
         super().__init__()
         self.config = config
         num_experts, width = config.num_local_experts, config.num_key_value_heads * config.head_dim
-        router = RouterConfig(
-            kind="softmax",
-            num_experts=num_experts,
-            num_experts_per_tok=config.num_experts_per_tok,
-            norm_topk_prob=True,
-        )
-        self.router = Router(router, hidden_size, dtype)
+        self.router = Router(config.router, hidden_size, dtype)
         self.kv = Linear(hidden_size, (width, width), bias=False, dtype=dtype)
         self.queries = nn.Parameter(torch.empty(num_experts, width, hidden_size, dtype=dtype), requires_grad=False)
         self.outputs = nn.Parameter(torch.empty(num_experts, hidden_size, width, dtype=dtype), requires_grad=False)

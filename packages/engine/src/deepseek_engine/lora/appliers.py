@@ -22,6 +22,7 @@ Owners = Iterable[tuple[Sequence, int]]
 _SITES: Final = {
     "attention.qkv": kernels.QKV,
     "attention.input": kernels.QKV,
+    "attention.kv": kernels.QKV,
     "attention.q_b": kernels.QUERY,
     "attention.output": kernels.OUTPUT,
     "feed_forward.gate_up": kernels.GATE_UP,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.kv_cache.specs import CacheSpec
+from deepseek_engine.model_config.feed_forward import RouterConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,16 @@ class MixtureOfAttentionConfig:
     head_dim: int
     num_local_experts: int
     num_experts_per_tok: int
+
+    @property
+    def router(self) -> RouterConfig:
+        """How heads are chosen: the weights are a softmax over the chosen ones."""
+        return RouterConfig(
+            kind="softmax",
+            num_experts=self.num_local_experts,
+            num_experts_per_tok=self.num_experts_per_tok,
+            norm_topk_prob=True,
+        )
 
     @property
     def cache_spec(self) -> CacheSpec:

@@ -1,10 +1,9 @@
 """A loaded layer's weights, packed for the CPU kernels."""
 
-from typing import cast
-
 from torch import Tensor
 
 from deepseek_engine.kernels.cpu.layer_weights import (
+    AskingWeights,
     DecoderShape,
     DenseWeights,
     ExpertWeights,
@@ -16,17 +15,17 @@ from deepseek_engine.kernels.cpu.layer_weights import (
 )
 from deepseek_engine.kernels.cpu.library import SIGMOID, SOFTMAX, SPARSEMIXER, LatentShape, Routing
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
-from deepseek_engine.layers.attention import GroupedQueryAttention
 from deepseek_engine.layers.feed_forward import GatedFeedForward
 from deepseek_engine.layers.latent_attention import LatentAttention
 from deepseek_engine.layers.linear import Linear
+from deepseek_engine.layers.mixture_of_attention import MixtureOfAttention
 from deepseek_engine.layers.moe import MixtureOfExperts
 from deepseek_engine.layers.norm import LayerNorm, RMSNorm
 from deepseek_engine.model_config import (
     AttentionConfig,
     DenseConfig,
-    GroupedQueryConfig,
     LatentConfig,
+    MixtureOfAttentionConfig,
     ModelConfig,
     MoEConfig,
     RouterConfig,
@@ -103,7 +102,14 @@ def _attention_shape(config: AttentionConfig) -> GroupedQueryShape | LatentShape
             is_interleaved=config.rope_interleave,
             scale=config.softmax_scale,
         )
-    config = cast("GroupedQueryConfig", config)
+    if isinstance(config, MixtureOfAttentionConfig):
+        return GroupedQueryShape(
+            num_heads=config.num_key_value_heads * config.num_experts_per_tok,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            scale=config.head_dim**-0.5,
+            is_asking=True,
+        )
     return GroupedQueryShape(
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
@@ -112,10 +118,11 @@ def _attention_shape(config: AttentionConfig) -> GroupedQueryShape | LatentShape
     )
 
 
-def _attention(attention: Attention) -> GroupedQueryWeights | LatentWeights:
+def _attention(attention: Attention) -> GroupedQueryWeights | LatentWeights | AskingWeights:
     if isinstance(attention, LatentAttention):
         return _latent(attention)
-    attention = cast("GroupedQueryAttention", attention)
+    if isinstance(attention, MixtureOfAttention):
+        return _asking(attention)
     return GroupedQueryWeights(
         qkv=pack_linear(attention.qkv),
         output=pack_linear(attention.output),
@@ -137,6 +144,17 @@ def _latent(attention: LatentAttention) -> LatentWeights:
     )
 
 
+def _asking(attention: MixtureOfAttention) -> AskingWeights:
+    ids = range(attention.queries.shape[0])
+    return AskingWeights(
+        router=pack(attention.router.weight),
+        kv=pack_linear(attention.kv),
+        queries=[pack(attention.queries[i], None, _row(attention.queries_scale, i)) for i in ids],
+        outputs=[pack(attention.outputs[i], None, _row(attention.outputs_scale, i)) for i in ids],
+        bias=attention.bias.data,
+    )
+
+
 def _feed_forward(module: GatedFeedForward | MixtureOfExperts) -> DenseWeights | ExpertWeights:
     if isinstance(module, GatedFeedForward):
         return _dense(module)
@@ -148,6 +166,7 @@ def _feed_forward(module: GatedFeedForward | MixtureOfExperts) -> DenseWeights |
         gate_up=[pack(experts.gate_up[i], None, _row(experts.gate_up_scale, i), interleave=True) for i in ids],
         down=[pack(experts.down[i], None, _row(experts.down_scale, i)) for i in ids],
         shared=None if module.shared is None else _dense(module.shared),
+        bias=None if module.bias is None else module.bias.data,
     )
 
 

@@ -14,6 +14,7 @@ from deepseek_engine.model_config import (
     LatentConfig,
     MixtureOfAttentionConfig,
     ModelConfig,
+    MoEConfig,
     RopeConfig,
 )
 from deepseek_engine.models.transformer import Transformer
@@ -41,7 +42,7 @@ def _of_attentions(config: ModelConfig, max_model_len: int) -> str | None:
         case LatentConfig():
             return _of_latent(attention, max_model_len)
         case MixtureOfAttentionConfig():
-            return "they do not know mixtures of attention heads"
+            return _of_asking(attention, config)
 
 
 def _of_grouped_queries(attention: GroupedQueryConfig, rope: RopeConfig) -> str | None:
@@ -70,6 +71,15 @@ def _of_latent(attention: LatentConfig, max_model_len: int) -> str | None:
     return None
 
 
+def _of_asking(attention: MixtureOfAttentionConfig, config: ModelConfig) -> str | None:
+    if attention.head_dim % GROUP_TOKENS or config.rope.dim != attention.head_dim:
+        return f"head_dim={attention.head_dim} is not a multiple of {GROUP_TOKENS}, or does not rotate as a whole"
+    feed_forwards = [layer.feed_forward for layer in config.layers]
+    if any(not isinstance(each, MoEConfig) or each.router != attention.router for each in feed_forwards):
+        return "its mixtures of attention heads and of feed-forwards are routed differently"
+    return None
+
+
 def _of_feed_forwards(configs: Iterable[FeedForwardConfig]) -> str | None:
     mixture: FeedForwardConfig | None = None
     for config in configs:
@@ -77,8 +87,6 @@ def _of_feed_forwards(configs: Iterable[FeedForwardConfig]) -> str | None:
             return f"intermediate_size={config.intermediate_size} of a feed-forward is not a multiple of {GATE_GROUP}"
         if isinstance(config, DenseConfig):
             continue
-        if config.output_bias:
-            return "its mixture of experts has a bias"
         if mixture not in (None, config):
             return "its layers have different mixtures of experts"
         mixture = config

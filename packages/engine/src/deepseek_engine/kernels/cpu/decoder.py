@@ -12,6 +12,7 @@ from torch import Tensor
 from deepseek_engine.kernels.cpu.adapters import StepAdapters
 from deepseek_engine.kernels.cpu.attention import PagedBatch
 from deepseek_engine.kernels.cpu.layer_weights import (
+    AskingWeights,
     DecoderShape,
     DenseWeights,
     ExpertWeights,
@@ -58,7 +59,7 @@ class CPUDecoder:
         for structure, weights, entries in zip(self._layers, layers, cache, strict=True):
             self._fill(structure, weights)
             structure.keys = entries[0].data_ptr()
-            if isinstance(weights.attention, GroupedQueryWeights):
+            if not isinstance(weights.attention, LatentWeights):
                 structure.values = entries[1].data_ptr()
         self._decoder = Decoder(
             num_layers=len(layers),
@@ -77,6 +78,7 @@ class CPUDecoder:
             case GroupedQueryShape() as grouped:
                 self._decoder.num_heads, self._decoder.num_kv_heads = grouped.num_heads, grouped.num_kv_heads
                 self._decoder.head_dim, self._decoder.attention_scale = grouped.head_dim, grouped.scale
+                self._decoder.is_asking = grouped.is_asking
         self._scratch = self._adapter_scratch = torch.empty(0, dtype=torch.uint8)
 
     def step(
@@ -131,6 +133,11 @@ class CPUDecoder:
                     structure.q_norm, structure.k_norm = grouped.q_norm.structure(), grouped.k_norm.structure()
             case LatentWeights() as latent:
                 self._fill_latent(structure, latent)
+            case AskingWeights() as asking:
+                structure.qkv, structure.asking_router = asking.kv.matrix, asking.router.matrix
+                structure.asking_queries = self._array(asking.queries)
+                structure.asking_outputs = self._array(asking.outputs)
+                structure.asking_bias = asking.bias.data_ptr()
         match weights.feed_forward:
             case DenseWeights() as dense:
                 _fill_dense(structure, dense)
@@ -140,6 +147,8 @@ class CPUDecoder:
                     structure.choice_bias = experts.choice_bias.data_ptr()
                 structure.experts_gate_up = self._array(experts.gate_up)
                 structure.experts_down = self._array(experts.down)
+                if experts.bias is not None:
+                    structure.experts_bias = experts.bias.data_ptr()
                 if experts.shared is not None:
                     _fill_dense(structure, experts.shared)
 

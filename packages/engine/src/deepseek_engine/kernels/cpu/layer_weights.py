@@ -43,6 +43,7 @@ class ExpertWeights:
         gate_up: of each expert.
         down: of each expert.
         shared: the network that every token goes through, if there is one.
+        bias: bfloat16 [H], of the experts' sum.
     """
 
     router: PackedMatrix
@@ -50,6 +51,7 @@ class ExpertWeights:
     gate_up: Sequence[PackedMatrix]
     down: Sequence[PackedMatrix]
     shared: DenseWeights | None
+    bias: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,23 +85,49 @@ class LatentWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskingWeights:
+    """A mixture of attention heads: experts have queries and outputs of their own.
+
+    Attributes:
+        router: of E outputs.
+        kv: keys and values of all experts.
+        queries: of each expert.
+        outputs: of each expert.
+        bias: bfloat16 [H], of the sum of outputs.
+    """
+
+    router: PackedMatrix
+    kv: PackedMatrix
+    queries: Sequence[PackedMatrix]
+    outputs: Sequence[PackedMatrix]
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
     """One layer."""
 
     attention_norm: NormWeights
-    attention: GroupedQueryWeights | LatentWeights
+    attention: GroupedQueryWeights | LatentWeights | AskingWeights
     feed_forward_norm: NormWeights
     feed_forward: DenseWeights | ExpertWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupedQueryShape:
-    """Sizes of grouped-query attention; `scale` is of the scores."""
+    """Sizes of grouped-query attention.
+
+    Attributes:
+        num_heads: query heads; of all of a token's experts in a mixture of attention heads.
+        is_asking: whether it is such a mixture.
+        scale: of the scores.
+    """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     scale: float
+    is_asking: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +137,7 @@ class DecoderShape:
     Attributes:
         dense_size: width of the widest feed-forward that is no expert, those which experts share among them.
         expert_size: width of an expert.
-        routing: of every mixture; None where there is none.
+        routing: of every mixture, that of attention heads too; None where there is none.
     """
 
     hidden_size: int

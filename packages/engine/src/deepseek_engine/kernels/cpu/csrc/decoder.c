@@ -3,6 +3,7 @@
 #include "elementwise.h"
 #include "mixture.h"
 #include "pool.h"
+#include "scratch.h"
 
 // Where the activations of a step lie.
 typedef struct {
@@ -12,18 +13,13 @@ typedef struct {
     bf16 *attended;  // [rows][attended_width]
     bf16 *compressed; // [rows][query_rank]
     bf16 *queries;   // [rows][query_width], out of compressed ones
+    bf16 *kv;        // [rows][2 * kv heads * head_dim], of a mixture of attention heads
     bf16 *inner;     // [rows][dense_size]
     uint8_t *bytes;  // [rows][widest input of a product]
     float *scales;   // [rows]
-    void *mixture, *latent;
+    void *mixture, *latent, *asking;
     int64_t num_bytes;
 } room;
-
-static void *take(char **next, int64_t bytes) {
-    void *start = *next;
-    *next += (bytes + 63) / 64 * 64;
-    return start;
-}
 
 static inline int64_t longer(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -31,7 +27,9 @@ static int64_t query_width(const ds_decoder *d) {
     return d->latent.num_heads ? d->latent.num_heads * (d->latent.nope_dim + d->latent.rope_dim) : d->num_heads * d->head_dim;
 }
 
-// What the first projection gives.
+static int64_t kv_width(const ds_decoder *d) { return d->num_kv_heads * d->head_dim; }
+
+// What the first projection gives, with the queries that experts give.
 static int64_t input_width(const ds_decoder *d) {
     if (!d->latent.num_heads) return (d->num_heads + 2 * d->num_kv_heads) * d->head_dim;
     return (d->latent.query_rank ? d->latent.query_rank : query_width(d)) + d->latent.kv_rank + d->latent.rope_dim;
@@ -49,17 +47,19 @@ static int64_t widest_input(const ds_decoder *d) {
 static room lay_out(const ds_decoder *d, int64_t rows, void *scratch) {
     char *next = scratch;
     room r = {0};
-    r.stream = take(&next, rows * d->hidden_size * 2);
-    r.normed = take(&next, rows * d->hidden_size * 2);
-    r.qkv = take(&next, rows * input_width(d) * 2);
-    r.attended = take(&next, rows * attended_width(d) * 2);
-    r.compressed = take(&next, rows * d->latent.query_rank * 2);
-    if (d->latent.query_rank) r.queries = take(&next, rows * query_width(d) * 2);
-    if (d->latent.num_heads) r.latent = take(&next, ds_latent_bytes(&d->latent, rows));
-    r.bytes = take(&next, rows * widest_input(d));
-    r.scales = take(&next, rows * 4);
-    r.inner = take(&next, rows * d->dense_size * 2);
-    if (d->routing.num_experts) r.mixture = take(&next, ds_mixture_bytes(&d->routing, d->hidden_size, d->expert_size, rows));
+    r.stream = ds_take(&next, rows * d->hidden_size * 2);
+    r.normed = ds_take(&next, rows * d->hidden_size * 2);
+    r.qkv = ds_take(&next, rows * input_width(d) * 2);
+    r.attended = ds_take(&next, rows * attended_width(d) * 2);
+    r.compressed = ds_take(&next, rows * d->latent.query_rank * 2);
+    if (d->latent.query_rank) r.queries = ds_take(&next, rows * query_width(d) * 2);
+    if (d->is_asking) r.kv = ds_take(&next, rows * 2 * kv_width(d) * 2);
+    if (d->is_asking) r.asking = ds_take(&next, ds_asking_bytes(&d->routing, d->hidden_size, kv_width(d), rows));
+    if (d->latent.num_heads) r.latent = ds_take(&next, ds_latent_bytes(&d->latent, rows));
+    r.bytes = ds_take(&next, rows * widest_input(d));
+    r.scales = ds_take(&next, rows * 4);
+    r.inner = ds_take(&next, rows * d->dense_size * 2);
+    if (d->routing.num_experts) r.mixture = ds_take(&next, ds_mixture_bytes(&d->routing, d->hidden_size, d->expert_size, rows));
     r.num_bytes = next - (char *)scratch;
     return r;
 }
@@ -113,6 +113,23 @@ static void attend_grouped(const ds_decoder *d, const ds_step *step, const ds_la
     ds_attention_attend(&attention);
 }
 
+static void attend_asking(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
+    const ds_layer *layer = &d->layers[index];
+    const int64_t rows = step->num_rows, width = input_width(d), kv = 2 * kv_width(d);
+    ds_asking asking = {
+        .routing = &d->routing, .router = &layer->asking_router, .queries = layer->asking_queries,
+        .outputs = layer->asking_outputs, .bias = layer->asking_bias, .hidden_size = d->hidden_size,
+        .num_kv_heads = d->num_kv_heads, .head_dim = d->head_dim, .num_rows = rows, .scratch = r->asking,
+    };
+    ds_ask(&asking, r->normed, r->qkv, width);
+    multiply(r, &layer->qkv, r->normed, rows, DS_STORE_BF16, r->kv, kv);
+    adapt(adapters, index, DS_QKV, r->normed, r->kv);
+    for (int64_t row = 0; row < rows; row++)
+        memcpy(r->qkv + (row + 1) * width - kv, r->kv + row * kv, (size_t)kv * sizeof(bf16));
+    attend_grouped(d, step, layer, r);
+    ds_answer(&asking, r->attended, r->stream);
+}
+
 static void attend_latent(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
     const ds_layer *layer = &d->layers[index];
     const int64_t rows = step->num_rows, rank = d->latent.query_rank, width = input_width(d);
@@ -137,19 +154,23 @@ static void run_layer(const ds_decoder *d, const ds_step *step, int64_t index, c
     const ds_layer *layer = &d->layers[index];
 
     ds_normalise(&layer->attention_norm, r->stream, rows, hidden, hidden, r->normed);
-    multiply(r, &layer->qkv, r->normed, rows, DS_STORE_BF16, r->qkv, input_width(d));
-    adapt(adapters, index, DS_QKV, r->normed, r->qkv);
-    if (d->latent.num_heads) attend_latent(d, step, index, adapters, r);
-    else attend_grouped(d, step, layer, r);
-    multiply(r, &layer->output, r->attended, rows, DS_ADD_BF16, r->stream, hidden);
-    adapt(adapters, index, DS_OUTPUT, r->attended, r->stream);
+    if (d->is_asking) {
+        attend_asking(d, step, index, adapters, r);
+    } else {
+        multiply(r, &layer->qkv, r->normed, rows, DS_STORE_BF16, r->qkv, input_width(d));
+        adapt(adapters, index, DS_QKV, r->normed, r->qkv);
+        if (d->latent.num_heads) attend_latent(d, step, index, adapters, r);
+        else attend_grouped(d, step, layer, r);
+        multiply(r, &layer->output, r->attended, rows, DS_ADD_BF16, r->stream, hidden);
+        adapt(adapters, index, DS_OUTPUT, r->attended, r->stream);
+    }
 
     ds_normalise(&layer->feed_forward_norm, r->stream, rows, hidden, hidden, r->normed);
     if (layer->experts_gate_up) {
         ds_mixture mixture = {
             .routing = &d->routing, .router = &layer->router, .choice_bias = layer->choice_bias,
-            .gate_up = layer->experts_gate_up, .down = layer->experts_down, .hidden_size = hidden, .rows = r->normed,
-            .num_rows = rows, .target = r->stream, .scratch = r->mixture,
+            .gate_up = layer->experts_gate_up, .down = layer->experts_down, .bias = layer->experts_bias,
+            .hidden_size = hidden, .rows = r->normed, .num_rows = rows, .target = r->stream, .scratch = r->mixture,
         };
         ds_mixture_add(&mixture);
     }

@@ -1,6 +1,7 @@
 // A whole step of a decoder: attention, then a gated feed-forward or a mixture of such, layer by layer.
 #pragma once
 #include "adapters.h"
+#include "asking.h"
 #include "attention.h"
 #include "latent.h"
 #include "matmul.h"
@@ -17,6 +18,11 @@ typedef struct {
     const float *choice_bias;          // [num_experts], sigmoid only
     const ds_matrix *experts_gate_up;  // [num_experts]; null where the layer is no mixture
     const ds_matrix *experts_down;
+    const bf16 *experts_bias;          // [hidden_size] of the experts' sum, or null
+    // A mixture of attention heads has keys and values in qkv, and no output; null otherwise.
+    ds_matrix asking_router;
+    const ds_matrix *asking_queries, *asking_outputs; // [num_experts]
+    const bf16 *asking_bias;           // [hidden_size]
     bf16 *keys, *values;               // latent attention: keys are the latents
 } ds_layer; // every gate_up has gates and values interleaved by 16
 
@@ -26,7 +32,8 @@ typedef struct {
     ds_latent_shape latent;                    // or of latent attention
     int64_t dense_size;    // width of the widest network that is no expert
     int64_t expert_size;
-    ds_routing routing;    // of every mixture
+    ds_routing routing;    // of every mixture, of attention heads too
+    int64_t is_asking;     // whether attention is a mixture of heads: num_heads counts those of all of a token's experts
     float attention_scale;
     ds_matrix embedding;   // bf16, [vocabulary] outputs: it is packed like the head, which it often is
     ds_norm final_norm;

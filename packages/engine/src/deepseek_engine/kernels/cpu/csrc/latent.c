@@ -2,6 +2,7 @@
 
 #include "attention_tiles.h"
 #include "pool.h"
+#include "scratch.h"
 #include "transpose.h"
 
 #define ROWS_PER_ITEM 8
@@ -18,21 +19,15 @@ typedef struct {
     int64_t rows_per_tile, num_bytes;
 } room;
 
-static void *take(char **next, int64_t bytes) {
-    void *start = *next;
-    *next += (bytes + 63) / 64 * 64;
-    return start;
-}
-
 static inline int64_t latent_dim(const ds_latent_shape *s) { return s->kv_rank + s->rope_dim; }
 
 static room lay_out(const ds_latent_shape *s, int64_t rows, void *scratch) {
     char *next = scratch;
     room r = {0};
-    r.nope = take(&next, s->num_heads * rows * s->nope_dim * 2);
-    r.folded = take(&next, (rows * s->num_heads + DS_TILE_ROWS) * latent_dim(s) * 2);
-    r.attended = take(&next, s->num_heads * rows * s->kv_rank * 2);
-    r.products = take(&next, s->num_heads * (int64_t)sizeof(ds_product));
+    r.nope = ds_take(&next, s->num_heads * rows * s->nope_dim * 2);
+    r.folded = ds_take(&next, (rows * s->num_heads + DS_TILE_ROWS) * latent_dim(s) * 2);
+    r.attended = ds_take(&next, s->num_heads * rows * s->kv_rank * 2);
+    r.products = ds_take(&next, s->num_heads * (int64_t)sizeof(ds_product));
     r.num_bytes = next - (char *)scratch;
     return r;
 }

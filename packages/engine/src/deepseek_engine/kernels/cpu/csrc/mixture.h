@@ -8,6 +8,7 @@ typedef struct {
     const ds_matrix *router;         // [num_experts] outputs
     const float *choice_bias;        // [num_experts], sigmoid only
     const ds_matrix *gate_up, *down; // [num_experts]
+    const bf16 *bias;                // [hidden_size] of the experts' sum, or null
     int64_t hidden_size;
     const bf16 *rows;                // [num_rows][hidden_size]
     int64_t num_rows;
