@@ -109,6 +109,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Send the engine thousands of requests made up from its /openapi.json: `nox -s fuzz -- 2000` an operation."""
+    environment(session, "test")
+    os.environ["FUZZ_EXAMPLES"] = session.posargs[0] if session.posargs else "1000"
+    run(session, "python", "-m", "pytest", "packages/engine/tests/server/test_openapi.py", "--timeout", "7200", "-v")
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the three wheels into `dist/`, install each alone in an empty environment, and import it."""
     environment(session)

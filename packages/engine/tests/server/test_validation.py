@@ -160,6 +160,7 @@ PER_ENDPOINT = [
     (COMPLETIONS, {"prompt_logprobs": 1, "stream": True}, 400, "prompt_logprobs"),
     (COMPLETIONS, {"prompt_logprobs": 21}, 422, "prompt_logprobs"),
     (COMPLETIONS, {"echo": True, "logprobs": 21}, 422, "logprobs"),
+    (COMPLETIONS, {"echo": True, "prompt": [5, 10**17]}, 422, "prompt"),
     (COMPLETIONS, {"suffix": "end"}, 400, "suffix"),
 ]
 HARMLESS = [

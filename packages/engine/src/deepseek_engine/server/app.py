@@ -64,6 +64,7 @@ def create_app_for(state: ServerState) -> ASGIApp:
         ("GET", "/ready", routes.ready),
         ("GET", "/metrics", routes.metrics),
         ("GET", "/version", routes.version),
+        ("GET", "/openapi.json", routes.openapi),
     ]
     app = Starlette(
         routes=[
@@ -121,7 +122,9 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path, method = request.url.path, request.method
     message = f"{method} {path}: {'there is no such path' if error.status_code == 404 else error.detail}"
-    return await _answer_error(request, ApiError(error.status_code, message))
+    answer = await _answer_error(request, ApiError(error.status_code, message))
+    answer.headers.update(error.headers or {})  # `Allow` of a 405
+    return answer
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:  # noqa: ARG001  Starlette's signature

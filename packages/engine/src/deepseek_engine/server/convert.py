@@ -166,7 +166,7 @@ class Converter:
         return self._infill
 
     def _echo(self, prompt: str | list[int]) -> str:
-        return prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+        return prompt if isinstance(prompt, str) else self._tokenizer.decode(self._known_ids("prompt", prompt))
 
     def _job(self, request: SamplingFields, prompts: tuple[Prompt, ...], parser: ParserSpec | None = None) -> Job:
         options = request.stream_options

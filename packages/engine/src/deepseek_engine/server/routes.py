@@ -1,4 +1,4 @@
-"""The routes that generate nothing: models, health, metrics, abort."""
+"""The routes that generate nothing: models, health, metrics, abort, openapi."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +11,7 @@ from starlette.responses import Response
 import deepseek_engine
 from deepseek_client.types import Model, ModelList
 from deepseek_engine.server.metrics import CONTENT_TYPE
+from deepseek_engine.server.openapi.document import build_document
 from deepseek_engine.server.served_models import ServedModel
 from deepseek_engine.server.state import ServerState
 
@@ -49,6 +50,10 @@ class Routes:
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
         """Prometheus text."""
         return Response(self._state.metrics.exposition(), headers={"content-type": CONTENT_TYPE.decode()})
+
+    async def openapi(self, request: Request) -> Response:  # noqa: ARG002
+        """This interface, in OpenAPI's form."""
+        return _json(build_document(has_key=self._state.settings.api_key is not None))
 
     async def abort(self, request: Request) -> Response:
         """End the requests whose `x-request-id` is the path's; their own answers then end with `abort`."""
