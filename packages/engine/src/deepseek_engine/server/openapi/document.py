@@ -84,7 +84,8 @@ def _responses(operation: Operation, *, needs_key: bool) -> Json:
         described += f". With stream: true, events whose data is a {operation.chunk.__name__}, then [DONE]"
         content["text/event-stream"] = {}
     responses: Json = {"200": {"description": described, "content": content}}
-    for status in sorted({*operation.errors, *([401] if needs_key else [])}):
+    statuses = [*operation.errors, *([401] if needs_key else [])]
+    for status in sorted(statuses):
         responses[str(status)] = {"description": _REASONS[status], "content": _json_of(ErrorBody)}
     return responses
 
