@@ -67,6 +67,9 @@ ROWS: Final[dict[str, Row]] = {
     "jetmoe 8x2 bfloat16": Row(JetMoeConfig(**TINY, kv_channels=16, num_local_experts=8), BFLOAT16, is_exact=True),
     "deepseek v3 bfloat16": Row(DeepseekV3Config(**WIDER_V3), BFLOAT16, is_exact=True),
     "deepseek v3 int8, kernels": Row(DeepseekV3Config(**WIDER_V3), INT8_KERNELS, is_exact=True),
+    "deepseek v3.2, index_topk 24, bfloat16": Row(
+        DeepseekV32Config(**WIDER_V3, index_n_heads=4, index_head_dim=16, index_topk=24), BFLOAT16, is_exact=True
+    ),
     "llama int8, kernels": Row(LlamaConfig(**TINY), INT8_KERNELS, is_exact=True),
     "mixtral 16x2 int8, kernels": Row(MixtralConfig(**TINY, num_local_experts=16), INT8_KERNELS, is_exact=True),
 }

@@ -77,6 +77,7 @@ SHAPES: Final[dict[str, Shape]] = {
         **{**V3, "routed_scaling_factor": 1.0}, rope_interleave=False, norm_topk_prob=False
     ),
     "deepseek-v3.2": DeepseekV32Config(**V3, index_n_heads=4, index_head_dim=32, index_topk=512),
+    "deepseek-v3.2-sparse": DeepseekV32Config(**V3, index_n_heads=13, index_head_dim=34, index_topk=40),
     "jetmoe": JetMoeConfig(**TINY, kv_channels=16, num_local_experts=8),
     "jetmoe-3": JetMoeConfig(**TINY, kv_channels=32, num_local_experts=5, num_experts_per_tok=3),
     "phimoe": PhimoeConfig(**TINY, attention_bias=True, lm_head_bias=True),
@@ -157,10 +158,10 @@ def test_logits_are_as_near_to_float32_as_those_of_torchs_operators(checkpoint: 
     by_layer = torch_logits(checkpoint, token_ids, torch.bfloat16, int8=int8)
     ours = step_logits(fused(checkpoint, int8=int8), [ScheduledSequence(sequence_of(token_ids, 5), 100)])
     # Both round to bfloat16 between operators, 2^-9 relative each time. A router that tips over changes a whole row,
-    # so rows are compared by their median.
+    # and so does an indexer's choice of keys, so rows are compared by their median.
     error, usual = ((logits - exact).abs().mean(dim=-1).median() for logits in (ours, by_layer))
     assert error < 1.5 * usual
-    assert error < 0.02 * exact.abs().mean()
+    assert error < 0.025 * exact.abs().mean()
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -205,7 +206,7 @@ def test_a_prefix_attends_to_itself_in_both_directions(checkpoint: Path) -> None
     decoder = fused(checkpoint)
     ours = torch.cat([step_logits(decoder, [ScheduledSequence(sequence, num_new)]) for num_new in (45, 15)])
     error = (ours - exact).abs().mean(dim=-1).median()
-    assert error < 0.02 * exact.abs().mean()
+    assert error < 0.025 * exact.abs().mean()
     assert error < 0.5 * (causal - exact).abs().mean(dim=-1).median()
 
 
@@ -226,10 +227,4 @@ def test_the_log_says_why_a_model_stays_with_torch(tmp_path: Path, caplog: pytes
     folder = write_checkpoint(tmp_path / "m", TinyModel(head_dim=24))
     with caplog.at_level(logging.INFO):
         assert fuse(*loaded(folder, torch.bfloat16), 512) is None
-    sparse = write_checkpoint(tmp_path / "s", SHAPES["deepseek-v3.2"])
-    config, _ = open_checkpoint(sparse)
-    cache = KVCache(config.cache_specs, NUM_BLOCKS, BLOCK_SIZE, torch.bfloat16, torch.device("cpu"))
-    with caplog.at_level(logging.INFO):
-        assert fuse(Transformer(config, 1024, torch.bfloat16), cache, 1024) is None
-    assert "its indexer chooses keys in a context beyond index_topk=512, and max_model_len=1024" in caplog.text
     assert "the CPU kernels cannot run this model: head_dim=24 is not a multiple of 16" in caplog.text

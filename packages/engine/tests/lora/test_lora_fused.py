@@ -35,7 +35,7 @@ SHAPES: Final[dict[str, TinyModel | PreTrainedConfig]] = {
     "deepseek v2-lite": DeepseekV2Config(**{**LATENT, "q_lora_rank": None, "mlp_bias": True}),
     "deepseek v3": DeepseekV3Config(**LATENT),
     "jetmoe": JetMoeConfig(**TINY, kv_channels=16, num_local_experts=8),
-    "deepseek v3.2": DeepseekV32Config(**LATENT, index_n_heads=4, index_head_dim=16, index_topk=512),
+    "deepseek v3.2": DeepseekV32Config(**LATENT, index_n_heads=4, index_head_dim=16, index_topk=24),
 }  # fmt: skip
 PROMPTS = [{"prompt_token_ids": [(i * 17 + j * j) % 256 for j in range(4 + i % 7 * 9)]} for i in range(12)]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)

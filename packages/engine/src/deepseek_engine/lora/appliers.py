@@ -24,6 +24,8 @@ _SITES: Final = {
     "attention.input": kernels.QKV,
     "attention.kv": kernels.QKV,
     "attention.q_b": kernels.QUERY,
+    "attention.indexer.query": kernels.INDEX_QUERY,
+    "attention.indexer.key": kernels.INDEX_KEY,
     "attention.output": kernels.OUTPUT,
     "feed_forward.gate_up": kernels.GATE_UP,
     "feed_forward.down": kernels.DOWN,
@@ -105,7 +107,6 @@ class FusedApplier:
         factors = {
             _layer_and_site(name): (factors.a_RI, _whole_b(factors, self._num_outputs[name]))
             for name, factors in adapter.factors.items()
-            if ".indexer." not in name  # a fused model's indexer chooses every key, whatever it is changed to
         }
         return kernels.pack_adapter(factors, self._num_layers)
 

@@ -55,7 +55,7 @@ def fuse(model: Transformer, cache: KVCache, max_model_len: int) -> FusedDecoder
     config, library = model.config, load()
     if library is None:
         return None
-    if (reason := obstacle(model, cache, max_model_len)) is not None:
+    if (reason := obstacle(model, cache)) is not None:
         logger.info("computing with torch's operators, since the CPU kernels cannot run this model: %s", reason)
         return None
     embedding = pack(model.embedding)

@@ -9,13 +9,15 @@ from deepseek_engine.kernels.cpu.layer_weights import (
     ExpertWeights,
     GroupedQueryShape,
     GroupedQueryWeights,
+    IndexerWeights,
     LatentWeights,
     LayerWeights,
     NormWeights,
 )
-from deepseek_engine.kernels.cpu.library import SIGMOID, SOFTMAX, SPARSEMIXER, LatentShape, Routing
+from deepseek_engine.kernels.cpu.library import SIGMOID, SOFTMAX, SPARSEMIXER, IndexerShape, LatentShape, Routing
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 from deepseek_engine.layers.feed_forward import GatedFeedForward
+from deepseek_engine.layers.indexer import Indexer
 from deepseek_engine.layers.latent_attention import LatentAttention
 from deepseek_engine.layers.linear import Linear
 from deepseek_engine.layers.mixture_of_attention import MixtureOfAttention
@@ -41,6 +43,7 @@ def decoder_shape(config: ModelConfig) -> DecoderShape:
     return DecoderShape(
         hidden_size=config.hidden_size,
         attention=_attention_shape(config.layers[0].attention),
+        indexer=_indexer_shape(config.layers[0].attention),
         dense_size=max(_dense_size(layer.feed_forward) for layer in config.layers),
         expert_size=0 if mixture is None else mixture.intermediate_size,
         routing=None if mixture is None else routing_rule(mixture.router),
@@ -88,6 +91,13 @@ def routing_rule(config: RouterConfig) -> Routing:
         scaling=config.routed_scaling_factor,
         jitter=config.jitter,
     )
+
+
+def _indexer_shape(config: AttentionConfig) -> IndexerShape | None:
+    if not isinstance(config, LatentConfig) or config.indexer is None:
+        return None
+    indexer = config.indexer
+    return IndexerShape(indexer.index_n_heads, indexer.index_head_dim, config.qk_rope_head_dim, indexer.index_topk)
 
 
 def _attention_shape(config: AttentionConfig) -> GroupedQueryShape | LatentShape:
@@ -141,6 +151,16 @@ def _latent(attention: LatentAttention) -> LatentWeights:
         fold_keys=[pack(of_head.T) for of_head in key_b],
         fold_values=[pack(of_head) for of_head in value_b],
         output=pack_linear(attention.output),
+        indexer=None if attention.indexer is None else _indexer(attention.indexer),
+    )
+
+
+def _indexer(indexer: Indexer) -> IndexerWeights:
+    return IndexerWeights(
+        query=pack_linear(indexer.query),
+        key=pack_linear(indexer.key),
+        key_norm=pack_norm(indexer.key_norm),
+        head_weights=pack(indexer.head_weights),
     )
 
 

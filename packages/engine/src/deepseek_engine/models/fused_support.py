@@ -20,7 +20,7 @@ from deepseek_engine.model_config import (
 from deepseek_engine.models.transformer import Transformer
 
 
-def obstacle(model: Transformer, cache: KVCache, max_model_len: int) -> str | None:
+def obstacle(model: Transformer, cache: KVCache) -> str | None:
     """What keeps a model from the kernels, as the end of a sentence; None if nothing does."""
     config = model.config
     if model.embedding.dtype is not torch.bfloat16 or model.embedding.device.type != "cpu":
@@ -29,10 +29,10 @@ def obstacle(model: Transformer, cache: KVCache, max_model_len: int) -> str | No
         return f"they take KV blocks of a multiple of {GROUP_TOKENS} tokens, not {cache.block_size}"
     if config.hidden_size % 4:
         return f"hidden_size={config.hidden_size} is not a multiple of 4"
-    return _of_attentions(config, max_model_len) or _of_feed_forwards(layer.feed_forward for layer in config.layers)
+    return _of_attentions(config) or _of_feed_forwards(layer.feed_forward for layer in config.layers)
 
 
-def _of_attentions(config: ModelConfig, max_model_len: int) -> str | None:
+def _of_attentions(config: ModelConfig) -> str | None:
     attention = config.layers[0].attention
     if any(layer.attention != attention for layer in config.layers):
         return "its layers differ in attention"
@@ -40,7 +40,7 @@ def _of_attentions(config: ModelConfig, max_model_len: int) -> str | None:
         case GroupedQueryConfig():
             return _of_grouped_queries(attention, config.rope)
         case LatentConfig():
-            return _of_latent(attention, max_model_len)
+            return _of_latent(attention)
         case MixtureOfAttentionConfig():
             return _of_asking(attention, config)
 
@@ -53,7 +53,7 @@ def _of_grouped_queries(attention: GroupedQueryConfig, rope: RopeConfig) -> str 
     return None
 
 
-def _of_latent(attention: LatentConfig, max_model_len: int) -> str | None:
+def _of_latent(attention: LatentConfig) -> str | None:
     if attention.kv_lora_rank % GROUP_TOKENS:
         return f"kv_lora_rank={attention.kv_lora_rank} is not a multiple of {GROUP_TOKENS}"
     width = attention.num_attention_heads * attention.v_head_dim
@@ -62,12 +62,8 @@ def _of_latent(attention: LatentConfig, max_model_len: int) -> str | None:
             f"qk_nope_head_dim={attention.qk_nope_head_dim} is odd, or q_lora_rank={attention.q_lora_rank} or the "
             f"width of all heads' values, {width}, is not a multiple of 4"
         )
-    # In a context that the indexer does not exceed it chooses every key, so it need not be asked.
-    if attention.indexer is not None and max_model_len > attention.indexer.index_topk:
-        return (
-            f"its indexer chooses keys in a context beyond index_topk={attention.indexer.index_topk}, and "
-            f"max_model_len={max_model_len}"
-        )
+    if attention.indexer is not None and attention.indexer.index_head_dim % 2:
+        return f"index_head_dim={attention.indexer.index_head_dim} is odd"
     return None
 
 

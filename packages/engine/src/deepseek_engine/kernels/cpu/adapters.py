@@ -14,8 +14,8 @@ from torch import Tensor
 from deepseek_engine.kernels.cpu.library import AdapterRows, LowRank
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix, interleaved
 
-QKV, OUTPUT, GATE_UP, DOWN, QUERY = range(5)
-NUM_SITES: Final = 5
+QKV, OUTPUT, GATE_UP, DOWN, QUERY, INDEX_QUERY, INDEX_KEY = range(7)
+NUM_SITES: Final = 7
 """The linear layers of a decoder layer that adapters may change, as the kernels number them."""
 
 

@@ -22,7 +22,17 @@ from deepseek_engine.kernels.cpu.layer_weights import (
     LayerWeights,
     NormWeights,
 )
-from deepseek_engine.kernels.cpu.library import Adapters, Decoder, LatentShape, Layer, Library, Matrix, Routing, Step
+from deepseek_engine.kernels.cpu.library import (
+    Adapters,
+    Decoder,
+    IndexerShape,
+    LatentShape,
+    Layer,
+    Library,
+    Matrix,
+    Routing,
+    Step,
+)
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 
 
@@ -37,7 +47,7 @@ class CPUDecoder:
         final_norm: of H features.
         cos_sin: float32 [positions, 2, D / 2]: cosines, then sines.
         cache: each layer's keys and values, bfloat16 [slots, kv heads, D], which the kernels keep in an order of their
-            own; or latents, bfloat16 [slots, latent]. What a layer has behind these is not used.
+            own; or latents, bfloat16 [slots, latent], and behind them the indexer's keys, [slots, index dim].
     """
 
     def __init__(
@@ -59,7 +69,7 @@ class CPUDecoder:
         for structure, weights, entries in zip(self._layers, layers, cache, strict=True):
             self._fill(structure, weights)
             structure.keys = entries[0].data_ptr()
-            if not isinstance(weights.attention, LatentWeights):
+            if len(entries) > 1:
                 structure.values = entries[1].data_ptr()
         self._decoder = Decoder(
             num_layers=len(layers),
@@ -67,6 +77,7 @@ class CPUDecoder:
             dense_size=shape.dense_size,
             expert_size=shape.expert_size,
             routing=shape.routing or Routing(),
+            indexer=shape.indexer or IndexerShape(),
             embedding=embedding.matrix,
             final_norm=final_norm.structure(),
             cos_sin=cos_sin.data_ptr(),
@@ -157,6 +168,10 @@ class CPUDecoder:
         structure.k_norm = weights.latent_norm.structure()
         if weights.query_norm is not None and weights.query is not None:
             structure.q_norm, structure.query = weights.query_norm.structure(), weights.query.matrix
+        if weights.indexer is not None:
+            structure.index_query, structure.index_key = weights.indexer.query.matrix, weights.indexer.key.matrix
+            structure.index_weights = weights.indexer.head_weights.matrix
+            structure.index_norm = weights.indexer.key_norm.structure()
         structure.fold_keys, structure.fold_values = self._array(weights.fold_keys), self._array(weights.fold_values)
 
     def _array(self, matrices: Sequence[PackedMatrix]) -> "ctypes.Array[Matrix]":

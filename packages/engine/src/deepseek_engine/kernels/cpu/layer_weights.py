@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deepseek_engine.kernels.cpu.library import LatentShape, Norm, Routing
+from deepseek_engine.kernels.cpu.library import IndexerShape, LatentShape, Norm, Routing
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 
 
@@ -65,6 +65,16 @@ class GroupedQueryWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexerWeights:
+    """Sparse attention's indexer; `head_weights` is float32."""
+
+    query: PackedMatrix
+    key: PackedMatrix
+    key_norm: NormWeights
+    head_weights: PackedMatrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatentWeights:
     """Latent attention.
 
@@ -73,6 +83,7 @@ class LatentWeights:
         query: out of compressed queries, which `query_norm` normalises; None where they are not compressed.
         fold_keys: of each head, from a query without its rotated part to the latents' space.
         fold_values: of each head, out of that space.
+        indexer: what chooses keys, where attention is sparse.
     """
 
     input: PackedMatrix
@@ -82,6 +93,7 @@ class LatentWeights:
     fold_keys: Sequence[PackedMatrix]
     fold_values: Sequence[PackedMatrix]
     output: PackedMatrix
+    indexer: IndexerWeights | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +154,7 @@ class DecoderShape:
 
     hidden_size: int
     attention: GroupedQueryShape | LatentShape
+    indexer: IndexerShape | None
     dense_size: int
     expert_size: int
     routing: Routing | None

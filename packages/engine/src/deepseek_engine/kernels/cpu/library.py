@@ -101,6 +101,12 @@ class LatentShape(Structure):
     ]
 
 
+class IndexerShape(Structure):
+    """`ds_indexer_shape`: sizes of sparse attention's indexer."""
+
+    _fields_ = [("num_heads", c_int64), ("dim", c_int64), ("rope_dim", c_int64), ("top_k", c_int64)]
+
+
 class Attention(Structure):
     """`ds_attention`: one layer's attention."""
 
@@ -141,6 +147,10 @@ class Layer(Structure):
         ("experts_gate_up", POINTER(Matrix)),
         ("experts_down", POINTER(Matrix)),
         ("experts_bias", c_void_p),
+        ("index_query", Matrix),
+        ("index_key", Matrix),
+        ("index_weights", Matrix),
+        ("index_norm", Norm),
         ("asking_router", Matrix),
         ("asking_queries", POINTER(Matrix)),
         ("asking_outputs", POINTER(Matrix)),
@@ -160,6 +170,7 @@ class Decoder(Structure):
         ("num_kv_heads", c_int64),
         ("head_dim", c_int64),
         ("latent", LatentShape),
+        ("indexer", IndexerShape),
         ("dense_size", c_int64),
         ("expert_size", c_int64),
         ("routing", Routing),
@@ -216,6 +227,7 @@ class Library:
         structure_size = _function(handle.ds_structure_size, c_int64, c_int64)
         structures = (
             Matrix, Product, Batch, Attention, Layer, Decoder, Step, AdapterRows, Adapters, Norm, Routing, LatentShape,
+            IndexerShape,
         )  # fmt: skip
         for index, structure in enumerate(structures):
             ours, theirs = ctypes.sizeof(structure), structure_size(index)

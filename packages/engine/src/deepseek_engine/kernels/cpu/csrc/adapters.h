@@ -3,7 +3,7 @@
 #include "matmul.h"
 
 // The linear layers that adapters may change, in the order of a layer's changes.
-enum { DS_QKV = 0, DS_OUTPUT = 1, DS_GATE_UP = 2, DS_DOWN = 3, DS_QUERY = 4, DS_NUM_SITES = 5 };
+enum { DS_QKV = 0, DS_OUTPUT = 1, DS_GATE_UP = 2, DS_DOWN = 3, DS_QUERY = 4, DS_INDEX_QUERY = 5, DS_INDEX_KEY = 6, DS_NUM_SITES = 7 };
 
 // y += b (a x); a.data is null where the adapter changes nothing. Both are bf16.
 typedef struct {

@@ -12,6 +12,11 @@ static inline int64_t ds_group_of(const ds_batch *batch, int64_t sequence, int64
     return (block * batch->block_size + position % batch->block_size) / GROUP_TOKENS;
 }
 
+// The position of a row, which is one of the sequence's.
+static inline int64_t ds_position(const ds_batch *batch, int64_t sequence, int64_t row) {
+    return batch->context_lens[sequence] - (batch->first_row[sequence + 1] - row);
+}
+
 // How many tokens of its sequence a position sees.
 static inline int64_t ds_visible(const ds_batch *batch, int64_t sequence, int64_t position) {
     const int64_t prefix = batch->prefix_lens ? batch->prefix_lens[sequence] : 0;

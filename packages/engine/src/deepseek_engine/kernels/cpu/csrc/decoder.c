@@ -13,6 +13,10 @@ typedef struct {
     bf16 *attended;  // [rows][attended_width]
     bf16 *compressed; // [rows][query_rank]
     bf16 *queries;   // [rows][query_width], out of compressed ones
+    bf16 *index_queries; // [rows][index heads * index dim]
+    bf16 *index_keys;    // [rows][index dim]
+    float *index_weights; // [rows][index heads]
+    ds_chosen chosen;
     bf16 *kv;        // [rows][2 * kv heads * head_dim], of a mixture of attention heads
     bf16 *inner;     // [rows][dense_size]
     uint8_t *bytes;  // [rows][widest input of a product]
@@ -53,6 +57,14 @@ static room lay_out(const ds_decoder *d, int64_t rows, void *scratch) {
     r.attended = ds_take(&next, rows * attended_width(d) * 2);
     r.compressed = ds_take(&next, rows * d->latent.query_rank * 2);
     if (d->latent.query_rank) r.queries = ds_take(&next, rows * query_width(d) * 2);
+    if (d->indexer.num_heads) {
+        r.index_queries = ds_take(&next, rows * d->indexer.num_heads * d->indexer.dim * 2);
+        r.index_keys = ds_take(&next, rows * d->indexer.dim * 2);
+        r.index_weights = ds_take(&next, rows * d->indexer.num_heads * 4);
+        r.chosen.positions = ds_take(&next, rows * d->indexer.top_k * 4);
+        r.chosen.counts = ds_take(&next, rows * 4);
+        r.chosen.top_k = d->indexer.top_k;
+    }
     if (d->is_asking) r.kv = ds_take(&next, rows * 2 * kv_width(d) * 2);
     if (d->is_asking) r.asking = ds_take(&next, ds_asking_bytes(&d->routing, d->hidden_size, kv_width(d), rows));
     if (d->latent.num_heads) r.latent = ds_take(&next, ds_latent_bytes(&d->latent, rows));
@@ -76,7 +88,8 @@ static void multiply(const room *r, const ds_matrix *matrix, const bf16 *rows, i
 // Behind the adapters' own room: gates and values of all rows before they are multiplied.
 static int64_t gates_offset(const ds_decoder *d, int64_t rows, int64_t max_ranks) {
     const int64_t outputs = longer(longer(d->hidden_size, query_width(d)), longer(input_width(d), 2 * d->dense_size));
-    return ds_adapters_add_bytes(rows, widest_input(d), outputs, max_ranks);
+    const int64_t index_outputs = d->indexer.num_heads * d->indexer.dim;
+    return ds_adapters_add_bytes(rows, widest_input(d), longer(outputs, index_outputs), max_ranks);
 }
 
 int64_t ds_adapters_scratch_bytes(const ds_decoder *d, int64_t num_rows, int64_t max_ranks) {
@@ -130,6 +143,23 @@ static void attend_asking(const ds_decoder *d, const ds_step *step, int64_t inde
     ds_answer(&asking, r->attended, r->stream);
 }
 
+// Leave in the room what each row sees.
+static void choose_keys(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
+    const ds_layer *layer = &d->layers[index];
+    const int64_t rows = step->num_rows, heads = d->indexer.num_heads, dim = d->indexer.dim;
+    multiply(r, &layer->index_query, r->compressed, rows, DS_STORE_BF16, r->index_queries, heads * dim);
+    adapt(adapters, index, DS_INDEX_QUERY, r->compressed, r->index_queries);
+    multiply(r, &layer->index_key, r->normed, rows, DS_STORE_BF16, r->index_keys, dim);
+    adapt(adapters, index, DS_INDEX_KEY, r->normed, r->index_keys);
+    multiply(r, &layer->index_weights, r->normed, rows, DS_STORE_FLOAT, r->index_weights, heads);
+    ds_indexer indexer = {
+        .shape = &d->indexer, .batch = &step->batch, .num_rows = rows, .queries = r->index_queries, .keys = r->index_keys,
+        .weights = r->index_weights, .key_norm = &layer->index_norm, .cos_sin = d->cos_sin, .cache = layer->values,
+        .chosen = r->chosen,
+    };
+    ds_indexer_choose(&indexer);
+}
+
 static void attend_latent(const ds_decoder *d, const ds_step *step, int64_t index, const ds_adapters *adapters, const room *r) {
     const ds_layer *layer = &d->layers[index];
     const int64_t rows = step->num_rows, rank = d->latent.query_rank, width = input_width(d);
@@ -145,6 +175,10 @@ static void attend_latent(const ds_decoder *d, const ds_step *step, int64_t inde
         adapt(adapters, index, DS_QUERY, r->compressed, r->queries);
         latent.queries = r->queries;
         latent.query_stride = query_width(d);
+    }
+    if (d->indexer.num_heads) {
+        choose_keys(d, step, index, adapters, r);
+        latent.chosen = &r->chosen;
     }
     ds_latent_attention(&latent);
 }
@@ -194,6 +228,6 @@ int64_t ds_structure_size(int64_t which) {
     const int64_t sizes[] = {sizeof(ds_matrix), sizeof(ds_product), sizeof(ds_batch), sizeof(ds_attention),
                              sizeof(ds_layer),  sizeof(ds_decoder), sizeof(ds_step),  sizeof(ds_adapter_rows),
                              sizeof(ds_adapters), sizeof(ds_norm), sizeof(ds_routing),
-                             sizeof(ds_latent_shape)};
+                             sizeof(ds_latent_shape), sizeof(ds_indexer_shape)};
     return which < 0 || which >= (int64_t)(sizeof(sizes) / sizeof(sizes[0])) ? -1 : sizes[which];
 }

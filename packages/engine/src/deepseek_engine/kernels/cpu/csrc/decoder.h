@@ -19,17 +19,21 @@ typedef struct {
     const ds_matrix *experts_gate_up;  // [num_experts]; null where the layer is no mixture
     const ds_matrix *experts_down;
     const bf16 *experts_bias;          // [hidden_size] of the experts' sum, or null
+    // Sparse attention's indexer: queries from the compressed ones, keys and a weight for each head from the hidden state.
+    ds_matrix index_query, index_key, index_weights;
+    ds_norm index_norm;                // of keys
     // A mixture of attention heads has keys and values in qkv, and no output; null otherwise.
     ds_matrix asking_router;
     const ds_matrix *asking_queries, *asking_outputs; // [num_experts]
     const bf16 *asking_bias;           // [hidden_size]
-    bf16 *keys, *values;               // latent attention: keys are the latents
+    bf16 *keys, *values;               // latent attention: the latents, and the index keys
 } ds_layer; // every gate_up has gates and values interleaved by 16
 
 typedef struct {
     int64_t num_layers, hidden_size;
     int64_t num_heads, num_kv_heads, head_dim; // of grouped-query attention
     ds_latent_shape latent;                    // or of latent attention
+    ds_indexer_shape indexer;                  // which may be sparse
     int64_t dense_size;    // width of the widest network that is no expert
     int64_t expert_size;
     ds_routing routing;    // of every mixture, of attention heads too
@@ -59,5 +63,6 @@ int64_t ds_adapters_scratch_bytes(const ds_decoder *decoder, int64_t num_rows, i
 void ds_decoder_step_adapted(const ds_decoder *decoder, const ds_step *step, const ds_adapters *adapters);
 
 // Sizes of the structures above, so that whoever describes them elsewhere can check: matrix, product, batch, attention,
-// layer, decoder, step, adapter rows, adapters, norm, routing, latent shape.
+// layer, decoder, step, adapter rows, adapters, norm, routing, latent shape,
+// indexer shape.
 int64_t ds_structure_size(int64_t which);

@@ -67,7 +67,7 @@ static void prepare_item(void *argument, int64_t item, int thread) {
     if (end > r->latent->num_rows) end = r->latent->num_rows;
     for (; row < end; row++) {
         while (row >= batch->first_row[sequence + 1]) sequence++;
-        prepare_row(r, sequence, row, batch->context_lens[sequence] - (batch->first_row[sequence + 1] - row));
+        prepare_row(r, sequence, row, ds_position(batch, sequence, row));
     }
 }
 
@@ -90,29 +90,44 @@ static inline const bf16 *latents_of(const ds_latent *l, int64_t sequence, int64
     return l->cache + ds_group_of(l->batch, sequence, group * GROUP_TOKENS) * GROUP_TOKENS * latent_dim(l->shape);
 }
 
+// The 16 latents of a group of what a row sees; chosen ones are gathered.
+static const bf16 *seen_latents(const ds_latent *l, int64_t sequence, int64_t row, int64_t group, bf16 *gathered) {
+    if (!l->chosen) return latents_of(l, sequence, group);
+    const int64_t dim = latent_dim(l->shape);
+    const int32_t *positions = l->chosen->positions + row * l->chosen->top_k + group * GROUP_TOKENS;
+    for (int64_t t = 0; t < GROUP_TOKENS && group * GROUP_TOKENS + t < l->chosen->counts[row]; t++) {
+        const bf16 *latents = latents_of(l, sequence, positions[t] / GROUP_TOKENS);
+        memcpy(gathered + t * dim, latents + positions[t] % GROUP_TOKENS * dim, (size_t)dim * sizeof(bf16));
+    }
+    return gathered;
+}
+
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static void attend_tile(const room *r, tile t) {
     const ds_latent *l = r->latent;
     const int64_t heads = l->shape->num_heads, dim = latent_dim(l->shape), rank = l->shape->kv_rank;
     const int64_t first_row = l->batch->first_row[t.sequence];
-    const int64_t begin = l->batch->context_lens[t.sequence] - (l->batch->first_row[t.sequence + 1] - first_row);
+    const int64_t tile_row = first_row + t.first / heads; // the only one where keys are chosen
 
     int64_t visible[MAX_ROWS], extent = 0;
     for (int64_t i = 0; i < t.count; i++) {
-        visible[i] = ds_visible(l->batch, t.sequence, begin + (t.first + i) / heads);
+        const int64_t row = first_row + (t.first + i) / heads;
+        visible[i] = l->chosen ? l->chosen->counts[row] : ds_visible(l->batch, t.sequence, ds_position(l->batch, t.sequence, row));
         if (visible[i] > extent) extent = visible[i];
     }
     const int64_t groups = ceil_div(extent, GROUP_TOKENS), padded = (groups + groups % 2) * GROUP_TOKENS;
     const int64_t keys_size = (dim + 31) / 32 * 32 * GROUP_TOKENS;
-    float *scores = ds_thread_scratch((size_t)(MAX_ROWS * (padded * 6 + rank * 4) + 2 * GROUPS_AT_ONCE * keys_size));
+    float *scores = ds_thread_scratch((size_t)(MAX_ROWS * (padded * 6 + rank * 4) + 2 * (GROUPS_AT_ONCE + 1) * keys_size));
     float *sums = scores + MAX_ROWS * padded;
     bf16 *weights = (bf16 *)(sums + MAX_ROWS * rank), *ordered = weights + MAX_ROWS * padded;
+    bf16 *gathered = ordered + GROUPS_AT_ONCE * keys_size;
     const bf16 *queries = r->folded + (first_row * heads + t.first) * dim;
 
     for (int64_t g = 0; g < groups; g += 2) {
         for (int64_t i = g; i < smaller(g + 2, groups); i++)
-            ds_group_keys(latents_of(l, t.sequence, i), extent - i * GROUP_TOKENS, dim, ordered + (i - g) * keys_size);
+            ds_group_keys(seen_latents(l, t.sequence, tile_row, i, gathered), extent - i * GROUP_TOKENS, dim,
+                          ordered + (i - g) * keys_size);
         const bf16 *high = ordered + (g + 1 < groups ? keys_size : 0);
         for (int64_t i = 0; i < t.count; i += DS_TILE_ROWS)
             ds_scores(smaller(t.count - i, DS_TILE_ROWS), queries + i * dim, dim, ordered, high, l->shape->scale,
@@ -126,7 +141,8 @@ static void attend_tile(const room *r, tile t) {
     for (int64_t g = 0; g < groups; g += GROUPS_AT_ONCE) {
         const int64_t end = smaller(g + GROUPS_AT_ONCE, groups);
         for (int64_t i = g; i < end; i++)
-            ds_group_values(latents_of(l, t.sequence, i), extent - i * GROUP_TOKENS, dim, rank, ordered + (i - g) * GROUP_TOKENS * rank);
+            ds_group_values(seen_latents(l, t.sequence, tile_row, i, gathered), extent - i * GROUP_TOKENS, dim, rank,
+                            ordered + (i - g) * GROUP_TOKENS * rank);
         ds_add_values(t.count, weights + g * GROUP_TOKENS, padded, ordered, rank, (end - g) * GROUP_TOKENS / 2, sums);
     }
 
@@ -138,23 +154,31 @@ static void attend_tile(const room *r, tile t) {
     }
 }
 
+// Rows that a tile may be cut from: all of a sequence, or where keys are chosen one token's.
 static inline int64_t rows_of(const room *r, int64_t sequence) {
     const ds_batch *batch = r->latent->batch;
-    return (batch->first_row[sequence + 1] - batch->first_row[sequence]) * r->latent->shape->num_heads;
+    const int64_t tokens = r->latent->chosen ? 1 : batch->first_row[sequence + 1] - batch->first_row[sequence];
+    return tokens * r->latent->shape->num_heads;
+}
+
+static inline int64_t tiles_of(const room *r, int64_t sequence) {
+    const ds_batch *batch = r->latent->batch;
+    const int64_t parts = r->latent->chosen ? batch->first_row[sequence + 1] - batch->first_row[sequence] : 1;
+    return parts * ceil_div(rows_of(r, sequence), r->rows_per_tile);
 }
 
 static void attend_item(void *argument, int64_t item, int thread) {
     (void)thread;
     const room *r = argument;
     for (int64_t s = 0; s < r->latent->batch->num_sequences; s++) {
-        const int64_t tiles = ceil_div(rows_of(r, s), r->rows_per_tile);
+        const int64_t tiles = tiles_of(r, s), rows = rows_of(r, s), tiles_per_part = ceil_div(rows, r->rows_per_tile);
         if (item >= tiles) {
             item -= tiles;
             continue;
         }
         // Last tiles first: they see the most keys, and the threads should end together.
-        const int64_t first = (tiles - 1 - item) * r->rows_per_tile;
-        attend_tile(r, (tile){s, first, smaller(rows_of(r, s) - first, r->rows_per_tile)});
+        const int64_t part = (tiles - 1 - item) / tiles_per_part, first = (tiles - 1 - item) % tiles_per_part * r->rows_per_tile;
+        attend_tile(r, (tile){s, part * rows + first, smaller(rows - first, r->rows_per_tile)});
         return;
     }
 }
@@ -163,7 +187,7 @@ static void attend(room *r) {
     const int64_t share = ceil_div(r->latent->num_rows * r->latent->shape->num_heads, ds_num_threads());
     r->rows_per_tile = share < MIN_ROWS ? MIN_ROWS : smaller(share, MAX_ROWS);
     int64_t items = 0;
-    for (int64_t s = 0; s < r->latent->batch->num_sequences; s++) items += ceil_div(rows_of(r, s), r->rows_per_tile);
+    for (int64_t s = 0; s < r->latent->batch->num_sequences; s++) items += tiles_of(r, s);
     ds_parallel_for(items, attend_item, r);
 }
 

@@ -3,7 +3,7 @@
 // A token's latent is a row of the cache: kv_rank numbers that are key and value of all heads, then the one rotated key.
 // Queries are brought into the latents' space, and what was attended to is brought out of it, by a matrix for each head.
 #pragma once
-#include "attention.h"
+#include "indexer.h"
 #include "matmul.h"
 
 typedef struct {
@@ -28,6 +28,7 @@ typedef struct {
     const float *cos_sin;         // [positions][2][rope_dim/2]
     const ds_matrix *fold_keys;   // [heads], nope_dim inputs, kv_rank outputs
     const ds_matrix *fold_values; // [heads], kv_rank inputs, value_dim outputs
+    const ds_chosen *chosen;      // what each row sees; null: all before it
     bf16 *cache;                  // [slots][kv_rank + rope_dim]
     bf16 *target;                 // [rows][heads * value_dim]
     void *scratch;                // ds_latent_bytes of it
