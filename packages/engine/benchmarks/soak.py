@@ -15,6 +15,7 @@ import json
 import platform
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -235,7 +236,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="`tiny` (random weights, adapters), or as a server's")
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--warmup", type=float, default=20.0, help="seconds before the first look")
+    parser.add_argument("--warmup", type=float, default=60.0, help="seconds before the first look")
     parser.add_argument("--callers", type=int, default=24)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
@@ -243,6 +244,7 @@ def main() -> int:
     kinds = ("adapters", *WEIGHTS)
     parser.add_argument("--without", nargs="+", default=[], choices=kinds, help="leave these out, to find a fault")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends as well
     with tempfile.TemporaryDirectory() as folder:
         model, names, arguments = options.model, list[str](), ["--kv-cache-memory", "60MiB"]
         if model == "tiny":

@@ -18,6 +18,8 @@ WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "
 PAUSES_S = (0.0, 0.02, 0.1, 0.5, 2.0)
 """Mean pause of a caller between requests; all change over to another one together, so that load comes in waves."""
 PHASE_S = 15.0
+NUM_GRAMMARS = 60
+NUM_TEXTS = 1500
 WEIGHTS = {"chat": 6, "completion": 6, "generate": 3, "grammar": 3, "score": 1, "embed": 1, "long": 3, "wrong": 1}
 """How often each kind of request is asked, in proportion."""
 EXPECTED = frozenset({200, 400, 404, 503})
@@ -74,7 +76,11 @@ class Asker:
         self._chars_per_token = chars_per_token
         self._adapters = adapters
         self._weights = {kind: weight for kind, weight in WEIGHTS.items() if kind not in without}
-        self._shared = self._text(context // 4)
+        # A bounded choice: caches of tokenizer and grammars are full after the warm-up, and what grows then is a leak.
+        self._grammars = [self._make_grammar() for _ in range(NUM_GRAMMARS)]
+        self._texts = [self._make_text(rng.randint(1, 60)) for _ in range(NUM_TEXTS)]
+        self._long_texts = [self._make_text(rng.randint(context // 3, context * 2 // 3)) for _ in range(NUM_TEXTS // 8)]
+        self._shared = self._make_text(context // 4)
 
     def draw(self) -> Ask:
         """One request."""
@@ -108,12 +114,12 @@ class Asker:
             fields |= {"priority": rng.randint(0, 3)}
         return fields
 
-    def _text(self, num_tokens: int) -> str:
+    def _make_text(self, num_tokens: int) -> str:
         words = self._rng.choices(WORDS, k=max(num_tokens * self._chars_per_token // 6, 1))
         return f"{self._rng.randrange(10**6)} {' '.join(words)}"
 
     def _prompt(self) -> str:
-        text = self._text(self._rng.randint(1, 60))
+        text = self._rng.choice(self._texts)
         return f"{self._shared} {text}" if self._rng.random() < 0.3 else text
 
     def _chat(self) -> tuple[str, dict[str, Any]]:
@@ -127,10 +133,14 @@ class Asker:
         return "/v1/generate", {"prompt": self._prompt()}
 
     def _grammar(self) -> tuple[str, dict[str, Any]]:
+        path, body = self._chat()
+        return path, body | self._rng.choice(self._grammars)
+
+    def _make_grammar(self) -> dict[str, Any]:
         rng = self._rng
         name, most = rng.choice(WORDS), rng.randint(2, 40)
         schema = {"type": "object", "properties": {name: {"type": "string", "maxLength": most}}, "required": [name]}
-        asked = rng.choice(
+        return rng.choice(
             (
                 {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
                 {"structured_outputs": {"regex": f"[a-f]{{1,{most}}}"}},
@@ -138,8 +148,6 @@ class Asker:
                 {"response_format": {"type": "json_object"}},
             )
         )
-        path, body = self._chat()
-        return path, body | asked
 
     def _score(self) -> tuple[str, dict[str, Any]]:
         return "/v1/completions", {"prompt": self._prompt(), "echo": True, "logprobs": 2, "max_tokens": 0}
@@ -148,12 +156,12 @@ class Asker:
         return "/v1/embeddings", {"input": [self._prompt() for _ in range(self._rng.randint(1, 4))]}
 
     def _long(self) -> tuple[str, dict[str, Any]]:
-        return "/v1/completions", {"prompt": self._text(self._rng.randint(self._context // 3, self._context * 2 // 3))}
+        return "/v1/completions", {"prompt": self._rng.choice(self._long_texts)}
 
     def _wrong(self) -> tuple[str, dict[str, Any]]:
         return self._rng.choice(
             (
-                ("/v1/completions", {"prompt": self._text(self._context * 2), "max_tokens": 5}),
+                ("/v1/completions", {"prompt": self._make_text(self._context * 2), "max_tokens": 5}),
                 ("/v1/chat/completions", {"messages": "hello"}),
                 ("/v1/generate", {"prompt": "x", "model": "nobody"}),
                 ("/v1/chat/completions", {**self._chat()[1], "response_format": {"type": "json_schema"}}),

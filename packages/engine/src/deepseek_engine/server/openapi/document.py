@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 from pydantic.json_schema import models_json_schema
 
 import deepseek_engine
-from deepseek_client.types import ErrorBody, WireModel
+from deepseek_client.types import EmbeddingRequest, ErrorBody, WireModel
 from deepseek_client.types.sampling import SamplingFields
 from deepseek_engine.server.metrics import CONTENT_TYPE
 from deepseek_engine.server.openapi.limits import LIMITS, LIST_LIMITS, SHAPES
@@ -29,6 +29,8 @@ _REASONS: Final = {
     422: "a value is out of range",
     503: "not now: Retry-After says when",
 }
+_EMBEDDING_FIELDS: Final = frozenset({"model", "user", "priority", "deadline_s"})
+"""Of the fields that generating requests share: those that count for embeddings."""
 _BARE_PATHS: Final = ("/health", "/ready", "/metrics", "/version", "/openapi.json")
 """Listed without the prefix, as probes and scrapers ask for them."""
 
@@ -119,15 +121,17 @@ def _schemas() -> Json:
 def _state_limits(schema: Json, model: str) -> None:
     """Add ranges to a request's fields, and the fields that the wire model leaves to servers."""
     properties = cast("dict[str, Json]", schema["properties"])
+    if model == EmbeddingRequest.__name__:
+        for name in set(SamplingFields.model_fields) - _EMBEDDING_FIELDS:
+            del properties[name]
+    else:
+        properties |= {name: {"anyOf": [shape, {"type": "null"}], "default": None} for name, shape in SHAPES.items()}
     for name, field in properties.items():
         for variant in _variants(field):
             variant.update(LIMITS.get(name, {}).get(variant.get("type", ""), {}))
             most = LIST_LIMITS.get((model, name))
             if most is not None and variant.get("type") == "array" and variant["items"].get("type") != "integer":
                 variant["maxItems"] = most
-    if model != "EmbeddingRequest":
-        for name, shape in SHAPES.items():
-            properties[name] = {"anyOf": [shape, {"type": "null"}], "default": None}
 
 
 def _variants(field: Json) -> Iterable[Json]:
