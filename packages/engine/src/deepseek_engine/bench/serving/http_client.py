@@ -84,7 +84,8 @@ class LoadClient:
             record.fail("connection lost", repr(error))
         except (SSEError, ValueError, LookupError, TypeError, AttributeError) as error:
             record.fail("unreadable answer", repr(error))
-        record.end_s = self._now()
+        finally:
+            record.end_s = self._now()
 
     async def _exchange(self, prompt: Prompt, record: Record) -> None:
         target = self._target
