@@ -107,6 +107,25 @@ class IndexerShape(Structure):
     _fields_ = [("num_heads", c_int64), ("dim", c_int64), ("rope_dim", c_int64), ("top_k", c_int64)]
 
 
+class Indexer(Structure):
+    """`ds_indexer`, with its `ds_chosen` at the end: one layer's choice of keys."""
+
+    _fields_ = [
+        ("shape", POINTER(IndexerShape)),
+        ("batch", POINTER(Batch)),
+        ("num_rows", c_int64),
+        ("queries", c_void_p),
+        ("keys", c_void_p),
+        ("weights", c_void_p),
+        ("key_norm", POINTER(Norm)),
+        ("cos_sin", c_void_p),
+        ("cache", c_void_p),
+        ("positions", c_void_p),
+        ("counts", c_void_p),
+        ("top_k", c_int64),
+    ]
+
+
 class Attention(Structure):
     """`ds_attention`: one layer's attention."""
 
@@ -227,7 +246,7 @@ class Library:
         structure_size = _function(handle.ds_structure_size, c_int64, c_int64)
         structures = (
             Matrix, Product, Batch, Attention, Layer, Decoder, Step, AdapterRows, Adapters, Norm, Routing, LatentShape,
-            IndexerShape,
+            IndexerShape, Indexer,
         )  # fmt: skip
         for index, structure in enumerate(structures):
             ours, theirs = ctypes.sizeof(structure), structure_size(index)
@@ -242,6 +261,7 @@ class Library:
         self.route_row = _function(
             handle.ds_route_row, None, POINTER(Routing), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p
         )
+        self.indexer_choose = _function(handle.ds_indexer_choose, None, POINTER(Indexer))
         self.attention_write = _function(handle.ds_attention_write, None, POINTER(Attention))
         self.attention_attend = _function(handle.ds_attention_attend, None, POINTER(Attention))
         self.scratch_bytes = _function(handle.ds_scratch_bytes, c_int64, POINTER(Decoder), c_int64)

@@ -228,6 +228,7 @@ int64_t ds_structure_size(int64_t which) {
     const int64_t sizes[] = {sizeof(ds_matrix), sizeof(ds_product), sizeof(ds_batch), sizeof(ds_attention),
                              sizeof(ds_layer),  sizeof(ds_decoder), sizeof(ds_step),  sizeof(ds_adapter_rows),
                              sizeof(ds_adapters), sizeof(ds_norm), sizeof(ds_routing),
-                             sizeof(ds_latent_shape), sizeof(ds_indexer_shape)};
+                             sizeof(ds_latent_shape), sizeof(ds_indexer_shape),
+                             sizeof(ds_indexer)};
     return which < 0 || which >= (int64_t)(sizeof(sizes) / sizeof(sizes[0])) ? -1 : sizes[which];
 }

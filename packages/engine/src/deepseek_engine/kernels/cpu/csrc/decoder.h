@@ -64,5 +64,5 @@ void ds_decoder_step_adapted(const ds_decoder *decoder, const ds_step *step, con
 
 // Sizes of the structures above, so that whoever describes them elsewhere can check: matrix, product, batch, attention,
 // layer, decoder, step, adapter rows, adapters, norm, routing, latent shape,
-// indexer shape.
+// indexer shape, indexer.
 int64_t ds_structure_size(int64_t which);
