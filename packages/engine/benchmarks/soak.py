@@ -246,7 +246,7 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server ends as well
     with tempfile.TemporaryDirectory() as folder:
-        model, names, arguments = options.model, list[str](), ["--kv-cache-memory", "60MiB"]
+        model, names, arguments = options.model, list[str](), ["--kv-cache-memory", "30MiB"]
         if model == "tiny":
             shape = TinyModel(max_position_embeddings=options.context)
             model = str(write_tiny_checkpoint(Path(folder) / "model", shape))
