@@ -125,6 +125,23 @@ WELL_FORMED = [
         (("now", '{"zone": ""}'),),
         start="closed",
     ),
+    Fixture("v3, one call", "deepseek-v3", f"{V3_OPEN}{v3_call('now', '{}')}{V3_CLOSE}", calls=(("now", "{}"),)),
+    Fixture(
+        "v3.1, one call",
+        "deepseek-v3.1",
+        f"H</think>{V3_OPEN}{v31_call('now', '{}')}{V3_CLOSE}",
+        "",
+        (("now", "{}"),),
+        "H",
+        "open",
+    ),
+    Fixture(
+        "v3.2 that might have thought",
+        "deepseek-v3.2",
+        dsml("function_calls", dsml_call("now", ("n", "false", "1"))),
+        "",
+        (("now", '{"n": 1}'),),
+    ),
     Fixture(
         "hermes",
         "hermes",
@@ -273,6 +290,18 @@ def test_every_split_point_and_single_characters_read_the_same(fixture: Fixture)
     assert join_events(parse(fixture, list(text))) == fixture.expected
     for cut in range(len(text) + 1):
         assert join_events(parse(fixture, [text[:cut], text[cut:]])) == fixture.expected, cut
+
+
+@pytest.mark.parametrize("format_name", sorted(FORMATS))
+def test_every_pair_of_split_points_reads_the_same_in_every_format(format_name: str):
+    fixtures = [fixture for fixture in WELL_FORMED if fixture.format == format_name and fixture.calls]
+    assert fixtures or FORMATS[format_name].tools is None
+    for fixture in sorted(fixtures, key=lambda fixture: len(fixture.text))[:1]:
+        text = fixture.text
+        for first in range(len(text) + 1):
+            for second in range(first, len(text) + 1):
+                pieces = [text[:first], text[first:second], text[second:]]
+                assert join_events(parse(fixture, pieces)) == fixture.expected, (first, second)
 
 
 @given(st.data())

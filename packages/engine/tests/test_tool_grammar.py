@@ -5,6 +5,7 @@ import json
 import pytest
 import xgrammar
 
+from deepseek_engine.grammar.tool_calls import ToolSchemaError, calls_source, text_or_calls_source
 from deepseek_engine.text_parsers.events import ParsedAnswer, ToolCall, join_events
 from deepseek_engine.text_parsers.markup import FORMATS
 from deepseek_engine.text_parsers.parser import AnswerParser, ParserSpec
@@ -56,7 +57,7 @@ def test_what_the_grammar_allows_the_parser_reads(compiler: xgrammar.GrammarComp
     call = tag.begin + (DSML_ARGUMENTS if spec.is_dsml else ARGUMENTS) + tag.end
     for count in (1, 2):
         text = spec.begin + spec.separator.join([call] * count) + spec.end
-        assert _accepts(compiler, spec.to_structural_tag(), text)
+        assert _accepts(compiler, calls_source(spec, (True, True), ()).text, text)
         parser = AnswerParser(ParserSpec(FORMATS[name], "closed", frozenset({"now", "weather"})))
         parsed = join_events(parser.push(text) + parser.finish())
         assert parsed == ParsedAnswer("", "", (ToolCall("weather", ARGUMENTS),) * count)
@@ -66,7 +67,7 @@ def test_what_the_grammar_allows_the_parser_reads(compiler: xgrammar.GrammarComp
 def test_the_grammar_allows_nothing_but_calls_that_fit_their_schemas(compiler: xgrammar.GrammarCompiler, name: str):
     spec = tool_grammar_spec(FORMATS[name], TOOLS, is_parallel=False)
     assert spec is not None
-    tag, structural_tag = spec.tags[1], spec.to_structural_tag()
+    tag, structural_tag = spec.tags[1], calls_source(spec, (True, True), ()).text
     arguments = DSML_ARGUMENTS if spec.is_dsml else ARGUMENTS
     call = tag.begin + arguments + tag.end
     assert _accepts(compiler, structural_tag, spec.begin + call + spec.end)
@@ -86,3 +87,38 @@ def test_a_named_function_is_the_only_one_in_its_grammar():
     spec = tool_grammar_spec(FORMATS["hermes"], TOOLS[:1], is_parallel=False)
     assert spec is not None
     assert [json.loads(tag.begin.split("\n")[1] + "0}")["name"] for tag in spec.tags] == ["now"]
+
+
+@pytest.mark.parametrize("name", CONSTRAINED)
+def test_beside_text_a_begun_call_has_to_fit_its_schema(compiler: xgrammar.GrammarCompiler, name: str):
+    spec = tool_grammar_spec(FORMATS[name], TOOLS)
+    assert spec is not None
+    tag, structural_tag = spec.tags[1], text_or_calls_source(spec, (True, True), ()).text
+    call = tag.begin + (DSML_ARGUMENTS if spec.is_dsml else ARGUMENTS) + tag.end
+    calls = spec.begin + spec.separator.join([call, call]) + spec.end
+    before = "Sure. " if spec.trigger else ""
+    assert _accepts(compiler, structural_tag, "Sure.")
+    assert _accepts(compiler, structural_tag, before + calls)
+    for wrong in (calls.replace("weather", "rm"), calls.replace("city", "town"), calls.replace("3", "true")):
+        assert not _accepts(compiler, structural_tag, before + wrong), wrong
+
+
+def test_a_schema_that_no_grammar_can_follow_is_an_error_for_a_strict_tool_and_any_object_for_another(
+    compiler: xgrammar.GrammarCompiler,
+):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}
+    spec = tool_grammar_spec(FORMATS["hermes"], [tool])
+    assert spec is not None
+    with pytest.raises(ToolSchemaError, match="not is not supported"):
+        calls_source(spec, (True,), ())
+    text = '<tool_call>\n{"name": "f", "arguments": {"x": [1]}}\n</tool_call>'
+    assert _accepts(compiler, calls_source(spec, (False,), ()).text, text)
+
+
+@pytest.mark.parametrize("value", ["a < b", "</div>", "<</｜", "x</｜DSML", "{}\n", "</"])
+def test_text_of_a_dsml_parameter_is_anything_but_its_closing_tag(compiler: xgrammar.GrammarCompiler, value: str):
+    spec = tool_grammar_spec(FORMATS["deepseek-v3.2"], TOOLS)
+    assert spec is not None
+    parameter = f'<｜DSML｜parameter name="city" string="true">{value}</｜DSML｜parameter>\n'
+    text = spec.begin + spec.tags[1].begin + parameter + spec.tags[1].end + spec.end
+    assert _accepts(compiler, calls_source(spec, (True, True), ()).text, text) == ("</｜" not in value)

@@ -131,6 +131,11 @@ class Tokenizer:
         """The id of the one token that is written so, as tags and control tokens are; None if there is none."""
         return self._backend.token_to_id(token)
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Name and id of each special token."""
+        return {name: token_id for token_id, name in self._special.items()}
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token by itself: what it adds to a text, or the name of a special token."""
         cached = self._bytes_cache.get(token_id)

@@ -82,9 +82,18 @@ def ebnf_source(grammar: str) -> GrammarSource:
 
 
 def _compiled(text: str) -> GrammarSource:
+    return GrammarSource("ebnf", check_grammar_size(text))
+
+
+def check_grammar_size(text: str) -> str:
+    """The text of a grammar that was made of something else, if it is not too large.
+
+    Raises:
+        GrammarError: it is over MAX_GRAMMAR_CHARS.
+    """
     if len(text) > MAX_GRAMMAR_CHARS:
         raise GrammarError(f"it becomes a grammar of {len(text)} characters: at most {MAX_GRAMMAR_CHARS} are allowed")
-    return GrammarSource("ebnf", text)
+    return text
 
 
 def check_size(text: str, what: str) -> str:

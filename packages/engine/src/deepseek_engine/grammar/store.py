@@ -128,7 +128,7 @@ def make_backend(tokenizer: Tokenizer, num_logits: int) -> GrammarBackend:
     """
     check_installed()
     module = importlib.import_module("deepseek_engine.grammar.xgrammar_backend")
-    return module.XGrammarBackend(tokenizer.vocabulary(), tokenizer.eos_token_ids, num_logits)
+    return module.XGrammarBackend(tokenizer.vocabulary(), tokenizer.eos_token_ids, num_logits, tokenizer.special_tokens)
 
 
 def check_installed() -> None:

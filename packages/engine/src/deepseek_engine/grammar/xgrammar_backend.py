@@ -1,6 +1,6 @@
 """The grammar library xgrammar behind our protocol. Importing this imports xgrammar, and with it transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,24 @@ class XGrammarBackend:
         vocabulary: each token id's bytes; empty for special tokens, which no grammar allows.
         eos_token_ids: of the model.
         num_logits: width of the model's logits, which may be padded past the vocabulary.
+        special: name and id of each special token, for grammars that name some as their markup.
     """
 
-    def __init__(self, vocabulary: Sequence[bytes], eos_token_ids: Sequence[int], num_logits: int) -> None:
+    def __init__(
+        self,
+        vocabulary: Sequence[bytes],
+        eos_token_ids: Sequence[int],
+        num_logits: int,
+        special: Mapping[str, int] | None = None,
+    ) -> None:
         # A mask that is too short would let the tokens behind its end pass.
-        self._every_token = _mask_of(max(num_logits, len(vocabulary)))
-        self._tokens = xgrammar.TokenizerInfo(
-            list(vocabulary),
-            xgrammar.VocabType.RAW,
-            vocab_size=max(num_logits, len(vocabulary)),
-            stop_token_ids=list(eos_token_ids),
-        )
-        # One thread: the library may use processors that others compute on. No cache: the store has one.
-        self._compiler = xgrammar.GrammarCompiler(self._tokens, max_threads=1, cache_enabled=False)
+        self._num_tokens = max(num_logits, len(vocabulary))
+        self._every_token = _mask_of(self._num_tokens)
+        self._vocabulary = list(vocabulary)
+        self._eos_token_ids = list(eos_token_ids)
+        self._special = special or {}
+        self._compilers: dict[tuple[str, ...], xgrammar.GrammarCompiler] = {}
+        self._compiler(())
 
     def compile(self, source: GrammarSource) -> "XGrammar":
         """Compile a source.
@@ -45,9 +50,28 @@ class XGrammarBackend:
             raise GrammarError(_reason(error)) from error
 
     def _compile(self, source: GrammarSource) -> xgrammar.CompiledGrammar:
+        compiler = self._compiler(source.markup)
         if source.kind == "structural_tag":
-            return self._compiler.compile_structural_tag(source.text)
-        return self._compiler.compile_grammar(source.text)
+            return compiler.compile_structural_tag(source.text)
+        return compiler.compile_grammar(source.text)
+
+    def _compiler(self, markup: tuple[str, ...]) -> xgrammar.GrammarCompiler:
+        """One for each set of special tokens that have a text; a model's format has one set, so that two are kept."""
+        ids = {name: self._special[name] for name in markup if name in self._special}
+        key = tuple(sorted(ids))
+        if key not in self._compilers:
+            vocabulary = self._vocabulary.copy()
+            for name, token_id in ids.items():
+                vocabulary[token_id] = name.encode()
+            tokens = xgrammar.TokenizerInfo(
+                vocabulary,
+                xgrammar.VocabType.RAW,
+                vocab_size=self._num_tokens,
+                stop_token_ids=self._eos_token_ids,
+            )
+            # One thread: the library may use processors that others compute on. No cache: the store has one.
+            self._compilers[key] = xgrammar.GrammarCompiler(tokens, max_threads=1, cache_enabled=False)
+        return self._compilers[key]
 
 
 class XGrammar:

@@ -101,7 +101,7 @@ class Converter:
                 thinking = budget_markers(self._tokenizer, encoder.format.reasoning, encoded.reasoning)
                 params = msgspec.structs.replace(prompt.params, thinking_token_budget=wish.budget)
                 prompt = replace(prompt, params=params)
-        return replace(self._job(request, (prompt,), parser), thinking=thinking)
+        return replace(self._job(request, (prompt,), parser), thinking=thinking, tools=tools)
 
     async def completions(self, request: CompletionRequest) -> Job:
         """One or several texts or token-id lists to continue."""
@@ -276,10 +276,6 @@ def _check_abilities(encoder: ChatEncoder, tools: ToolUse, wish: ThinkingWish) -
             "tools",
             "tools: this model's chat template has no place for them, or its calls are of no known format; the "
             "server's --chat-template and --chat-format can give it both",
-        )
-    if tools.choice == "required":
-        raise unsupported(
-            "tool_choice", "tool_choice: making the model call a tool needs constrained decoding: use auto"
         )
     if wish.asks_to_think and encoder.format.reasoning is None:
         raise unsupported(wish.param, f"{wish.param}: this model does not think before it answers")

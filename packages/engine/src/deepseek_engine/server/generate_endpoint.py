@@ -105,9 +105,8 @@ class GenerateEndpoint(Generic[Request]):
         model = state.models.find(request.model)
         refuse_unsupported(request)
         record.model, record.adapter = model.name, model.adapter
-        grammar = await requested_grammar(request, state.grammars)
         job = await self._dialect.convert(state.converter, request)
-        job = replace(job, grammar=grammar)
+        job = replace(job, grammar=await requested_grammar(request, job, state.grammars))
         generation = Generation(
             state.engine,
             state.tokenizer,

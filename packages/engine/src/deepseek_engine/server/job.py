@@ -1,10 +1,11 @@
 """Job: one HTTP request as the engine understands it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deepseek_engine.grammar.source import GrammarSource
 from deepseek_engine.messages import EmbedParams, ThinkingMarkers
 from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.server.tools import ToolUse
 from deepseek_engine.text_parsers.parser import ParserSpec
 
 
@@ -30,6 +31,7 @@ class Job:
     """What to run and how to answer. All prompts have the same `n`; choices are numbered through all prompts.
 
     Attributes:
+        tools: what the model may call.
         parser: what to look for in the answers, other than text.
         thinking: the tokens around reasoning, where the prompts' parameters hold it to a budget.
         end_token_ids: tokens that end answers, beside the model's own.
@@ -42,6 +44,7 @@ class Job:
     include_usage: bool = False
     continuous_usage: bool = False
     return_token_ids: bool = False
+    tools: ToolUse = field(default_factory=ToolUse)
     parser: ParserSpec | None = None
     grammar: GrammarSource | None = None
     thinking: ThinkingMarkers | None = None

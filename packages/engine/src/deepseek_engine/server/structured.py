@@ -8,17 +8,22 @@ from deepseek_client.types import SamplingFields
 from deepseek_engine.errors import GrammarError
 from deepseek_engine.grammar.describe import JSON_OBJECT, choice_source, ebnf_source, json_schema_source, regex_source
 from deepseek_engine.grammar.source import GrammarSource
+from deepseek_engine.grammar.structural_tag import structural_tag_source
+from deepseek_engine.grammar.tool_calls import ToolSchemaError
 from deepseek_engine.grammar.trials import GrammarTrials
+from deepseek_engine.server.call_grammar import call_grammar, needs_call_grammar, request_tools
 from deepseek_engine.server.errors import ApiError
+from deepseek_engine.server.job import Job
 
 Reader = Callable[[Any, str], GrammarSource]
 
 
-async def requested_grammar(request: SamplingFields, trials: GrammarTrials) -> GrammarSource | None:
+async def requested_grammar(request: SamplingFields, job: Job, trials: GrammarTrials) -> GrammarSource | None:
     """The grammar that the request's answers have to follow, tried out; None if there is none.
 
     Args:
         request: any that generates.
+        job: what became of it, with its tools and its model's format.
         trials: where it is tried.
 
     Raises:
@@ -26,15 +31,26 @@ async def requested_grammar(request: SamplingFields, trials: GrammarTrials) -> G
         QueueFullError, EngineError: it cannot be tried now.
     """
     asked = _asking_field(request)
-    if asked is None:
-        return None
-    name, value = asked
+    answer = None
+    if asked is not None:
+        name, value = asked
+        try:
+            # In a thread, however small it is: a few hundred bytes of schema can ask for a second of work.
+            answer = await asyncio.to_thread(_FIELDS[name], value, name)
+            await trials.check(answer)
+        except GrammarError as error:
+            raise ApiError(400, f"{name}: {error}", param=name) from error
+    if not needs_call_grammar(job, answer):
+        return answer
     try:
-        # In a thread, however small it is: a few hundred bytes of schema can ask for a second of work.
-        source = await asyncio.to_thread(_FIELDS[name], value, name)
+        source = await asyncio.to_thread(call_grammar, job, answer)
         await trials.check(source)
+    except ToolSchemaError as error:
+        names = [tool["function"]["name"] for tool in request_tools(request)]
+        param = f"tools[{names.index(error.name)}].function.parameters"
+        raise ApiError(400, f"{param}: {error}", param=param) from error
     except GrammarError as error:
-        raise ApiError(400, f"{name}: {error}", param=name) from error
+        raise ApiError(400, f"tools: {error}", param="tools") from error
     return source
 
 
@@ -64,12 +80,14 @@ def _response_format(value: Any, name: str) -> GrammarSource:
             if described.get("schema") is None:
                 raise GrammarError("json_schema.schema is missing: it holds the schema")
             return json_schema_source(_object(described["schema"], f"{name}.json_schema.schema"))
+        case "structural_tag":
+            return structural_tag_source(fields)
         case other:
-            raise GrammarError(f"type={other!r}: use text, json_object or json_schema")
+            raise GrammarError(f"type={other!r}: use text, json_object, json_schema or structural_tag")
 
 
 def _structured_outputs(value: Any, name: str) -> GrammarSource:
-    """The field of vLLM: `json`, `regex`, `choice`, `grammar` or `json_object`; its other options are left alone."""
+    """The field of vLLM: one of `_KINDS`; its other options are left alone."""
     fields = {key: each for key, each in _object(value, name).items() if each is not None and each is not False}
     kinds = [key for key in _KINDS if key in fields]
     if len(kinds) != 1:
@@ -104,6 +122,12 @@ def _choice(value: Any, name: str) -> GrammarSource:
     return choice_source(cast("list[str]", value))
 
 
+def _structural_tag(value: Any, name: str) -> GrammarSource:
+    if not isinstance(value, dict | str):
+        raise GrammarError(f"{name} must be a structural tag: an object, or its text")
+    return structural_tag_source(value)
+
+
 def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise GrammarError(f"{name} must be a JSON object")
@@ -122,6 +146,7 @@ _KINDS: Final[dict[str, Reader]] = {
     "choice": _choice,
     "grammar": _grammar,
     "json_object": _json_object,
+    "structural_tag": _structural_tag,
 }
 _FIELDS: Final[dict[str, Reader]] = {
     "response_format": _response_format,

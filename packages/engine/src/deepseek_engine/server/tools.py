@@ -32,6 +32,11 @@ class ToolUse:
         """The tools' names."""
         return frozenset(tool["function"]["name"] for tool in self.tools)
 
+    @property
+    def strict(self) -> tuple[bool, ...]:
+        """For each tool, whether its calls have to fit its schema whatever the model would like to write."""
+        return tuple(tool["function"].get("strict") is True for tool in self.tools)
+
 
 def read_tools(request: ChatCompletionRequest) -> ToolUse:
     """The request's tools: those that its `tool_choice` leaves.
@@ -81,6 +86,8 @@ def _check_function(function: dict[str, Any], path: str) -> str:
         value = function.get(key)
         if value is not None and not isinstance(value, kind):
             raise ApiError(400, f"{key} must be {what}", param=f"{path}.{key}")
+    if function.get("strict") not in (None, True, False):
+        raise ApiError(400, "strict must be true or false", param=f"{path}.strict")
     if _is_deeper(function, MAX_TOOL_DEPTH):
         raise ApiError(400, f"nested deeper than {MAX_TOOL_DEPTH} levels", param=f"{path}.parameters")
     return name

@@ -102,7 +102,7 @@ class AnswerParser:
             source.record()
             yield from source.skip()
             if (yield from source.option(markup.open)) is None:
-                self._add_content(source.recorded)
+                source.put_back()  # newlines before a call belong to its tag
                 return
         self.in_reasoning = True
         newlines = "\n" if markup.trims_newlines else ""

@@ -74,6 +74,11 @@ class Source:
         """All that was taken since `record`."""
         return "".join(self._record)
 
+    def put_back(self) -> None:
+        """Let what was taken since `record` come again."""
+        self._text = self.recorded + self._text
+        self.record()
+
     def copy_until(self, tags: TagSet, emit: Callable[[str], None]) -> Reading[str | None]:
         """Emit text up to the first of the tags; the tag as it was written, or None where the text ends."""
         while True:

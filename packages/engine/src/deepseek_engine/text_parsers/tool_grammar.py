@@ -14,6 +14,7 @@ _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
 class ToolTag:
     """One tool's call: what comes before its arguments, their JSON schema, and what comes after them."""
 
+    name: str
     begin: str
     schema: dict[str, Any]
     end: str
@@ -30,6 +31,8 @@ class ToolGrammarSpec:
         end: what it ends with.
         is_dsml: arguments are DSML parameters, not a JSON object.
         is_parallel: there may be more than one call.
+        trigger: the tag that begins calls after text; empty where they have none, and begin the answer.
+        other_triggers: tags that begin calls of another form.
     """
 
     begin: str
@@ -38,28 +41,13 @@ class ToolGrammarSpec:
     end: str
     is_dsml: bool
     is_parallel: bool
+    trigger: str
+    other_triggers: tuple[str, ...]
 
-    def to_structural_tag(self) -> str:
-        """The grammar in xgrammar's language of structural tags."""
-        style = {"style": "deepseek_xml"} if self.is_dsml else {}
-        calls = {
-            "type": "tags_with_separator",
-            "tags": [
-                {
-                    "type": "tag",
-                    "begin": tag.begin,
-                    "content": {"type": "json_schema", "json_schema": tag.schema, **style},
-                    "end": tag.end,
-                }
-                for tag in self.tags
-            ],
-            "separator": self.separator,
-            "at_least_one": True,
-            "stop_after_first": not self.is_parallel,
-        }
-        parts = [_constant(self.begin), calls, _constant(self.end)]
-        elements = [part for part in parts if part is not None]
-        return json.dumps({"type": "structural_tag", "format": {"type": "sequence", "elements": elements}})
+    @property
+    def begin_of_calls(self) -> str:
+        """What every answer of calls begins with, at the least one character."""
+        return (self.begin or self.tags[0].begin).lstrip("\n")
 
 
 def tool_grammar_spec(
@@ -90,6 +78,8 @@ def tool_grammar_spec(
         end=style.block_close,
         is_dsml=style.body == "dsml",
         is_parallel=is_parallel,
+        trigger=opening,
+        other_triggers=tuple(tag for tag in markup.opens if tag != opening),
     )
 
 
@@ -98,16 +88,12 @@ def _tag(style: CallStyle, opening: str, function: dict[str, Any]) -> ToolTag:
     close = "".join(style.call_close)
     match style.body:
         case "dsml":
-            return ToolTag(f"{style.call_open}{name}{style.name_end}\n", schema, f"{close}\n")
+            return ToolTag(name, f"{style.call_open}{name}{style.name_end}\n", schema, f"{close}\n")
         case "json":
             key = "arguments" if style.call_close or style.block_close else "parameters"
             newline = "\n" if close else ""
             begin = f'{opening}{newline}{{"name": {json.dumps(name)}, "{key}": '
-            return ToolTag(begin, schema, f"}}{newline}{close}")
+            return ToolTag(name, begin, schema, f"}}{newline}{close}")
         case _:
             newline = "\n" if style.name_end.startswith("\n") else ""
-            return ToolTag(f"{style.call_open}{name}{style.name_end}{newline}", schema, newline + close)
-
-
-def _constant(text: str) -> dict[str, str] | None:
-    return {"type": "const_string", "value": text} if text else None
+            return ToolTag(name, f"{style.call_open}{name}{style.name_end}{newline}", schema, newline + close)

@@ -91,10 +91,10 @@ def _entries(extra: Node | None, shape: _Shape) -> Node:
 
 
 def _shape(flat: Schema, key_of: Callable[[Any], Node], add_rule: AddRule) -> _Shape:
-    properties = dict(_fields(flat, "properties"))
-    required = _names(flat.get("required", []))
+    properties = dict(object_fields(flat, "properties"))
+    required = required_names(flat)
     rest = flat.get("additionalProperties")
-    patterns = _fields(flat, "patternProperties")
+    patterns = object_fields(flat, "patternProperties")
     if patterns and properties:
         _check_apart(properties, patterns)
     for name in required:
@@ -156,14 +156,25 @@ def _is_name(names: Any, name: str) -> bool:
     return accepts(cast("Schema", names), name)
 
 
-def _fields(flat: Schema, keyword: str) -> dict[str, Any]:
+def object_fields(flat: Schema, keyword: str) -> dict[str, Any]:
+    """The schemas by name that a keyword holds.
+
+    Raises:
+        GrammarError: it is no object.
+    """
     value = flat.get(keyword, {})
     if not isinstance(value, dict):
         raise GrammarError(f"{keyword} must be an object")
     return cast("dict[str, Any]", value)
 
 
-def _names(value: Any) -> list[str]:
+def required_names(flat: Schema) -> list[str]:
+    """The names of `required`, each once.
+
+    Raises:
+        GrammarError: it is no list of names.
+    """
+    value = flat.get("required", [])
     if not isinstance(value, list) or not all(isinstance(name, str) for name in cast("list[Any]", value)):
         raise GrammarError("required must be a list of names")
     return list(dict.fromkeys(cast("list[str]", value)))
