@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from deepseek_client.chat_loop import ChatLoop
 from deepseek_client.client import DeepSeek
 from deepseek_client.errors import AuthenticationError, ConfigurationError, DeepSeekError
+from deepseek_client.interrupts import acting_on_interrupts
 from deepseek_client.request import USER_AGENT
 from deepseek_client.types.generate import Generation
 
@@ -26,9 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # one broken byte, or one that the terminal lacks, ends nothing
     try:
-        with DeepSeek(
-            base_url=arguments.base_url, api_key=arguments.api_key, default_model=arguments.model, **_timeout(arguments)
-        ) as client:
+        with (
+            acting_on_interrupts(),
+            DeepSeek(
+                base_url=arguments.base_url,
+                api_key=arguments.api_key,
+                default_model=arguments.model,
+                **_timeout(arguments),
+            ) as client,
+        ):
             return arguments.command(client, arguments)
     except ConfigurationError as error:
         return _fail(error, 2)
