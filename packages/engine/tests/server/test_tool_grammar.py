@@ -2,6 +2,7 @@
 grammar can make them right."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -10,6 +11,7 @@ import jsonschema
 import openai
 import pytest
 import pytest_asyncio
+import tokenizers
 
 from deepseek_engine.async_engine import AsyncEngine
 from deepseek_engine.chat.template_encoder import TemplateEncoder
@@ -54,13 +56,16 @@ CHAT = "/v1/chat/completions"
 async def servers(tmp_path_factory: pytest.TempPathFactory, serve: Any) -> AsyncIterator[dict[str, Any]]:
     """One server a format, all over the same core."""
     folder = str(write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), TinyModel(max_position_embeddings=2048)))
-    plain = load_tokenizer(folder)
+    text = (
+        load_tokenizer(folder)._backend.to_str().replace("<|endoftext|>", "<think>").replace("<|im_start|>", "</think>")
+    )
+    backend = tokenizers.Tokenizer.from_str(text)
     engine = await AsyncEngine.start(EngineConfig(model=folder, dtype="float32", num_threads=1))
     async with AsyncExitStack() as stack:
         found: dict[str, Any] = {}
         for name in [*CONSTRAINED, "llama3-pythonic"]:
             encoder = TemplateEncoder(ChatTemplate(TEMPLATE), FORMATS[name])
-            tokenizer = Tokenizer(plain._backend, eos_token_ids=plain.eos_token_ids, chat_encoder=encoder)
+            tokenizer = Tokenizer(backend, eos_token_ids=(258,), chat_encoder=encoder)
             found[name] = await stack.enter_async_context(serve(engine, tokenizer, model_path=folder))
             found[name].client.timeout = 60
             # one process for trials is enough
@@ -109,16 +114,76 @@ async def test_several_calls_in_one_answer_all_fit(servers: Any, name: str):
 
 
 @pytest.mark.parametrize("name", THINKING)
-async def test_a_required_call_begins_behind_the_reasoning(servers: Any, name: str):
-    thinking = {"type": "enabled"}
-    body = {"messages": MESSAGES, "tools": TOOLS, "max_tokens": 1500, "tool_choice": NAMED, "seed": 5}
-    begun = {"role": "assistant", "content": "", "reasoning_content": "hm", "prefix": True}
+async def test_a_required_call_begins_behind_reasoning_that_a_budget_ends(servers: Any, name: str):
+    body = {"messages": MESSAGES, "tools": TOOLS, "max_tokens": 500, "tool_choice": NAMED, "seed": 5}
     closed = (await servers[name].post(CHAT, **body, thinking={"type": "disabled"})).json()["choices"][0]
     assert closed["finish_reason"] == "tool_calls"
-    body = {**body, "messages": [*MESSAGES, begun], "thinking": thinking, "max_tokens": 30}
-    opened = (await servers[name].post(CHAT, **body)).json()["choices"][0]
-    assert opened["finish_reason"] == "length"
-    assert opened["message"]["reasoning_content"]
+    answer = (await servers[name].post(CHAT, **body, thinking={"type": "enabled", "budget_tokens": 8})).json()
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "tool_calls", choice
+    assert not choice["message"]["content"]
+    (call,) = choice["message"]["tool_calls"]
+    jsonschema.validate(json.loads(call["function"]["arguments"]), PARAMETERS)
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 8
+
+
+@pytest.mark.parametrize("budget", [0, 1, 9])
+async def test_a_schema_begins_behind_reasoning_that_a_budget_ends(servers: Any, budget: int):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    body = {"messages": MESSAGES, "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+    thinking = {"type": "enabled", "budget_tokens": budget}
+    answer = (await servers["deepseek-r1"].post(CHAT, **body, max_tokens=300, thinking=thinking, seed=1)).json()
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "stop", choice
+    jsonschema.validate(json.loads(choice["message"]["content"]), schema)
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == budget
+
+
+TAG = {
+    "type": "tag",
+    "begin": "<f=",
+    "content": {"type": "json_schema", "json_schema": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "end": ">",
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "structural_tag", "format": TAG}},
+        {"structured_outputs": {"structural_tag": json.dumps({"type": "structural_tag", "format": TAG})}},
+        {
+            "response_format": {
+                "type": "structural_tag",
+                "format": {"type": "repeat", "min": 2, "max": 2, "content": TAG},
+            }
+        },
+    ],
+    ids=["response_format", "structured_outputs", "repeated"],
+)
+async def test_a_structural_tag_is_followed(servers: Any, fields: dict[str, Any]):
+    answer = (await servers["hermes"].post(CHAT, messages=MESSAGES, max_tokens=50, **fields)).json()
+    assert re.fullmatch(r"(<f=\d>){1,2}", answer["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ({}, "format is missing"),
+        ({"format": {"type": "token", "token": 5}}, "format.type='token'"),
+        ({"format": {**TAG, "end": None}}, "format.end must be a string"),
+        ({"format": {**TAG, "content": {"type": "json_schema", "json_schema": {"not": {}}}}}, "not is not supported"),
+        ({"format": {"type": "triggered_tags", "triggers": ["x"], "tags": [TAG]}}, "exactly one trigger"),
+        ({"structures": [{"begin": "<f=", "schema": {}, "end": ">"}], "triggers": "<f"}, "triggers must be a list"),
+        ({"format": {"type": "repeat", "min": 0, "max": 10**6, "content": TAG}}, "whole numbers up to"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_wrong_structural_tag_gets_400_with_the_place(servers: Any, tag: dict[str, Any], message: str):
+    answer = await servers["hermes"].post(CHAT, messages=MESSAGES, response_format={"type": "structural_tag", **tag})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "response_format"
+    assert message in answer.json()["error"]["message"]
 
 
 async def test_a_strict_tool_is_followed_once_its_call_has_begun(servers: Any):
