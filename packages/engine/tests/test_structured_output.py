@@ -1,7 +1,10 @@
 """Structured output through the engine: a model with random weights writes what it must, whatever it would like to."""
 
 import json
+import random
 import re
+import runpy
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -188,3 +191,12 @@ def test_a_grammar_begins_behind_the_reasoning_and_the_answer_does_not_end_befor
     assert answer in ("yes", "no")
     assert reasoning
     assert not set(tokens[:-1]) & set(llm.tokenizer.eos_token_ids)
+
+
+def test_no_finished_answer_breaks_one_of_sixty_random_schemas(llm: LLM):
+    suite = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "json_schema_suite.py"))
+    choose = random.Random(1)
+    tally = suite["run"](llm, [suite["random_schema"](choose) for _ in range(60)], 200)
+    assert tally.invalid == []
+    assert tally.num_valid > 40
+    assert tally.num_valid + tally.num_truncated + tally.refused.total() == 60
