@@ -15,7 +15,7 @@ from deepseek_engine.llm import LLM
 from deepseek_engine.model_runner import ModelRunner, build_runner
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.quantization import int8
-from deepseek_engine.quantization.int8 import dequantize_rows, int8_linear, int8_matmul, quantize_rows
+from deepseek_engine.quantization.int8 import dequantize_rows, int8_linear, int8_matmul, quantize_rows, quantize_tokens
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.step_model import TorchModel
 from deepseek_engine.testing.checkpoints import TINY_MOE, TinyModel, write_tiny_checkpoint
@@ -52,13 +52,34 @@ def test_a_row_is_rounded_by_at_most_half_a_step_of_its_own_scale() -> None:
     assert quantized.abs().amax(dim=1).eq(127).all()
 
 
-def test_a_row_of_zeros_stays_zero_and_what_is_not_finite_is_not_hidden() -> None:
-    quantized, scale = quantize_rows(torch.tensor([[0.0, 0.0], [1.0, math.nan], [math.inf, 1.0]]))
-    assert quantized[0].tolist() == [0, 0]
-    assert scale[0] == 1.0
+def test_a_token_is_written_in_two_digits_to_within_half_a_step_of_its_own_scale() -> None:
+    values = torch.randn(64, 100, generator=torch.Generator().manual_seed(1)) * torch.logspace(-6, 6, 64)[:, None]
+    digits, scale = quantize_tokens(values)
+    assert_close(scale, values.abs().amax(dim=1) / (127 * 128))
+    restored = (digits[0].float() * 128 + digits[1]) * scale[:, None]
+    assert (restored - values).abs().le(scale[:, None] * 0.501).all()
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    weight, scale = quantize_rows(torch.zeros(2, 3))
+    assert weight.eq(0).all()
+    assert scale.eq(1).all()
+    assert int8_linear(torch.zeros(1, 3), torch.ones(2, 3, dtype=torch.int8), torch.ones(2)).eq(0).all()
+
+
+def test_what_is_not_finite_is_not_hidden_and_stays_in_its_row() -> None:
     product = int8_linear(torch.tensor([[1.0, math.nan], [math.inf, 1.0], [2.0, 1.0]]), *quantize_rows(torch.eye(2)))
     assert not product[:2].isfinite().any()
-    assert product[2].isfinite().all()
+    assert_close(product[2], torch.tensor([2.0, 1.0]))
+
+
+def test_a_product_errs_by_its_weights_alone_even_where_one_channel_dwarfs_the_others() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, weight = torch.randn(8, 256, generator=generator), torch.randn(32, 256, generator=generator)
+    x[:, 7] *= 200
+    quantized, scale = quantize_rows(weight)
+    expected = x @ dequantize_rows(quantized, scale).t()
+    assert_close(int8_linear(x, quantized, scale), expected, rtol=0, atol=1e-3 * expected.std().item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

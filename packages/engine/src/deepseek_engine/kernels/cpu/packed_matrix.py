@@ -117,7 +117,7 @@ class PackedMatrix:
             target_stride=target.stride(0),
         )
         if self.matrix.kind == INT8:
-            values, scales = torch.empty(rows.shape, dtype=torch.uint8), torch.empty(num_rows)
+            values, scales = torch.empty(2, *rows.shape, dtype=torch.uint8), torch.empty(num_rows)
             self.library.quantize_rows(
                 rows.data_ptr(), num_rows, self.matrix.num_inputs, values.data_ptr(), scales.data_ptr()
             )

@@ -19,7 +19,7 @@ typedef struct {
     ds_chosen chosen;
     bf16 *kv;        // [rows][2 * kv heads * head_dim], of a mixture of attention heads
     bf16 *inner;     // [rows][dense_size]
-    uint8_t *bytes;  // [rows][widest input of a product]
+    uint8_t *bytes;  // [rows][digits][widest input of a product]
     float *scales;   // [rows]
     void *mixture, *latent, *asking;
     int64_t num_bytes;
@@ -68,7 +68,7 @@ static room lay_out(const ds_decoder *d, int64_t rows, void *scratch) {
     if (d->is_asking) r.kv = ds_take(&next, rows * 2 * kv_width(d) * 2);
     if (d->is_asking) r.asking = ds_take(&next, ds_asking_bytes(&d->routing, d->hidden_size, kv_width(d), rows));
     if (d->latent.num_heads) r.latent = ds_take(&next, ds_latent_bytes(&d->latent, rows));
-    r.bytes = ds_take(&next, rows * widest_input(d));
+    r.bytes = ds_take(&next, DS_DIGITS * rows * widest_input(d));
     r.scales = ds_take(&next, rows * 4);
     r.inner = ds_take(&next, rows * d->dense_size * 2);
     if (d->routing.num_experts) r.mixture = ds_take(&next, ds_mixture_bytes(&d->routing, d->hidden_size, d->expert_size, rows));

@@ -15,7 +15,7 @@ ds_dispatch ds_dispatch_lay_out(const ds_routing *routing, int64_t widest, int64
     d.weight = ds_take(next, pairs * 4);
     d.place = ds_take(next, pairs * 4);
     d.first = ds_take(next, (experts + 1) * 4);
-    d.bytes = ds_take(next, pairs * widest);
+    d.bytes = ds_take(next, DS_DIGITS * pairs * widest);
     d.scales = ds_take(next, pairs * 4);
     d.products = ds_take(next, experts * (int64_t)sizeof(ds_product));
     return d;
@@ -89,7 +89,7 @@ void ds_dispatch_multiply(const ds_dispatch *d, const ds_matrix *matrices, const
         const int64_t first = d->first[e], count = d->first[e + 1] - first;
         if (count == 0) continue;
         d->products[num_products++] = (ds_product){
-            .matrix = &matrices[e], .rows = pairs + first * size, .bytes = d->bytes + first * size,
+            .matrix = &matrices[e], .rows = pairs + first * size, .bytes = d->bytes + DS_DIGITS * first * size,
             .row_scales = d->scales + first, .num_rows = count, .epilogue = epilogue,
             .target = target + first * stride, .target_stride = stride,
         };

@@ -13,7 +13,7 @@ typedef struct {
     float *weight;        // [rows][per_token]
     int32_t *place;       // [rows][per_token], a pair's index among the sorted
     int32_t *first;       // [experts + 1], an expert's first sorted pair
-    uint8_t *bytes;       // [pairs][widest]
+    uint8_t *bytes;       // [pairs][digits][widest]
     float *scales;        // [pairs]
     ds_product *products; // [experts]
 } ds_dispatch;

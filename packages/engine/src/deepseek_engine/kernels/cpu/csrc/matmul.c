@@ -45,9 +45,16 @@ void ds_pack_int8(const int8_t *weights, int64_t num_outputs, int64_t num_inputs
                 }
 }
 
+// What a row's largest activation becomes.
+#define MAX_VALUE (127 * DS_DIGIT_BASE)
+
+static inline __m128i as_bytes(__m512i digits) {
+    return _mm512_cvtepi32_epi8(_mm512_add_epi32(digits, _mm512_set1_epi32(128)));
+}
+
 void ds_quantize_rows(const bf16 *rows, int64_t num_rows, int64_t size, uint8_t *bytes, float *scales) {
     const __m512 infinity = _mm512_set1_ps(INFINITY);
-    for (int64_t r = 0; r < num_rows; r++, rows += size, bytes += size) {
+    for (int64_t r = 0; r < num_rows; r++, rows += size, bytes += DS_DIGITS * size) {
         __m512 largest = _mm512_setzero_ps();
         __mmask16 broken = 0;
         for (int64_t i = 0; i < size; i += 16) {
@@ -57,13 +64,16 @@ void ds_quantize_rows(const bf16 *rows, int64_t num_rows, int64_t size, uint8_t 
         }
         float absmax = _mm512_reduce_max_ps(largest);
         // Integers cannot carry an infinity or a NaN on: the scale does.
-        scales[r] = broken ? NAN : absmax > 0 ? absmax / 127.0f : 1.0f;
+        scales[r] = broken ? NAN : absmax > 0 ? absmax / MAX_VALUE : 1.0f;
         const __m512 scale = _mm512_set1_ps(scales[r]);
         for (int64_t i = 0; i < size; i += 16) {
             __mmask16 mask = first_lanes(size - i);
             __m512i q = _mm512_cvtps_epi32(_mm512_div_ps(load_bf16_masked(mask, rows + i), scale));
-            q = _mm512_max_epi32(_mm512_min_epi32(q, _mm512_set1_epi32(127)), _mm512_set1_epi32(-127));
-            _mm_mask_storeu_epi8(bytes + i, mask, _mm512_cvtepi32_epi8(_mm512_add_epi32(q, _mm512_set1_epi32(128))));
+            q = _mm512_max_epi32(_mm512_min_epi32(q, _mm512_set1_epi32(MAX_VALUE)), _mm512_set1_epi32(-MAX_VALUE));
+            __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(1.0f / DS_DIGIT_BASE)));
+            __m512i low = _mm512_sub_epi32(q, _mm512_slli_epi32(high, 7));
+            _mm_mask_storeu_epi8(bytes + i, mask, as_bytes(high));
+            _mm_mask_storeu_epi8(bytes + size + i, mask, as_bytes(low));
         }
     }
 }
@@ -209,16 +219,19 @@ static void tile(const ds_product *product, int64_t row, int64_t rows, int64_t p
     } else {
         __m512i counts[2 * MAX_TILE_ROWS];
         const int8_t *weights = (const int8_t *)matrix->data + panel * size * PANEL;
-        int8_tiles[panels > 1][rows](product->bytes + row * size, size, weights, counts);
+        int8_tiles[panels > 1][DS_DIGITS * rows](product->bytes + DS_DIGITS * row * size, size, weights, counts);
         for (int64_t r = 0; r < rows; r++) {
             const __m512 row_scale = _mm512_set1_ps(product->row_scales[row + r]);
             for (int64_t n = 0; n < width; n++) {
                 const int64_t output = panel * PANEL + n * 16;
-                // The rows' bytes are 128 too high.
-                __m512i excess = _mm512_slli_epi32(_mm512_loadu_si512(matrix->sums + output), 7);
-                __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(counts[r * width + n], excess));
+                // The digits' bytes are 128 too high.
+                const __m512i excess = _mm512_slli_epi32(_mm512_loadu_si512(matrix->sums + output), 7);
+                const __m512i *digits = counts + DS_DIGITS * r * width + n;
+                __m512 high = _mm512_cvtepi32_ps(_mm512_sub_epi32(digits[0], excess));
+                __m512 low = _mm512_cvtepi32_ps(_mm512_sub_epi32(digits[width], excess));
+                __m512 sum = _mm512_fmadd_ps(high, _mm512_set1_ps(DS_DIGIT_BASE), low);
                 __m512 scale = _mm512_mul_ps(row_scale, _mm512_loadu_ps(matrix->scale + output));
-                sums[r * width + n] = _mm512_mul_ps(exact, scale);
+                sums[r * width + n] = _mm512_mul_ps(sum, scale);
             }
         }
     }
@@ -227,9 +240,16 @@ static void tile(const ds_product *product, int64_t row, int64_t rows, int64_t p
             finish_panel(product, row + r, (panel + p) * PANEL, sums[r * width + 2 * p], sums[r * width + 2 * p + 1]);
 }
 
+// Rows that a tile holds at most, and the registers' rows that each of them takes.
+static inline int64_t digits_per_row(const ds_product *product) {
+    return product->matrix->kind == DS_INT8 ? DS_DIGITS : 1;
+}
+
+static inline int64_t max_tile_rows(const ds_product *product) { return MAX_TILE_ROWS / digits_per_row(product); }
+
 // Panels that one item covers, all for the same rows.
 static inline int64_t panels_per_item(const ds_product *product) {
-    return product->num_rows <= MAX_TILE_ROWS ? wide_panels[product->num_rows] : 1;
+    return product->num_rows <= max_tile_rows(product) ? wide_panels[digits_per_row(product) * product->num_rows] : 1;
 }
 
 static inline int64_t num_items(const ds_product *product) {
@@ -244,7 +264,7 @@ static void run_item(const ds_product *product, int64_t item) {
     const int64_t first_row = item / groups * ROWS_PER_ITEM, first_panel = item % groups * group;
     int64_t rows = product->num_rows - first_row;
     if (rows > ROWS_PER_ITEM) rows = ROWS_PER_ITEM;
-    const int64_t tiles = (rows + MAX_TILE_ROWS - 1) / MAX_TILE_ROWS;
+    const int64_t tiles = (rows + max_tile_rows(product) - 1) / max_tile_rows(product);
     const int64_t base = rows / tiles, longer = rows % tiles; // tiles of equal height, the first ones a row higher
     for (int64_t t = 0, row = first_row; t < tiles; t++) {
         const int64_t height = base + (t < longer);

@@ -27,7 +27,9 @@ enum {
     DS_SILU_MUL = 3,   // outputs come in groups of 16 gates and 16 values: silu(gate) * value, half as many, bf16
 };
 
-// Rows of int8 activations: value = (byte - 128) * scale.
+// Rows of int8 activations, each of two digits that lie one after the other: value = (128 * high + low) * scale, and a
+// byte is its digit + 128. One digit would cost 3 % of perplexity; weights are read once for both.
+enum { DS_DIGITS = 2, DS_DIGIT_BASE = 128 };
 void ds_quantize_rows(const bf16 *rows, int64_t num_rows, int64_t size, uint8_t *bytes, float *scales);
 
 // target[r] = epilogue(rows[r] W^T + bias). Each result depends on its own row only, whatever the other rows and threads.
