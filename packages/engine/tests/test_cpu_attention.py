@@ -7,7 +7,10 @@ from deepseek_engine.kernels.cpu.attention import PagedBatch, attend
 from deepseek_engine.kernels.cpu.library import load
 
 library = load()
-pytestmark = pytest.mark.skipif(library is None, reason="this machine's processor or build has no CPU kernels")
+pytestmark = [
+    pytest.mark.skipif(library is None, reason="this machine's processor or build has no CPU kernels"),
+    pytest.mark.usefixtures("either_unit"),
+]
 
 BLOCK_SIZE = 16
 

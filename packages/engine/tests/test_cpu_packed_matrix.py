@@ -8,7 +8,10 @@ from deepseek_engine.kernels.cpu.library import ADD_BF16, SILU_MUL, STORE_FLOAT,
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 from deepseek_engine.quantization.int8 import int8_linear, quantize_rows
 
-pytestmark = pytest.mark.skipif(load() is None, reason="this machine's processor or build has no CPU kernels")
+pytestmark = [
+    pytest.mark.skipif(load() is None, reason="this machine's processor or build has no CPU kernels"),
+    pytest.mark.usefixtures("either_unit"),
+]
 
 SHAPES = [(32, 2), (49, 64), (96, 576), (100, 30), (320, 1536)]
 ROWS = [1, 2, 3, 5, 7, 12, 13, 16, 31, 300]

@@ -252,6 +252,7 @@ class Library:
             ours, theirs = ctypes.sizeof(structure), structure_size(index)
             if ours != theirs:
                 raise OSError(f"{LIBRARY} is of another version ({structure.__name__} has {theirs} bytes, not {ours})")
+        self.set_amx = _function(handle.ds_set_amx, c_int, c_int)
         self.set_num_threads = _function(handle.ds_set_num_threads, None, c_int)
         self.pack_bf16 = _function(handle.ds_pack_bf16, None, c_void_p, c_int64, c_int64, c_void_p)
         self.pack_float = _function(handle.ds_pack_float, None, c_void_p, c_int64, c_int64, c_void_p)
@@ -273,6 +274,8 @@ class Library:
             handle.ds_decoder_step_adapted, None, POINTER(Decoder), POINTER(Step), POINTER(Adapters)
         )
         self.set_num_threads(torch.get_num_threads())
+        unit = "AMX" if self.set_amx(True) else "AVX-512"
+        logger.info("the CPU kernels multiply with %s on %d threads", unit, torch.get_num_threads())
 
 
 @cache

@@ -92,34 +92,42 @@ static void attend_tile(const ds_attention *a, tile t) {
     }
     const int64_t groups = ceil_div(extent, GROUP_TOKENS), padded = (groups + groups % 2) * GROUP_TOKENS;
 
-    float *scores = ds_thread_scratch((size_t)DS_TILE_ROWS * (size_t)(padded * 6 + dim * 6));
+    const size_t floats = (size_t)(DS_TILE_ROWS * (padded + dim)), halves = floats + (size_t)(GROUP_TOKENS * dim);
+    float *scores = ds_thread_scratch(floats * sizeof(float) + halves * sizeof(bf16) + (size_t)groups * sizeof(bf16 *));
     float *sums = scores + DS_TILE_ROWS * padded;
-    bf16 *weights = (bf16 *)(sums + DS_TILE_ROWS * dim), *queries = weights + DS_TILE_ROWS * padded;
-    memset(sums, 0, (size_t)(DS_TILE_ROWS * dim) * sizeof(float));
-    for (int64_t r = 0; r < DS_TILE_ROWS; r++) {
+    const bf16 **values = (const bf16 **)(sums + DS_TILE_ROWS * dim);
+    bf16 *weights = (bf16 *)(values + groups), *queries = weights + DS_TILE_ROWS * padded, *last = queries + DS_TILE_ROWS * dim;
+    memset(sums, 0, (size_t)(t.count * dim) * sizeof(float));
+    for (int64_t r = 0; r < ceil_div(t.count, DS_SCORE_ROWS) * DS_SCORE_ROWS && r < DS_TILE_ROWS; r++) {
         const int64_t row = t.first + (r < t.count ? r : 0);
         const int64_t head = t.kv_head * queries_per_kv + row % queries_per_kv;
         const bf16 *q = a->qkv + (first_row + row / queries_per_kv) * a->row_stride + head * dim;
         memcpy(queries + r * dim, q, (size_t)dim * sizeof(bf16));
     }
 
+    ds_tile_begin(t.count);
     const int64_t group_size = a->num_kv_heads * dim * GROUP_TOKENS, head_offset = t.kv_head * dim * GROUP_TOKENS;
     for (int64_t g = 0; g < groups; g += 2) {
-        const bf16 *low = a->keys + ds_group_of(batch, t.sequence, g * GROUP_TOKENS) * group_size + head_offset;
-        const bf16 *high = low;
-        if (g + 1 < groups) high = a->keys + ds_group_of(batch, t.sequence, (g + 1) * GROUP_TOKENS) * group_size + head_offset;
-        ds_scores(t.count, queries, dim, low, high, a->scale, scores + g * GROUP_TOKENS, padded);
+        const int64_t low = ds_group_of(batch, t.sequence, g * GROUP_TOKENS) * group_size + head_offset;
+        int64_t high = low;
+        if (g + 1 < groups) high = ds_group_of(batch, t.sequence, (g + 1) * GROUP_TOKENS) * group_size + head_offset;
+        ds_tile_scores(t.count, queries, dim, a->keys + low, a->keys + high, scores + g * GROUP_TOKENS, padded);
+        values[g] = a->values + low;
+        if (g + 1 < groups) values[g + 1] = a->values + high;
     }
 
     float totals[DS_TILE_ROWS];
     for (int64_t r = 0; r < t.count; r++)
-        totals[r] = ds_exponentials(scores + r * padded, visible[r], padded, weights + r * padded);
+        totals[r] = ds_exponentials(scores + r * padded, a->scale, visible[r], padded, weights + r * padded);
 
-    for (int64_t g = 0; g < groups; g++) {
-        const bf16 *values = a->values + ds_group_of(batch, t.sequence, g * GROUP_TOKENS) * group_size + head_offset;
-        const int64_t left = extent - g * GROUP_TOKENS, pairs = left >= GROUP_TOKENS ? 8 : (left + 1) / 2;
-        ds_add_values(t.count, weights + g * GROUP_TOKENS, padded, values, dim, pairs, sums);
-    }
+    // Slots behind the last token hold whatever was there before, and a weight of 0 does not make up for a NaN.
+    const int64_t left = extent - (groups - 1) * GROUP_TOKENS, used = (left + 1) / 2 * 2 * dim;
+    memcpy(last, values[groups - 1], (size_t)used * sizeof(bf16));
+    memset(last + used, 0, (size_t)(GROUP_TOKENS * dim - used) * sizeof(bf16));
+    values[groups - 1] = last;
+    ds_tile_begin_values(t.count);
+    ds_tile_values(t.count, weights, padded, values, groups, dim, sums);
+    ds_tile_end();
 
     for (int64_t r = 0; r < t.count; r++) {
         const int64_t row = t.first + r, head = t.kv_head * queries_per_kv + row % queries_per_kv;
@@ -131,7 +139,7 @@ static void attend_tile(const ds_attention *a, tile t) {
 
 static inline int64_t tiles_of(const ds_attention *a, int64_t sequence) {
     const int64_t new_tokens = a->batch->first_row[sequence + 1] - a->batch->first_row[sequence];
-    return ceil_div(new_tokens * (a->num_heads / a->num_kv_heads), DS_TILE_ROWS);
+    return ceil_div(new_tokens * (a->num_heads / a->num_kv_heads), ds_tile_rows());
 }
 
 static void attend_item(void *argument, int64_t item, int thread) {
@@ -146,7 +154,8 @@ static void attend_item(void *argument, int64_t item, int thread) {
         const int64_t new_tokens = a->batch->first_row[s + 1] - a->batch->first_row[s];
         const int64_t rows = new_tokens * (a->num_heads / a->num_kv_heads);
         // Last tiles first: they see the most keys, and the threads should end together.
-        tile t = {s, item % a->num_kv_heads, (tiles - 1 - item / a->num_kv_heads) * DS_TILE_ROWS, DS_TILE_ROWS};
+        const int64_t height = ds_tile_rows();
+        tile t = {s, item % a->num_kv_heads, (tiles - 1 - item / a->num_kv_heads) * height, height};
         if (t.count > rows - t.first) t.count = rows - t.first;
         attend_tile(a, t);
         return;

@@ -2,7 +2,8 @@
 #pragma once
 #include "attention.h"
 
-#define DS_TILE_ROWS 12
+#define DS_SCORE_ROWS 12
+#define DS_TILE_ROWS 32 // at most
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -23,17 +24,30 @@ static inline int64_t ds_visible(const ds_batch *batch, int64_t sequence, int64_
     return position < prefix ? prefix : position + 1;
 }
 
-// Scores of num_rows (1 to DS_TILE_ROWS) queries with two groups of keys, each [dim/2][16 tokens][2], to
-// target[row][32]. It may read and write a few rows more, up to DS_TILE_ROWS; they must be there.
-void ds_scores(int64_t num_rows, const bf16 *queries, int64_t dim, const bf16 *low, const bf16 *high, float scale,
-               float *target, int64_t stride);
+// Scores, not yet scaled, of num_rows (1 to DS_SCORE_ROWS) queries with two groups of keys, each [dim/2][16 tokens][2],
+// to target[row][32]. It may read and write a few rows more, up to DS_SCORE_ROWS; they must be there.
+void ds_scores(int64_t num_rows, const bf16 *queries, int64_t dim, const bf16 *low, const bf16 *high, float *target,
+               int64_t stride);
 
-// Scores to bf16 weights that are not yet divided by their sum, which is returned; zeros from `visible` to `padded`.
-float ds_exponentials(const float *scores, int64_t visible, int64_t padded, bf16 *weights);
+// A tile of 1 to ds_tile_rows() rows gets its scores with all keys, then weights, then sums of values: between
+// ds_tile_begin and ds_tile_end, with ds_tile_begin_values in the middle.
+int64_t ds_tile_rows(void);
+void ds_tile_begin(int64_t num_rows);
+void ds_tile_begin_values(int64_t num_rows);
+void ds_tile_end(void);
 
-// Add rows' weighted sums over the pairs of tokens of a group: values [pairs][dim][2], sums [rows][dim].
-void ds_add_values(int64_t num_rows, const bf16 *weights, int64_t stride, const bf16 *values, int64_t dim, int64_t pairs,
-                   float *sums);
+// As ds_scores, of a tile.
+void ds_tile_scores(int64_t num_rows, const bf16 *queries, int64_t dim, const bf16 *low, const bf16 *high, float *target,
+                    int64_t stride);
+
+// Scores, times `scale`, to bf16 weights that are not yet divided by their sum, which is returned; zeros from `visible`
+// to `padded`.
+float ds_exponentials(const float *scores, float scale, int64_t visible, int64_t padded, bf16 *weights);
+
+// Add a tile's weighted sums over groups of 16 tokens: weights [rows][stride], a group's values [8 pairs][dim][2], sums
+// [rows][dim].
+void ds_tile_values(int64_t num_rows, const bf16 *weights, int64_t stride, const bf16 *const *groups, int64_t num_groups,
+                    int64_t dim, float *sums);
 
 // A thread's room; it grows and is kept, and what was in it is lost at the next call.
 void *ds_thread_scratch(size_t bytes);

@@ -45,12 +45,13 @@ static void score_pair(const ds_indexer *x, int64_t row, const bf16 *low, const 
     const float *weights = x->weights + row * s->num_heads;
     const float scale = 1.0f / sqrtf((float)(s->num_heads * s->dim));
     __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (int64_t head = 0; head < s->num_heads; head += DS_TILE_ROWS) {
-        const int64_t count = s->num_heads - head < DS_TILE_ROWS ? s->num_heads - head : DS_TILE_ROWS;
-        ds_scores(count, queries + head * s->dim, s->dim, low, high, scale, heads, 2 * GROUP_TOKENS);
+    for (int64_t head = 0; head < s->num_heads; head += DS_SCORE_ROWS) {
+        const int64_t count = s->num_heads - head < DS_SCORE_ROWS ? s->num_heads - head : DS_SCORE_ROWS;
+        ds_scores(count, queries + head * s->dim, s->dim, low, high, heads, 2 * GROUP_TOKENS);
         for (int64_t i = 0; i < count; i++)
             for (int half = 0; half < 2; half++) {
-                __m512 score = _mm512_max_ps(_mm512_loadu_ps(heads + (2 * i + half) * GROUP_TOKENS), _mm512_setzero_ps());
+                __m512 score = _mm512_mul_ps(_mm512_loadu_ps(heads + (2 * i + half) * GROUP_TOKENS), _mm512_set1_ps(scale));
+                score = _mm512_max_ps(score, _mm512_setzero_ps());
                 sums[half] = _mm512_fmadd_ps(_mm512_set1_ps(weights[head + i]), score, sums[half]);
             }
     }
@@ -98,11 +99,11 @@ static void choose(const ds_indexer *x, int64_t sequence, int64_t row) {
     if (visible <= s->top_k) return;
 
     const int64_t padded = ceil_div(visible, 2 * GROUP_TOKENS) * 2 * GROUP_TOKENS;
-    const int64_t keys_size = ceil_div(s->dim, 32) * 32 * GROUP_TOKENS, query_rows = s->num_heads + DS_TILE_ROWS;
-    float *scores = ds_thread_scratch((size_t)(2 * padded + DS_TILE_ROWS * 2 * GROUP_TOKENS) * 4 +
+    const int64_t keys_size = ceil_div(s->dim, 32) * 32 * GROUP_TOKENS, query_rows = s->num_heads + DS_SCORE_ROWS;
+    float *scores = ds_thread_scratch((size_t)(2 * padded + DS_SCORE_ROWS * 2 * GROUP_TOKENS) * 4 +
                                       (size_t)(2 * keys_size + query_rows * s->dim) * 2);
     float *copy = scores + padded, *heads = copy + padded;
-    bf16 *ordered = (bf16 *)(heads + DS_TILE_ROWS * 2 * GROUP_TOKENS), *queries = ordered + 2 * keys_size;
+    bf16 *ordered = (bf16 *)(heads + DS_SCORE_ROWS * 2 * GROUP_TOKENS), *queries = ordered + 2 * keys_size;
     memcpy(queries, x->queries + row * s->num_heads * s->dim, (size_t)(s->num_heads * s->dim) * sizeof(bf16));
     for (int64_t begin = 0; begin < visible; begin += 2 * GROUP_TOKENS) {
         for (int64_t i = 0; i < 2; i++) {

@@ -6,7 +6,6 @@
 #include "transpose.h"
 
 #define ROWS_PER_ITEM 8
-#define MAX_ROWS 24 // of a tile: the latents of a group are brought in order once for all of them
 #define MIN_ROWS 4
 #define GROUPS_AT_ONCE 4 // of values: a row's sums are loaded and stored once for all of them
 
@@ -110,7 +109,7 @@ static void attend_tile(const room *r, tile t) {
     const int64_t first_row = l->batch->first_row[t.sequence];
     const int64_t tile_row = first_row + t.first / heads; // the only one where keys are chosen
 
-    int64_t visible[MAX_ROWS], extent = 0;
+    int64_t visible[DS_TILE_ROWS], extent = 0;
     for (int64_t i = 0; i < t.count; i++) {
         const int64_t row = first_row + (t.first + i) / heads;
         visible[i] = l->chosen ? l->chosen->counts[row] : ds_visible(l->batch, t.sequence, ds_position(l->batch, t.sequence, row));
@@ -118,33 +117,37 @@ static void attend_tile(const room *r, tile t) {
     }
     const int64_t groups = ceil_div(extent, GROUP_TOKENS), padded = (groups + groups % 2) * GROUP_TOKENS;
     const int64_t keys_size = (dim + 31) / 32 * 32 * GROUP_TOKENS;
-    float *scores = ds_thread_scratch((size_t)(MAX_ROWS * (padded * 6 + rank * 4) + 2 * (GROUPS_AT_ONCE + 1) * keys_size));
-    float *sums = scores + MAX_ROWS * padded;
-    bf16 *weights = (bf16 *)(sums + MAX_ROWS * rank), *ordered = weights + MAX_ROWS * padded;
+    float *scores = ds_thread_scratch((size_t)(DS_TILE_ROWS * (padded * 6 + rank * 4) + 2 * (GROUPS_AT_ONCE + 1) * keys_size));
+    float *sums = scores + DS_TILE_ROWS * padded;
+    bf16 *weights = (bf16 *)(sums + DS_TILE_ROWS * rank), *ordered = weights + DS_TILE_ROWS * padded;
     bf16 *gathered = ordered + GROUPS_AT_ONCE * keys_size;
     const bf16 *queries = r->folded + (first_row * heads + t.first) * dim;
 
+    ds_tile_begin(t.count);
     for (int64_t g = 0; g < groups; g += 2) {
         for (int64_t i = g; i < smaller(g + 2, groups); i++)
             ds_group_keys(seen_latents(l, t.sequence, tile_row, i, gathered), extent - i * GROUP_TOKENS, dim,
                           ordered + (i - g) * keys_size);
         const bf16 *high = ordered + (g + 1 < groups ? keys_size : 0);
-        for (int64_t i = 0; i < t.count; i += DS_TILE_ROWS)
-            ds_scores(smaller(t.count - i, DS_TILE_ROWS), queries + i * dim, dim, ordered, high, l->shape->scale,
-                      scores + i * padded + g * GROUP_TOKENS, padded);
+        ds_tile_scores(t.count, queries, dim, ordered, high, scores + g * GROUP_TOKENS, padded);
     }
 
-    float totals[MAX_ROWS];
+    float totals[DS_TILE_ROWS];
     for (int64_t i = 0; i < t.count; i++)
-        totals[i] = ds_exponentials(scores + i * padded, visible[i], padded, weights + i * padded);
+        totals[i] = ds_exponentials(scores + i * padded, l->shape->scale, visible[i], padded, weights + i * padded);
     memset(sums, 0, (size_t)(t.count * rank) * sizeof(float));
+    ds_tile_begin_values(t.count);
     for (int64_t g = 0; g < groups; g += GROUPS_AT_ONCE) {
         const int64_t end = smaller(g + GROUPS_AT_ONCE, groups);
-        for (int64_t i = g; i < end; i++)
-            ds_group_values(seen_latents(l, t.sequence, tile_row, i, gathered), extent - i * GROUP_TOKENS, dim, rank,
-                            ordered + (i - g) * GROUP_TOKENS * rank);
-        ds_add_values(t.count, weights + g * GROUP_TOKENS, padded, ordered, rank, (end - g) * GROUP_TOKENS / 2, sums);
+        const bf16 *values[GROUPS_AT_ONCE];
+        for (int64_t i = g; i < end; i++) {
+            bf16 *group = ordered + (i - g) * GROUP_TOKENS * rank;
+            ds_group_values(seen_latents(l, t.sequence, tile_row, i, gathered), extent - i * GROUP_TOKENS, dim, rank, group);
+            values[i - g] = group;
+        }
+        ds_tile_values(t.count, weights + g * GROUP_TOKENS, padded, values, end - g, rank, sums);
     }
+    ds_tile_end();
 
     for (int64_t i = 0; i < t.count; i++) {
         const int64_t row = first_row + (t.first + i) / heads, head = (t.first + i) % heads;
@@ -185,7 +188,7 @@ static void attend_item(void *argument, int64_t item, int thread) {
 
 static void attend(room *r) {
     const int64_t share = ceil_div(r->latent->num_rows * r->latent->shape->num_heads, ds_num_threads());
-    r->rows_per_tile = share < MIN_ROWS ? MIN_ROWS : smaller(share, MAX_ROWS);
+    r->rows_per_tile = share < MIN_ROWS ? MIN_ROWS : smaller(share, ds_tile_rows());
     int64_t items = 0;
     for (int64_t s = 0; s < r->latent->batch->num_sequences; s++) items += tiles_of(r, s);
     ds_parallel_for(items, attend_item, r);

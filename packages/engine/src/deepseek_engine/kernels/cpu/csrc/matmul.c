@@ -1,82 +1,14 @@
 #include "matmul.h"
 
-#include <math.h>
-
+#include "amx.h"
 #include "pool.h"
 
 // Rows in one item at most, so that they stay in a core's cache while a panel's weights pass.
 #define ROWS_PER_ITEM 240
 #define MAX_TILE_ROWS 12
+#define AMX_GROUP 4 // panels that take turns on the same rows, which stay in the core's nearest cache
 
 static inline int64_t num_panels(const ds_matrix *matrix) { return (matrix->num_outputs + PANEL - 1) / PANEL; }
-
-void ds_pack_bf16(const bf16 *weights, int64_t num_outputs, int64_t num_inputs, bf16 *packed) {
-    int64_t panels = (num_outputs + PANEL - 1) / PANEL;
-    for (int64_t p = 0; p < panels; p++)
-        for (int64_t k = 0; k < num_inputs; k += 2)
-            for (int64_t n = p * PANEL; n < (p + 1) * PANEL; n++, packed += 2) {
-                packed[0] = n < num_outputs ? weights[n * num_inputs + k] : 0;
-                packed[1] = n < num_outputs ? weights[n * num_inputs + k + 1] : 0;
-            }
-}
-
-void ds_pack_float(const float *weights, int64_t num_outputs, int64_t num_inputs, float *packed) {
-    int64_t panels = (num_outputs + PANEL - 1) / PANEL;
-    for (int64_t p = 0; p < panels; p++)
-        for (int64_t k = 0; k < num_inputs; k++)
-            for (int64_t n = p * PANEL; n < (p + 1) * PANEL; n++) *packed++ = n < num_outputs ? weights[n * num_inputs + k] : 0;
-}
-
-void ds_unpack_bf16_row(const ds_matrix *matrix, int64_t output, bf16 *row) {
-    const bf16 *panel = (const bf16 *)matrix->data + output / PANEL * PANEL * matrix->num_inputs;
-    for (int64_t k = 0; k < matrix->num_inputs; k += 2)
-        memcpy(row + k, panel + k * PANEL + output % PANEL * 2, 2 * sizeof(bf16));
-}
-
-void ds_pack_int8(const int8_t *weights, int64_t num_outputs, int64_t num_inputs, int8_t *packed, int32_t *sums) {
-    int64_t panels = (num_outputs + PANEL - 1) / PANEL;
-    memset(sums, 0, (size_t)(panels * PANEL) * sizeof(int32_t));
-    for (int64_t p = 0; p < panels; p++)
-        for (int64_t k = 0; k < num_inputs; k += 4)
-            for (int64_t n = p * PANEL; n < (p + 1) * PANEL; n++, packed += 4)
-                for (int i = 0; i < 4; i++) {
-                    packed[i] = n < num_outputs ? weights[n * num_inputs + k + i] : 0;
-                    sums[n] += packed[i];
-                }
-}
-
-// What a row's largest activation becomes.
-#define MAX_VALUE (127 * DS_DIGIT_BASE)
-
-static inline __m128i as_bytes(__m512i digits) {
-    return _mm512_cvtepi32_epi8(_mm512_add_epi32(digits, _mm512_set1_epi32(128)));
-}
-
-void ds_quantize_rows(const bf16 *rows, int64_t num_rows, int64_t size, uint8_t *bytes, float *scales) {
-    const __m512 infinity = _mm512_set1_ps(INFINITY);
-    for (int64_t r = 0; r < num_rows; r++, rows += size, bytes += DS_DIGITS * size) {
-        __m512 largest = _mm512_setzero_ps();
-        __mmask16 broken = 0;
-        for (int64_t i = 0; i < size; i += 16) {
-            __m512 x = _mm512_abs_ps(load_bf16_masked(first_lanes(size - i), rows + i));
-            broken |= _mm512_cmp_ps_mask(x, infinity, _CMP_NLT_UQ);
-            largest = _mm512_max_ps(largest, x);
-        }
-        float absmax = _mm512_reduce_max_ps(largest);
-        // Integers cannot carry an infinity or a NaN on: the scale does.
-        scales[r] = broken ? NAN : absmax > 0 ? absmax / MAX_VALUE : 1.0f;
-        const __m512 scale = _mm512_set1_ps(scales[r]);
-        for (int64_t i = 0; i < size; i += 16) {
-            __mmask16 mask = first_lanes(size - i);
-            __m512i q = _mm512_cvtps_epi32(_mm512_div_ps(load_bf16_masked(mask, rows + i), scale));
-            q = _mm512_max_epi32(_mm512_min_epi32(q, _mm512_set1_epi32(MAX_VALUE)), _mm512_set1_epi32(-MAX_VALUE));
-            __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(q), _mm512_set1_ps(1.0f / DS_DIGIT_BASE)));
-            __m512i low = _mm512_sub_epi32(q, _mm512_slli_epi32(high, 7));
-            _mm_mask_storeu_epi8(bytes + i, mask, as_bytes(high));
-            _mm_mask_storeu_epi8(bytes + size + i, mask, as_bytes(low));
-        }
-    }
-}
 
 // Sums of PANELS panels for ROWS rows. Every sum runs over the inputs in order in one register, so that it is the same
 // in each of these functions.
@@ -206,6 +138,18 @@ static void finish_panel(const ds_product *product, int64_t row, int64_t output,
     store_bf16_masked(target + 16, high_lanes, high);
 }
 
+// A row's 16 results from the sums of its two digits.
+static inline __m512 scaled(const ds_product *product, int64_t row, int64_t output, __m512i high, __m512i low) {
+    const ds_matrix *matrix = product->matrix;
+    // The digits' bytes are 128 too high.
+    const __m512i excess = _mm512_slli_epi32(_mm512_loadu_si512(matrix->sums + output), 7);
+    const __m512 upper = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, excess));
+    const __m512 lower = _mm512_cvtepi32_ps(_mm512_sub_epi32(low, excess));
+    const __m512 sum = _mm512_fmadd_ps(upper, _mm512_set1_ps(DS_DIGIT_BASE), lower);
+    const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(product->row_scales[row]), _mm512_loadu_ps(matrix->scale + output));
+    return _mm512_mul_ps(sum, scale);
+}
+
 static void tile(const ds_product *product, int64_t row, int64_t rows, int64_t panel, int panels) {
     const ds_matrix *matrix = product->matrix;
     const int64_t size = matrix->num_inputs, width = 2 * panels;
@@ -220,58 +164,96 @@ static void tile(const ds_product *product, int64_t row, int64_t rows, int64_t p
         __m512i counts[2 * MAX_TILE_ROWS];
         const int8_t *weights = (const int8_t *)matrix->data + panel * size * PANEL;
         int8_tiles[panels > 1][DS_DIGITS * rows](product->bytes + DS_DIGITS * row * size, size, weights, counts);
-        for (int64_t r = 0; r < rows; r++) {
-            const __m512 row_scale = _mm512_set1_ps(product->row_scales[row + r]);
+        for (int64_t r = 0; r < rows; r++)
             for (int64_t n = 0; n < width; n++) {
-                const int64_t output = panel * PANEL + n * 16;
-                // The digits' bytes are 128 too high.
-                const __m512i excess = _mm512_slli_epi32(_mm512_loadu_si512(matrix->sums + output), 7);
                 const __m512i *digits = counts + DS_DIGITS * r * width + n;
-                __m512 high = _mm512_cvtepi32_ps(_mm512_sub_epi32(digits[0], excess));
-                __m512 low = _mm512_cvtepi32_ps(_mm512_sub_epi32(digits[width], excess));
-                __m512 sum = _mm512_fmadd_ps(high, _mm512_set1_ps(DS_DIGIT_BASE), low);
-                __m512 scale = _mm512_mul_ps(row_scale, _mm512_loadu_ps(matrix->scale + output));
-                sums[r * width + n] = _mm512_mul_ps(sum, scale);
+                sums[r * width + n] = scaled(product, row + r, panel * PANEL + n * 16, digits[0], digits[width]);
             }
-        }
     }
     for (int64_t r = 0; r < rows; r++)
         for (int p = 0; p < panels; p++)
             finish_panel(product, row + r, (panel + p) * PANEL, sums[r * width + 2 * p], sums[r * width + 2 * p + 1]);
 }
 
-// Rows that a tile holds at most, and the registers' rows that each of them takes.
+static void tile_amx(const ds_product *product, int64_t row, int64_t rows, int64_t panel) {
+    const ds_matrix *matrix = product->matrix;
+    const int64_t size = matrix->num_inputs, first = panel * size * PANEL;
+    if (matrix->kind == DS_BF16) {
+        _Alignas(64) float sums[DS_AMX_ROWS][PANEL];
+        ds_amx_bf16(product->rows + row * size, rows, size, (const bf16 *)matrix->data + first, sums[0]);
+        for (int64_t r = 0; r < rows; r++)
+            finish_panel(product, row + r, panel * PANEL, _mm512_load_ps(sums[r]), _mm512_load_ps(sums[r] + 16));
+    } else {
+        _Alignas(64) int32_t counts[DS_AMX_ROWS][PANEL];
+        ds_amx_int8(product->bytes + DS_DIGITS * row * size, DS_DIGITS * rows, size, (const int8_t *)matrix->data + first,
+                    counts[0]);
+        for (int64_t r = 0; r < rows; r++) {
+            const int32_t *high = counts[DS_DIGITS * r], *low = counts[DS_DIGITS * r + 1];
+            __m512 sums[2];
+            for (int n = 0; n < 2; n++)
+                sums[n] = scaled(product, row + r, panel * PANEL + n * 16, _mm512_load_si512(high + n * 16),
+                                 _mm512_load_si512(low + n * 16));
+            finish_panel(product, row + r, panel * PANEL, sums[0], sums[1]);
+        }
+    }
+}
+
+// A product's rows and panels, cut into items.
+typedef struct {
+    int is_amx;
+    int64_t panels, group; // panels in all, and of an item, all for the same rows
+    int64_t tile_rows;     // at most
+} plan;
+
 static inline int64_t digits_per_row(const ds_product *product) {
     return product->matrix->kind == DS_INT8 ? DS_DIGITS : 1;
 }
 
-static inline int64_t max_tile_rows(const ds_product *product) { return MAX_TILE_ROWS / digits_per_row(product); }
-
-// Panels that one item covers, all for the same rows.
-static inline int64_t panels_per_item(const ds_product *product) {
-    return product->num_rows <= max_tile_rows(product) ? wide_panels[digits_per_row(product) * product->num_rows] : 1;
+static plan plan_of(const ds_product *product) {
+    const int64_t panels = num_panels(product->matrix), digits = digits_per_row(product);
+    plan p = {.is_amx = ds_has_amx() && product->matrix->kind != DS_FLOAT, .panels = panels, .group = 1};
+    p.tile_rows = (p.is_amx ? DS_AMX_ROWS : MAX_TILE_ROWS) / digits;
+    if (p.is_amx) p.group = product->num_rows <= p.tile_rows ? 1 : AMX_GROUP;
+    else if (product->num_rows <= p.tile_rows) p.group = wide_panels[digits * product->num_rows];
+    return p;
 }
 
+static inline int64_t num_groups(const plan *p) { return (p->panels + p->group - 1) / p->group; }
+
 static inline int64_t num_items(const ds_product *product) {
-    const int64_t groups = panels_per_item(product);
-    const int64_t row_groups = (product->num_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM;
-    return row_groups * ((num_panels(product->matrix) + groups - 1) / groups);
+    const plan p = plan_of(product);
+    return (product->num_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM * num_groups(&p);
+}
+
+static void run_item_amx(const ds_product *product, const plan *p, int64_t row, int64_t end, int64_t panel, int64_t last) {
+    int64_t shape = 0;
+    for (; row < end; row += p->tile_rows) {
+        const int64_t rows = end - row < p->tile_rows ? end - row : p->tile_rows;
+        if (rows != shape) ds_amx_begin(rows * digits_per_row(product));
+        shape = rows;
+        for (int64_t i = panel; i < last; i++) tile_amx(product, row, rows, i);
+    }
+    ds_amx_end();
 }
 
 static void run_item(const ds_product *product, int64_t item) {
-    const int64_t panels = num_panels(product->matrix), group = panels_per_item(product);
-    const int64_t groups = (panels + group - 1) / group;
-    const int64_t first_row = item / groups * ROWS_PER_ITEM, first_panel = item % groups * group;
+    const plan p = plan_of(product);
+    const int64_t first_row = item / num_groups(&p) * ROWS_PER_ITEM, panel = item % num_groups(&p) * p.group;
+    const int64_t last = panel + p.group < p.panels ? panel + p.group : p.panels;
     int64_t rows = product->num_rows - first_row;
     if (rows > ROWS_PER_ITEM) rows = ROWS_PER_ITEM;
-    const int64_t tiles = (rows + max_tile_rows(product) - 1) / max_tile_rows(product);
+    if (p.is_amx) {
+        run_item_amx(product, &p, first_row, first_row + rows, panel, last);
+        return;
+    }
+    const int64_t tiles = (rows + p.tile_rows - 1) / p.tile_rows;
     const int64_t base = rows / tiles, longer = rows % tiles; // tiles of equal height, the first ones a row higher
     for (int64_t t = 0, row = first_row; t < tiles; t++) {
         const int64_t height = base + (t < longer);
-        if (first_panel + group <= panels) {
-            tile(product, row, height, first_panel, (int)group);
+        if (last - panel == p.group) {
+            tile(product, row, height, panel, (int)p.group);
         } else {
-            for (int64_t panel = first_panel; panel < panels; panel++) tile(product, row, height, panel, 1);
+            for (int64_t i = panel; i < last; i++) tile(product, row, height, i, 1);
         }
         row += height;
     }
