@@ -1,10 +1,8 @@
-import logging
-
 import pytest
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
-from deepseek_engine.errors import ContextLengthError, EngineDeadError, InvalidRequestError
+from deepseek_engine.errors import ContextLengthError, InvalidRequestError
 from deepseek_engine.messages import Cancel, Delta, Submit
 from deepseek_engine.request import sampling_seed
 from deepseek_engine.sampling_params import SamplingParams
@@ -279,31 +277,6 @@ def test_priorities_reach_the_scheduler():
     for request_id, priority in (("a", 1), ("b", 0), ("c", -1)):
         engine.add_request(submit(request_id, PROMPT, max_tokens=1, priority=priority))
     assert [delta.request_id for delta in run(engine)] == ["c", "b", "a"]
-
-
-def test_a_failing_step_ends_its_batch_with_an_error_and_the_engine_goes_on(caplog):
-    engine = make_engine("fake?fail_token=13")
-    engine.add_request(submit("bad", [1, 13, 2], n=2, max_tokens=4))
-    engine.add_request(submit("beside", PROMPT, max_tokens=4))
-    with caplog.at_level(logging.ERROR):
-        deltas = engine.step().deltas
-    ends = {(d.request_id, d.index): (d.finish_reason, d.error) for d in deltas}
-    assert ends.keys() == {("bad", 0), ("bad", 1), ("beside", 0)}
-    assert all(reason == "error" and "token 13 breaks this model" in error for reason, error in ends.values())
-    assert "Traceback" in caplog.text
-    engine.add_request(submit("after", PROMPT, max_tokens=4))
-    assert answer(run(engine), "after")[0] == expected_tokens(PROMPT, 4)
-
-
-def test_a_second_failure_in_a_row_ends_the_engine_but_not_one_after_a_good_step(caplog):
-    caplog.set_level(logging.CRITICAL)
-    engine = make_engine("fake?fail_token=13")
-    for request_id in ("bad", "good", "bad"):
-        engine.add_request(submit(request_id, [13] if request_id == "bad" else PROMPT, max_tokens=1))
-        run(engine)
-    engine.add_request(submit("last", [13], max_tokens=1))
-    with pytest.raises(EngineDeadError, match="two steps in a row failed"):
-        engine.step()
 
 
 def test_a_request_that_exceeds_the_context_is_refused_with_what_would_fit():

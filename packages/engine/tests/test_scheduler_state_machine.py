@@ -22,27 +22,36 @@ BLOCK_SIZE = 4
 
 driven = {
     "steps": 0, "preemptions": 0, "forks": 0, "cache_hits": 0, "errors": 0, "aborts": 0, "complete": 0,
-    "drafts": 0, "accepted_drafts": 0,
+    "drafts": 0, "accepted_drafts": 0, "out_of_memory": 0, "failed_steps": 0,
 }  # fmt: skip
 
 
 class InterferingRunner(FakeRunner):
-    """Things happen while it computes: messages arrive, and it may break."""
+    """Things happen while it computes: messages arrive, it breaks by chance or by what it computes, memory runs out."""
 
     def __init__(self, info: RunnerInfo) -> None:
         super().__init__(info)
         self.arrives_meanwhile: list[Work] = []
         self.inbox: Seq[Work] | None = None
         self.is_broken = False
+        self.poisoned: set[str] = set()
+        self.computed_alone: set[str] = set()
+        self.memory_tokens = 1000
 
     def forward(self, batch: Seq[ScheduledSequence]) -> list[bytes]:
+        if sum(s.num_new_tokens + len(s.draft_token_ids) for s in batch) > self.memory_tokens:
+            raise MemoryError
         logits = super().forward(batch)
         assert self.inbox is not None
         self.inbox.extend(self.arrives_meanwhile)
         self.arrives_meanwhile.clear()
         if self.is_broken:
             self.is_broken = False
+            if len(batch) == 1:
+                self.computed_alone.add(batch[0].sequence.request_id)
             raise RuntimeError("broken on purpose")
+        if any(scheduled.sequence.request_id in self.poisoned for scheduled in batch):
+            raise RuntimeError("poisoned")
         return logits
 
 
@@ -72,10 +81,11 @@ class Answer:
                 return token_ids[: position + 1], "stop"
         return token_ids, "length"
 
-    def check(self) -> None:
+    def check(self, may_fail: set[str]) -> None:
         assert self.last is not None
         assert self.last.finish_reason is not None, "an answer never ended"
         token_ids, finish_reason = self.expected()
+        assert self.last.finish_reason != "error" or self.submit.request_id in may_fail, "another one's failure"
         if self.last.finish_reason in ("abort", "error"):
             assert self.token_ids == token_ids[: len(self.token_ids)]
         else:
@@ -121,7 +131,6 @@ class EngineMachine(RuleBasedStateMachine):
         self.runner.inbox = self.engine.inbox
         self.answers: dict[tuple[str, int], Answer] = {}
         self.num_requests = 0
-        self.may_break = True
 
     @rule(
         beginning=st.sampled_from(([1] * 8, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [])),
@@ -135,13 +144,18 @@ class EngineMachine(RuleBasedStateMachine):
         has_eos=st.booleans(),
         salt=st.sampled_from(("", "", "a")),
         meanwhile=st.booleans(),
+        odds=st.integers(0, 15),
     )
-    def submit(self, beginning, length, end, n, max_tokens, min_tokens, temperature, seed, has_eos, salt, meanwhile):
+    def submit(
+        self, beginning, length, end, n, max_tokens, min_tokens, temperature, seed, has_eos, salt, meanwhile, odds
+    ):
         params = SamplingParams(
             n=n, max_tokens=max_tokens, min_tokens=min(min_tokens, max_tokens), temperature=temperature, seed=seed
         )
         request_id = str(self.num_requests)
         self.num_requests += 1
+        if odds == 0:
+            self.runner.poisoned.add(request_id)
         submit = Submit(request_id, beginning[:length] + end, params, (3,) if has_eos else (), salt)
         for index in range(n):
             self.answers[request_id, index] = Answer(submit, index)
@@ -155,12 +169,13 @@ class EngineMachine(RuleBasedStateMachine):
         request_id, index = data.draw(st.sampled_from(live or list(self.answers)))
         self._send(Cancel(request_id, None if whole else index), meanwhile=meanwhile)
 
-    @precondition(lambda self: self.may_break)
     @rule(odds=st.integers(0, 7))
     def break_once(self, odds: int) -> None:
-        if odds == 0:
-            self.runner.is_broken = True
-            self.may_break = False
+        self.runner.is_broken = odds == 0
+
+    @rule(memory_tokens=st.sampled_from((1, 2, 5, 1000, 1000)))
+    def resize_memory(self, memory_tokens: int) -> None:
+        self.runner.memory_tokens = memory_tokens
 
     @rule(num_steps=st.integers(1, 6))
     def step(self, num_steps: int) -> None:
@@ -178,14 +193,16 @@ class EngineMachine(RuleBasedStateMachine):
                 self._step()
             assert not self.engine.has_work, "the engine does not come to an end"
             for answer in self.answers.values():
-                answer.check()
+                answer.check(self.runner.poisoned | self.runner.computed_alone)
             scheduler = self.engine._scheduler
             assert scheduler.allocator.num_free == scheduler.allocator.num_blocks
-            assert not self.engine._requests
+            assert not self.engine.has_requests
             driven["preemptions"] += scheduler.num_preemptions
             stats = self.engine.step().stats
             driven["drafts"] += stats.num_draft_tokens
             driven["accepted_drafts"] += stats.num_accepted_tokens
+            driven["out_of_memory"] += stats.num_oom_events
+            driven["failed_steps"] += stats.num_failed_steps
 
     def _send(self, message: Work, *, meanwhile: bool) -> None:
         (self.runner.arrives_meanwhile if meanwhile else self.engine.inbox).append(message)
@@ -195,8 +212,6 @@ class EngineMachine(RuleBasedStateMachine):
         outputs = self.engine.step()
         driven["steps"] += 1
         scheduler.check()
-        if not self.may_break and not self.runner.is_broken:
-            self.may_break = not self.engine._last_step_failed
         for delta in outputs.deltas:
             self.answers[delta.request_id, delta.index].take(delta)
 

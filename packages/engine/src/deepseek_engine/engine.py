@@ -5,8 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import AdapterError, EngineDeadError, EngineError, GrammarError, InvalidRequestError
@@ -17,7 +16,6 @@ from deepseek_engine.messages import (
     AdapterInfo,
     AdapterReply,
     Cancel,
-    Delta,
     EngineStats,
     FinishReason,
     LoadAdapter,
@@ -26,20 +24,18 @@ from deepseek_engine.messages import (
     UnloadAdapter,
     Work,
 )
-from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.request import Request, build_request
+from deepseek_engine.request_book import RequestBook, param_of
 from deepseek_engine.runner_protocol import Runner
+from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.scheduler import Scheduler
-from deepseek_engine.scheduling.deadlines import Deadlines
 from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
 from deepseek_engine.speculation.speculator import Speculator
+from deepseek_engine.steps.computation import Computation, Reading
+from deepseek_engine.steps.journal import StepJournal
+from deepseek_engine.steps.report import describe_core
 
 logger = logging.getLogger(__name__)
-
-Sampled = tuple[ScheduledSequence, list[SampledToken]]
-Reading = tuple[Sequence, int, PromptPart]
-
-_NOTHING_READ: Final = PromptPart()
 
 
 class Engine:
@@ -49,6 +45,7 @@ class Engine:
         inbox: submits and cancels that the next step takes up; cancels also take effect in the middle of a step.
         info: what the runner has loaded.
         adapters: the LoRA adapters that were loaded at the start.
+        journal: what it is doing, for other threads to read.
 
     Args:
         config: how to run.
@@ -71,9 +68,9 @@ class Engine:
     ) -> None:
         self.inbox: deque[Work] = deque() if inbox is None else inbox
         self.info = runner.info
+        self.journal = StepJournal()
         self._runner = runner
         self._clock = clock
-        self._deadlines = Deadlines()
         self._scheduler = Scheduler(
             num_blocks=self.info.num_blocks,
             block_size=self.info.block_size,
@@ -90,22 +87,23 @@ class Engine:
         self._pool = None if runner.adapters is None else AdapterPool(runner.adapters, config.max_loras, wake)
         self.adapters: list[AdapterInfo] = [self._adapter_pool().load_now(*named) for named in config.lora_modules]
         self._grammars = GrammarDesk(grammars)
-        self._requests: dict[str, Request] = {}
+        self._computation = Computation(runner, self._grammars, self.journal)
+        self._book = RequestBook(clock, self._scheduler.finish, self._leave)
         self._replies: list[AdapterReply] = []
-        self._deltas: list[Delta] = []
         self._num_steps = 0
-        self._last_step_failed = False
+        self._num_failed_steps = 0
+        self._num_oom_events = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         has_arrivals = self.inbox or (self._pool is not None and self._pool.has_work) or self._grammars.has_ready
-        return bool(has_arrivals or self._deltas or self._replies or self._scheduler.has_work)
+        return bool(has_arrivals or self._book.has_deltas or self._replies or self._scheduler.has_work)
 
     @property
     def has_requests(self) -> bool:
         """Whether a request is open; when there is no work, it waits for its adapter or its grammar."""
-        return bool(self._requests)
+        return bool(self._book)
 
     def add_request(self, submit: Submit) -> None:
         """Queue a request.
@@ -114,16 +112,14 @@ class Engine:
             InvalidRequestError: it can never be served, or its id is in use.
             UnknownAdapterError: its adapter is not loaded.
         """
-        if submit.request_id in self._requests:
+        if submit.request_id in self._book:
             raise InvalidRequestError(f"request_id={submit.request_id!r} is in use: choose another", param="request_id")
         request = build_request(submit, self.info)
         can_start = self._grammars.receive(request, submit)
         request.arrived_s = self._clock()
         if can_start:
             self._enter(request, submit)
-        self._requests[submit.request_id] = request
-        if submit.params.deadline_s is not None:
-            self._deadlines.put(submit.request_id, request.arrived_s + submit.params.deadline_s)
+        self._book.open(submit.request_id, request, submit.params.deadline_s)
 
     def load_adapter(self, name: str, path: str) -> AdapterInfo:
         """Load a LoRA adapter and wait for it; in a server, a `LoadAdapter` in the inbox does not hold up the loop.
@@ -133,47 +129,57 @@ class Engine:
         """
         return self._adapter_pool().load_now(name, path)
 
-    def cancel(self, request_id: str, index: int | None = None, *, timed_out: bool = False) -> None:
+    def cancel(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one of its answers, in whatever state it is; ids that are unknown or ended are ignored."""
-        request = self._requests.get(request_id)
-        if request is not None:
-            # Backwards, so that no answer takes over a prompt from the first only to be cancelled next.
-            for sequence in reversed(request.sequences):
-                if index in (None, sequence.index) and not sequence.is_finished:
-                    self._emit(sequence, finish_reason="abort", timed_out=timed_out)
+        self._book.cancel(request_id, index)
 
     def step(self) -> StepOutputs:
         """Compute one batch and say what it added.
 
         Raises:
-            EngineDeadError: two steps in a row failed, so the runner is not fit to go on.
+            EngineDeadError: nothing can be computed any more.
         """
+        self.journal.enter("schedule")
         self._read_inbox()
-        self._end_overdue()
+        self._book.end_overdue()
         self._start_waiting_for_grammar()
         self._admit()
         batch = self._scheduler.schedule()
         if self._speculator is not None:
             batch = self._speculator.add_drafts(batch, self._scheduler.budget.tokens, self._scheduler.reserve_drafts)
         if batch:
-            self._num_steps += 1
-            began_s = self._clock()
-            try:
-                sampled, readings = self._run(batch)
-            except Exception as error:  # whatever a model or a device may raise
-                self._fail(batch, error)
-            else:
-                self._commit(batch, began_s)
-                self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
-                self._end_overdue()
-                self._report_prompts(batch, readings)
-                for scheduled, tokens in sampled:
-                    if not scheduled.sequence.is_finished:
-                        self._append(scheduled, tokens)
+            self._compute(batch)
         self._admit()  # whoever waited for the adapter places that this step has freed
-        deltas, self._deltas = tuple(self._deltas), []
         replies, self._replies = tuple(self._replies), []
-        return StepOutputs(deltas, self._stats(), replies)
+        outputs = StepOutputs(self._book.take_deltas(), self._stats(), replies)
+        self.journal.enter(None)
+        return outputs
+
+    def describe(self) -> str:
+        """What it is doing, for the log: numbers and ids, no text. May be called from another thread."""
+        return describe_core(self.journal, self._scheduler, num_open=len(self._book), num_inbox=len(self.inbox))
+
+    def _compute(self, batch: Seq[ScheduledSequence]) -> None:
+        self._num_steps += 1
+        began_s = self._clock()
+        outcome = self._computation.run(batch)
+        self.journal.enter("emit")
+        if outcome.ran_out is not None:
+            self._back_off(batch, outcome.ran_out)
+            return
+        self._scheduler.commit(outcome.computed)
+        for scheduled in outcome.computed:
+            self._book.note_progress(scheduled.sequence, began_s)
+        self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
+        self._book.end_overdue()
+        if outcome.failures:
+            self._fail(outcome.failures, len(batch))
+        self._report_prompts(outcome.computed, outcome.readings)
+        for scheduled, tokens in outcome.sampled:
+            if not scheduled.sequence.is_finished:
+                self._append(scheduled, tokens)
+        if outcome.computed:
+            self.journal.count(outcome.computed)
 
     def _read_inbox(self) -> None:
         while self.inbox:
@@ -184,7 +190,7 @@ class Engine:
                     try:
                         self.add_request(submit)
                     except (InvalidRequestError, AdapterError) as error:
-                        self._refuse(submit, error)
+                        self._book.refuse(submit, error)
                 case LoadAdapter() | UnloadAdapter() as call:
                     self._manage_adapter(call)
 
@@ -210,9 +216,7 @@ class Engine:
                     raise error
                 self._enter(request, submit)
             except (GrammarError, AdapterError) as failure:
-                for sequence in request.sequences:
-                    if not sequence.is_finished:
-                        self._emit(sequence, finish_reason="error", error=str(failure), error_param=_param_of(failure))
+                self._book.fail(request.sequences, str(failure), param_of(failure))
 
     def _enter(self, request: Request, submit: Submit) -> None:
         if submit.adapter is None:
@@ -227,34 +231,13 @@ class Engine:
         news = self._pool.take_news()
         self._replies += news.replies
         for request, reason in news.failures:
-            for sequence in request.sequences:
-                if not sequence.is_finished:
-                    self._emit(sequence, finish_reason="error", error=reason)
+            self._book.fail(request.sequences, reason)
         for request, adapter_id in self._pool.admit():
             self._scheduler.add(request.start(adapter_id))
 
-    def _end_overdue(self) -> None:
-        """End the requests whose time is up, whether they run or wait."""
-        for request_id in self._deadlines.take_due(self._clock()):
-            self.cancel(request_id, timed_out=True)
-
-    def _run(self, batch: Seq[ScheduledSequence]) -> tuple[list[Sampled], list[Reading]]:
-        """Each sequence that gets a token in this step, with the token and those behind its drafts; what was read."""
-        logits = self._runner.forward(batch)
-        read = [(s.sequence, positions.stop) for s in batch if (positions := s.read_positions)]
-        parts = self._runner.read_prompts(batch) if read else []
-        readings = [(sequence, stop, part) for (sequence, stop), part in zip(read, parts, strict=True)]
-        self._grammars.fill_masks(batch)
-        tokens = iter(self._runner.sample(logits, batch))
-        sampled = [(s, list(islice(tokens, s.num_sampled_rows))) for s in batch if s.needs_token]
-        assert next(tokens, None) is None, "more tokens than rows"
-        return sampled, readings
-
-    def _commit(self, batch: Seq[ScheduledSequence], began_s: float) -> None:
-        self._last_step_failed = False
-        self._scheduler.commit(batch)
-        for scheduled in batch:
-            self._requests[scheduled.sequence.request_id].note_progress(scheduled.sequence, began_s)
+    def _leave(self, request: Request) -> None:
+        if self._pool is not None:
+            self._pool.leave(request)
 
     def _report_prompts(self, batch: Seq[ScheduledSequence], readings: Seq[Reading]) -> None:
         """Hand out what was read off prompts, and end the sequences that were there for nothing else."""
@@ -263,12 +246,12 @@ class Engine:
             if sequence.reading is not None and not sequence.is_finished:
                 sequence.reading.advance(stop, part)
                 if part.logprobs or part.embedding is not None:
-                    self._emit(sequence, part=part)
+                    self._book.emit(sequence, part=part)
         for scheduled in batch:
             sequence = scheduled.sequence
             is_computed = sequence.num_computed_tokens >= sequence.num_prompt_tokens
             if sequence.is_prompt_only and is_computed and not sequence.is_finished:
-                self._emit(sequence, finish_reason="length")
+                self._book.emit(sequence, finish_reason="length")
 
     def _append(self, scheduled: ScheduledSequence, tokens: Seq[SampledToken]) -> None:
         """Add the sampled token, and the one behind each draft for as long as the drafts were right."""
@@ -276,7 +259,7 @@ class Engine:
         if sequence.grammar is not None:
             sequence.grammar.advance(tokens[0].token_id)
             if sequence.grammar.failure is not None:
-                self._emit(sequence, finish_reason="error", error=sequence.grammar.failure, error_param="grammar")
+                self._book.emit(sequence, finish_reason="error", error=sequence.grammar.failure, error_param="grammar")
                 return
         num_added = 0
         finish_reason: FinishReason | None = None
@@ -288,75 +271,47 @@ class Engine:
         if drafts and self._speculator is not None:
             self._scheduler.accept_drafts(sequence, num_added - 1)
             self._speculator.observe(sequence, len(drafts), num_added - 1)
-        self._emit(sequence, tokens[:num_added], finish_reason=finish_reason)
+        self._book.emit(sequence, tokens[:num_added], finish_reason=finish_reason)
 
-    def _fail(self, batch: Seq[ScheduledSequence], error: Exception) -> None:
-        """End every answer of a batch that could not be computed, and those that wait for its prompts."""
-        if self._last_step_failed:
-            raise EngineDeadError(f"two steps in a row failed, the last with {error!r}") from error
-        self._last_step_failed = True
-        logger.error("a step failed; its %d sequences end with an error", len(batch), exc_info=error)
-        for scheduled in batch:
-            for sequence in (*scheduled.sequence.forks, scheduled.sequence):
-                if not sequence.is_finished:
-                    self._emit(sequence, finish_reason="error", error=f"the model failed: {error!r}")
-
-    def _emit(
-        self,
-        sequence: Sequence,
-        tokens: Seq[SampledToken] = (),
-        *,
-        part: PromptPart = _NOTHING_READ,
-        finish_reason: FinishReason | None = None,
-        error: str | None = None,
-        timed_out: bool = False,
-        error_param: str | None = None,
-    ) -> None:
-        """Say what was added to an answer; a finish reason ends it and frees its blocks."""
-        request = self._requests[sequence.request_id]
-        is_last = finish_reason is not None
-        token_ids = tuple(token.token_id for token in tokens)
-        delta = Delta(
-            request_id=sequence.request_id,
-            index=sequence.index,
-            token_ids=token_ids,
-            logprobs=tuple(token.logprobs for token in tokens if token.logprobs is not None) or None,
-            prompt_logprobs=part.logprobs,
-            embedding=part.embedding,
-            finish_reason=finish_reason,
-            stop_token_id=token_ids[-1] if finish_reason == "stop" else None,
-            num_prompt_tokens=request.num_prompt_tokens,
-            num_cached_tokens=request.num_cached_tokens,
-            num_reasoning_tokens=0 if sequence.thinking is None else sequence.thinking.num_tokens,
-            error=error,
-            num_preemptions=sequence.num_preemptions if is_last else 0,
-            queue_s=self._queue_s(request) if is_last else 0.0,
-            timed_out=timed_out,
-            error_param=error_param,
+    def _fail(self, failures: Seq[tuple[ScheduledSequence, str]], num_sequences: int) -> None:
+        """End the answers that could not be computed, and those that wait for their prompts."""
+        self._num_failed_steps += 1
+        logger.error(
+            "%d of a step's %d sequences cannot be computed and end with an error", len(failures), num_sequences
         )
-        self._deltas.append(delta)
-        if is_last:
-            self._scheduler.finish(sequence)
-            request.num_unfinished -= 1
-            if not request.num_unfinished:
-                del self._requests[sequence.request_id]
-                self._deadlines.discard(sequence.request_id)
-                if self._pool is not None:
-                    self._pool.leave(request)
+        for scheduled, reason in failures:
+            sequence = scheduled.sequence
+            self._book.fail((*sequence.forks, sequence), f"the model failed: {reason}")
+        if len(failures) == num_sequences:
+            self._probe(failures[-1][1])
 
-    def _queue_s(self, request: Request) -> float:
-        return (self._clock() if request.started_s is None else request.started_s) - request.arrived_s
+    def _back_off(self, batch: Seq[ScheduledSequence], reason: str) -> None:
+        """Memory ran out: give back what can be, and compute less at a time. Who needs too much alone ends."""
+        self._num_oom_events += 1
+        num_tokens = sum(scheduled.num_new_tokens + len(scheduled.draft_token_ids) for scheduled in batch)
+        self._runner.free_caches()
+        if self._scheduler.back_off(batch):
+            logger.warning(
+                "memory ran out in a step of %d tokens and %d sequences: the next ones have %d tokens at most: %s",
+                num_tokens, len(batch), self._scheduler.budget.tokens, reason,
+            )  # fmt: skip
+        else:
+            self._fail([(scheduled, reason) for scheduled in batch], len(batch))
 
-    def _refuse(self, submit: Submit, error: EngineError) -> None:
-        for index in range(submit.params.n):
-            delta = Delta(
-                request_id=submit.request_id,
-                index=index,
-                finish_reason="error",
-                error=str(error),
-                error_param=_param_of(error),
-            )
-            self._deltas.append(delta)
+    def _probe(self, reason: str) -> None:
+        """Nothing of a batch could be computed. Go on if a single token of nobody's can: it was the requests then."""
+        allocator = self._scheduler.allocator
+        if not allocator.num_free:
+            return
+        probe = Sequence("probe", 0, [0], SamplingParams(temperature=0.0, max_tokens=1), 0, max_total_tokens=2)
+        probe.block_table.append(allocator.allocate())
+        try:
+            outcome = self._computation.run([ScheduledSequence(probe, 1)])
+        finally:
+            allocator.free(probe.block_table.pop())
+        self.journal.enter("emit")
+        if not outcome.computed:
+            raise EngineDeadError(f"not even one token can be computed any more; before that: {reason}")
 
     def _stats(self) -> EngineStats:
         return EngineStats(
@@ -370,14 +325,12 @@ class Engine:
             num_prefix_queries=self._scheduler.num_prefix_queries,
             num_prefix_hits=self._scheduler.num_prefix_hits,
             max_step_tokens=self._scheduler.budget.tokens,
+            num_failed_steps=self._num_failed_steps,
+            num_oom_events=self._num_oom_events,
             num_draft_tokens=self._speculator.num_draft_tokens if self._speculator is not None else 0,
             num_accepted_tokens=self._speculator.num_accepted_tokens if self._speculator is not None else 0,
             num_adapters=0 if self._pool is None else self._pool.num_resident,
         )
-
-
-def _param_of(error: EngineError) -> str | None:
-    return error.param if isinstance(error, InvalidRequestError) else None
 
 
 def _append_token(sequence: Sequence, token_id: int) -> FinishReason | None:

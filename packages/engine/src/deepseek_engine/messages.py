@@ -1,10 +1,15 @@
 """Messages between the API process and the core process: typed, msgpack-encoded, never pickled.
 
 To the core: one `Configure`, then `Submit`, `Cancel`, `LoadAdapter` and `UnloadAdapter`. From the core: one `Ready` or
-`StartFailed`, then a `StepOutputs` for each step.
+`StartFailed`, then a `StepOutputs` for each step and a `Heartbeat` about once a second.
+
+All of it is bounded. A frame is (`framing.MAX_FRAME_BYTES`). What can wait in the core's inbox is what the API process
+lets in (`AsyncEngine`): `max_num_seqs + max_waiting` requests and the tokens of their prompts, a cancel for each answer
+of theirs, and `lora.directory.MAX_CALLS` calls about adapters. What the core says waits in the socket, and the core
+with it, or in a request's mailbox, where the tokens that the request may have bound it.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -13,6 +18,9 @@ from deepseek_engine.grammar.source import GrammarUse
 from deepseek_engine.sampling_params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+
+STEP_SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0, 60.0)
+"""Upper ends of the buckets in which a core counts its steps by how long they take."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -184,6 +192,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         num_draft_tokens: guessed tokens that were verified.
         num_accepted_tokens: how many of them were right, each a step saved for one sequence.
         num_adapters: LoRA adapters in memory.
+        num_failed_steps: steps of which something could not be computed.
+        num_oom_events: steps that memory did not suffice for, and that were made smaller.
     """
 
     num_running: int
@@ -199,6 +209,54 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     num_adapters: int = 0
+    num_failed_steps: int = 0
+    num_oom_events: int = 0
+
+
+class KindTotals(msgspec.Struct, frozen=True):
+    """Steps of one kind.
+
+    Attributes:
+        num_steps_in: how many took up to each of STEP_SECONDS_BUCKETS and more than the one before; the last, longer.
+        seconds: of all of them.
+        num_sequences, num_tokens: that they computed.
+    """
+
+    num_steps_in: tuple[int, ...]
+    seconds: float
+    num_sequences: int
+    num_tokens: int
+
+
+class StepTotals(msgspec.Struct, frozen=True):
+    """Where the time of all steps has gone: by phase, and by whether they computed prompts, decoded, or both."""
+
+    phase_seconds: dict[str, float]
+    kinds: dict[str, KindTotals]
+
+
+class GrammarTotals(msgspec.Struct, frozen=True):
+    """Grammars that were compiled for answers, and how long that took, those among them that could not be."""
+
+    num_compiled: int = 0
+    compile_s: float = 0.0
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """The core is there; sent every `EngineConfig.heartbeat_s`, also when idle and in the middle of a step.
+
+    Attributes:
+        step_s: how long the step under way has lasted; 0 between steps.
+        num_dumps: how often the core has written its state to the log.
+        rss_bytes, cpu_s: of the core process; 0 where the system does not say.
+    """
+
+    step_s: float
+    num_dumps: int = 0
+    rss_bytes: int = 0
+    cpu_s: float = 0.0
+    steps: StepTotals
+    grammars: GrammarTotals = GrammarTotals()
 
 
 class Ready(Message, frozen=True, kw_only=True):
@@ -234,4 +292,4 @@ class StepOutputs(Message, frozen=True):
 
 Work = Submit | Cancel | LoadAdapter | UnloadAdapter
 ToCore = Configure | Work
-FromCore = Ready | StartFailed | StepOutputs
+FromCore = Ready | StartFailed | StepOutputs | Heartbeat

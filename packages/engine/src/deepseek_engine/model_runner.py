@@ -1,5 +1,6 @@
 """The model, its KV cache and its sampler behind the Runner protocol: a scheduled batch to logits to tokens."""
 
+import gc
 import logging
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from torch import Tensor
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
+from deepseek_engine.heap import trim_heap
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.lora.appliers import FusedApplier, LayerApplier
 from deepseek_engine.lora.host import LoraHost
@@ -62,6 +64,15 @@ class ModelRunner:
         sequences = [s.sequence for s in batch for _ in range(s.num_sampled_rows)]
         offsets = [offset for s in batch for offset in range(s.num_sampled_rows)]
         return self._sampler.sample(logits, sequences, offsets)
+
+    def free_caches(self) -> None:
+        """Give back memory that is kept for the next step: scratch, prompt rows, and what allocators hold on to."""
+        self._prompt_reader.forget()
+        self.model.free_scratch()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        trim_heap()
 
 
 def build_runner(config: EngineConfig) -> ModelRunner:

@@ -36,6 +36,10 @@ class PromptReader:
         self._max_rows = max(1, min(MAX_ROWS, MAX_LOGITS // vocab_size))
         self._hidden_PH: Tensor | None = None
 
+    def forget(self) -> None:
+        """Drop what `split` put aside."""
+        self._hidden_PH = None
+
     def split(self, hidden_RH: Tensor, batch: Seq[ScheduledSequence]) -> Tensor:
         """Put the prompt rows aside for `read`; returns the others, whose tokens are sampled."""
         if not any(scheduled.read_positions for scheduled in batch):

@@ -89,3 +89,7 @@ class Runner(Protocol[Logits]):
     def sample(self, logits: Logits, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
         """One token for each row of logits, in their order; those behind drafts as if the drafts were accepted."""
         ...
+
+    def free_caches(self) -> None:
+        """Memory ran out: give back what is only kept for speed. No batch is under way."""
+        ...

@@ -33,6 +33,10 @@ class StepModel(Protocol):
         """float32 [R, V]."""
         ...
 
+    def free_scratch(self) -> None:
+        """Give back memory that is only kept from one step to the next."""
+        ...
+
 
 class TorchModel:
     """Any model, layer by layer, with PyTorch's operators."""
@@ -53,6 +57,9 @@ class TorchModel:
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """See `StepModel`."""
         return self.transformer.logits(hidden_RH)
+
+    def free_scratch(self) -> None:
+        """See `StepModel`: there is none."""
 
 
 class FusedModel:
@@ -75,3 +82,7 @@ class FusedModel:
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """See `StepModel`."""
         return self._decoder.logits(hidden_RH)
+
+    def free_scratch(self) -> None:
+        """See `StepModel`."""
+        self._decoder.free_scratch()

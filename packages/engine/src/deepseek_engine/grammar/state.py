@@ -1,10 +1,13 @@
 """SequenceGrammar: one answer's place in its grammar, token by token."""
 
+import logging
 import time
 from typing import Final
 
 from deepseek_engine.grammar.protocol import Grammar, TokenMask
 from deepseek_engine.grammar.source import GrammarUse
+
+logger = logging.getLogger(__name__)
 
 FREE_S_PER_TOKEN: Final = 0.005
 MAX_DEBT_S: Final = 0.25
@@ -55,7 +58,11 @@ class SequenceGrammar:
         if not self.has_begun:
             return self._reasoning_mask
         started = time.thread_time()
-        mask = self._matcher.next_mask(frozenset() if may_stop else self._stop_token_ids)
+        try:
+            mask = self._matcher.next_mask(frozenset() if may_stop else self._stop_token_ids)
+        except Exception as error:  # whatever the library may raise ends this answer only
+            self._break(error)
+            return None
         self._charge(time.thread_time() - started)
         if mask is None:
             self.failure = "the grammar has come to where no token of the vocabulary fits"
@@ -73,10 +80,18 @@ class SequenceGrammar:
         if token_id in self._stop_token_ids and token_id not in self._eos_token_ids:
             return  # the caller's own stop token ends the answer wherever it is
         started = time.thread_time()
-        is_allowed = self._matcher.accept(token_id)
+        try:
+            is_allowed = self._matcher.accept(token_id)
+        except Exception as error:  # as above
+            self._break(error)
+            return
         self._charge(time.thread_time() - started)
         if not is_allowed:
             self.failure = f"token {token_id} was chosen, which the grammar does not allow"
+
+    def _break(self, error: Exception) -> None:
+        logger.error("a grammar failed; its answer ends with an error", exc_info=error)
+        self.failure = f"the grammar could not be followed: {error!r}"
 
     def _charge(self, spent_s: float) -> None:
         self._debt_s = max(0.0, self._debt_s + spent_s - FREE_S_PER_TOKEN / 2)

@@ -46,6 +46,10 @@ class FusedDecoder:
         """float32 [R, V]."""
         return self._head.multiply(hidden_RH, STORE_FLOAT)
 
+    def free_scratch(self) -> None:
+        """Give back the memory that steps work in; the next step gets what it needs."""
+        self._decoder.free_scratch()
+
 
 def fuse(model: Transformer, cache: KVCache, max_model_len: int) -> FusedDecoder | None:
     """Pack a loaded model for the CPU kernels, or return None where they cannot run it.

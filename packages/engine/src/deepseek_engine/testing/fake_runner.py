@@ -6,9 +6,12 @@ same tokens alone, batched, chunked, preempted, forked and with a prefix hit" is
 """
 
 import hashlib
+import re
 import struct
+import threading
 import time
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass, fields
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -23,26 +26,54 @@ DEFAULT_VOCAB_SIZE: Final = 512
 _NEVER_WRITTEN: Final = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Tokens that do harm to the step that computes them, and a lack of memory.
+
+    Attributes:
+        fail_token: it raises.
+        die_token: it raises, and so does every step after it.
+        hang_token: it never ends; the interpreter's other threads go on.
+        freeze_token: it never ends, and keeps the interpreter's lock, so that no other thread goes on.
+        memory_tokens: a step of more tokens than this runs out of memory; drafts count.
+    """
+
+    fail_token: int | None = None
+    die_token: int | None = None
+    hang_token: int | None = None
+    freeze_token: int | None = None
+    memory_tokens: int | None = None
+
+
+NO_FAULTS: Final = Faults()
+
+
 class FakeRunner:
     """Implements the Runner protocol.
 
     Args:
         info: the sizes to pretend to.
         step_s: how long each step takes.
-        fail_token: a step whose batch computes this token raises.
+        faults: what goes wrong, and when.
+
+    Attributes:
+        num_caches_freed: how often it was told to give memory back.
     """
 
-    def __init__(self, info: RunnerInfo, *, step_s: float = 0.0, fail_token: int | None = None) -> None:
+    def __init__(self, info: RunnerInfo, *, step_s: float = 0.0, faults: Faults = NO_FAULTS) -> None:
         self.info = info
         self.adapters: AdapterHost | None = None
+        self.num_caches_freed = 0
         self._step_s = step_s
-        self._fail_token = fail_token
+        self._faults = faults
+        self._is_dead = False
         self._slots = [_NEVER_WRITTEN] * (info.num_blocks * info.block_size)
 
     def forward(self, batch: Seq[ScheduledSequence]) -> list[bytes]:
         """Store the new tokens; for each sequence that needs a token, the digest of its prefix up to each row."""
         if self._step_s:
             time.sleep(self._step_s)
+        self._check_memory(batch)
         for scheduled in batch:
             self._write(scheduled)
         return [self._read_digest(s, offset) for s in batch for offset in range(s.num_sampled_rows)]
@@ -73,14 +104,34 @@ class FakeRunner:
             sampled.append(SampledToken(token_id, logprobs))
         return sampled
 
+    def free_caches(self) -> None:
+        """Nothing is kept for speed."""
+        self.num_caches_freed += 1
+
+    def _check_memory(self, batch: Seq[ScheduledSequence]) -> None:
+        limit = self._faults.memory_tokens
+        num_tokens = sum(s.num_new_tokens + len(s.draft_token_ids) for s in batch)
+        if limit is not None and num_tokens > limit:
+            raise RuntimeError(f"[enforce fail] DefaultCPUAllocator: can't allocate memory for {num_tokens} tokens")
+
+    def _suffer(self, token_id: int) -> None:
+        faults = self._faults
+        if token_id == faults.hang_token:
+            threading.Event().wait()
+        if token_id == faults.freeze_token:
+            re.fullmatch("(a|aa)+b", "a" * 10_000)  # for ever, and the lock is not let go of within a match
+        self._is_dead = self._is_dead or token_id == faults.die_token
+        if self._is_dead or token_id == faults.fail_token:
+            raise RuntimeError(f"token {token_id} breaks this model")
+
     def _write(self, scheduled: ScheduledSequence) -> None:
         sequence = scheduled.sequence
         assert scheduled.num_new_tokens >= sequence.num_indivisible_tokens, "a bidirectional prefix was split"
         start = sequence.num_computed_tokens
         new_token_ids = sequence.token_ids[start : start + scheduled.num_new_tokens]
         for position, token_id in enumerate([*new_token_ids, *scheduled.draft_token_ids], start):
-            if token_id == self._fail_token:
-                raise RuntimeError(f"token {token_id} breaks this model")
+            if self._faults is not NO_FAULTS:
+                self._suffer(token_id)
             self._slots[self._slot(sequence.block_table, position)] = token_id
 
     def _read_digest(self, scheduled: ScheduledSequence, offset: int) -> bytes:
@@ -106,7 +157,8 @@ def expected_tokens(
 def build_fake_runner(config: EngineConfig) -> FakeRunner:
     """What `AsyncEngine.start(config, runner="deepseek_engine.testing.fake_runner:build_fake_runner")` builds.
 
-    `config.model` is `fake`, with options as in `fake?step_s=0.01&fail_token=13&vocab_size=512`.
+    `config.model` is `fake`, with options as in `fake?step_s=0.01&fail_token=13&vocab_size=512`; faults go by the names
+    that `Faults` has for them.
 
     Raises:
         ModelLoadError: the model is not called fake.
@@ -127,12 +179,8 @@ def build_fake_runner(config: EngineConfig) -> FakeRunner:
         kv_cache_bytes=0,
         max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
     )
-    fail_token = options.get("fail_token")
-    return FakeRunner(
-        info,
-        step_s=float(options.get("step_s", 0.0)),
-        fail_token=None if fail_token is None else int(fail_token),
-    )
+    faults = {field.name: int(options[field.name]) for field in fields(Faults) if field.name in options}
+    return FakeRunner(info, step_s=float(options.get("step_s", 0.0)), faults=Faults(**faults) if faults else NO_FAULTS)
 
 
 def _digest(token_ids: Seq[int]) -> bytes:

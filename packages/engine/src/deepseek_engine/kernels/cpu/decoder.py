@@ -90,6 +90,10 @@ class CPUDecoder:
                 self._decoder.num_heads, self._decoder.num_kv_heads = grouped.num_heads, grouped.num_kv_heads
                 self._decoder.head_dim, self._decoder.attention_scale = grouped.head_dim, grouped.scale
                 self._decoder.is_asking = grouped.is_asking
+        self.free_scratch()
+
+    def free_scratch(self) -> None:
+        """Give back the memory that steps work in; the next step gets what it needs."""
         self._scratch = self._adapter_scratch = torch.empty(0, dtype=torch.uint8)
 
     def step(
