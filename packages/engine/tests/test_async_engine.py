@@ -240,21 +240,22 @@ async def test_a_deadline_ends_requests_that_run_and_requests_that_wait():
         await until(lambda: is_idle(engine))
 
 
-async def test_a_failing_step_ends_its_requests_and_the_engine_goes_on():
+async def test_a_request_that_fails_ends_alone_however_often_and_the_engine_goes_on():
     async with running("fake?fail_token=13") as engine:
-        (delta,) = await read(engine.submit(submit("bad", [13])))
-        assert delta.finish_reason == "error"
-        assert delta.error is not None
-        assert "token 13 breaks this model" in delta.error
+        for number in range(3):
+            (delta,) = await read(engine.submit(submit(f"bad-{number}", [13])))
+            assert delta.finish_reason == "error"
+            assert delta.error is not None
+            assert "token 13 breaks this model" in delta.error
         assert tokens(await read(engine.submit(submit("good")))) == expected_tokens(PROMPT, 8)
         assert engine.is_alive
 
 
-async def test_a_model_that_keeps_failing_ends_the_core(caplog):
-    async with running("fake?fail_token=13") as engine:
-        await read(engine.submit(submit("first", [13])))
+async def test_a_model_that_computes_nothing_any_more_ends_the_core(caplog):
+    async with running("fake?die_token=13") as engine:
+        assert tokens(await read(engine.submit(submit("good")))) == expected_tokens(PROMPT, 8)
         with pytest.raises(EngineDeadError, match="ended with status 1"):
-            await read(engine.submit(submit("second", [13])))
+            await read(engine.submit(submit("deadly", [13])))
         assert not engine.is_alive
         assert "the engine core ended with status 1" in caplog.text
 

@@ -1,15 +1,20 @@
 """The API process's side of the engine: starts the core, sends it requests, and hands each caller its own stream."""
 
 import asyncio
+import contextlib
 import logging
+import signal
+import time
 from typing import Final, Self
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.core_link import CoreLink, spawn_core, wait_or_kill
 from deepseek_engine.core_process import DEFAULT_RUNNER
+from deepseek_engine.core_watch import CoreVitals, CoreWatch
 from deepseek_engine.errors import EngineDeadError, EngineStartError, InvalidRequestError, QueueFullError
+from deepseek_engine.framing import FrameError
 from deepseek_engine.lora.directory import AdapterDirectory
-from deepseek_engine.messages import Cancel, Configure, EngineStats, Ready, StartFailed, StepOutputs, Submit
+from deepseek_engine.messages import Cancel, Configure, EngineStats, Heartbeat, Ready, StartFailed, StepOutputs, Submit
 from deepseek_engine.request import max_total_tokens
 from deepseek_engine.request_stream import Mailbox, RequestStream
 
@@ -45,7 +50,9 @@ class AsyncEngine:
         self._mailboxes: dict[str, Mailbox] = {}
         self._num_pending_tokens = 0  # of prompts that the core has not answered yet
         self._is_stopping = False
-        link.on_outputs = self._deliver
+        self._watch = CoreWatch(config.heartbeat_s, config.step_timeout_s, config.step_exit_s)
+        link.on_message = self._receive
+        self._watching = asyncio.create_task(self._watch_core())
         self._funeral = asyncio.create_task(self._bury())
 
     @classmethod
@@ -80,11 +87,22 @@ class AsyncEngine:
         """Whether the core can take requests."""
         return not self._link.is_lost and not self._is_stopping
 
+    @property
+    def vitals(self) -> CoreVitals:
+        """How the core is doing."""
+        return self._watch.vitals
+
+    def dump_state(self) -> None:
+        """Have the core write its state to the log, whatever it is doing."""
+        if self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGUSR1)
+
     def submit(self, submit: Submit) -> RequestStream:
         """Send a request to the core; its answers come on the stream.
 
         Raises:
-            InvalidRequestError: it can never be served, or its id is in use.
+            InvalidRequestError: it can never be served, is too large for a message, or its id is in use.
             UnknownAdapterError: its adapter is not loaded.
             QueueFullError: max_waiting requests are waiting, or max_waiting_tokens of their prompts.
             EngineDeadError: the core is gone.
@@ -97,16 +115,21 @@ class AsyncEngine:
         max_total_tokens(submit, self.info)
         num_tokens = len(submit.prompt_token_ids)
         self._check_queue(num_tokens)
+        try:
+            self._link.send(submit)
+        except FrameError as error:
+            raise InvalidRequestError(f"the request is too large: {error}") from error
         mailbox = self._mailboxes[submit.request_id] = Mailbox(submit.params.n, num_tokens)
         self._num_pending_tokens += num_tokens
-        self._link.send(submit)
         return RequestStream(submit.request_id, mailbox, self._abandon)
 
     def cancel(self, request_id: str, index: int | None = None) -> bool:
         """End a request, or one of its answers: its stream ends with `abort`. False if no such request is open."""
-        if request_id not in self._mailboxes or not self.is_alive:
+        mailbox = self._mailboxes.get(request_id)
+        if mailbox is None or not self.is_alive:
             return False
-        self._link.send(Cancel(request_id, index))
+        if mailbox.note_cancel(index):
+            self._link.send(Cancel(request_id, index))
         return True
 
     async def wait_dead(self) -> None:
@@ -135,6 +158,34 @@ class AsyncEngine:
                 f"max_waiting_tokens={limit}: try again later"
             )
 
+    def _receive(self, message: StepOutputs | Heartbeat) -> None:
+        if isinstance(message, Heartbeat):
+            self._watch.hear(message)
+        else:
+            self._watch.hear()
+            self._deliver(message)
+
+    async def _watch_core(self) -> None:
+        """Log when the core falls silent or a step hangs, and when that is over; end a core that is lost for good."""
+        told: str | None = None
+        before_s = time.monotonic()
+        while True:
+            await asyncio.sleep(self._watch.beat_s)
+            now_s = time.monotonic()
+            self._watch.beat(now_s - before_s)
+            before_s = now_s
+            trouble = self._watch.vitals.trouble
+            if trouble is not None and told is None:
+                logger.error("%s; %d requests are open", trouble, len(self._mailboxes))
+            elif trouble is None and told is not None:
+                logger.warning("the engine core is back")
+            told = trouble
+            if self._watch.is_lost:
+                logger.critical("%s: it is ended", trouble)
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                return
+
     def _deliver(self, outputs: StepOutputs) -> None:
         self.stats = outputs.stats
         self.adapters.answer(outputs.replies)
@@ -153,6 +204,7 @@ class AsyncEngine:
 
     async def _bury(self) -> None:
         await self._link.lost
+        self._watching.cancel()
         status = await wait_or_kill(self._process, _EXIT_S)
         if not self._is_stopping:
             logger.error("the engine core ended with status %s; %d requests fail", status, len(self._mailboxes))

@@ -11,7 +11,7 @@ from typing import cast
 import msgspec
 
 from deepseek_engine.framing import FrameError, FrameReader, encode_frame
-from deepseek_engine.messages import FromCore, Message, Ready, StartFailed, StepOutputs
+from deepseek_engine.messages import FromCore, Heartbeat, Message, Ready, StartFailed, StepOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +22,14 @@ class CoreLink(asyncio.Protocol):
     Attributes:
         first_answer: Ready or StartFailed; None if the core died before it said either.
         lost: done when the connection is gone.
-        on_outputs: called with what each step says; one socket read may bring several.
+        on_message: called with all that comes after the first answer; one socket read may bring several.
     """
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.first_answer: asyncio.Future[Ready | StartFailed | None] = loop.create_future()
         self.lost: asyncio.Future[None] = loop.create_future()
-        self.on_outputs: Callable[[StepOutputs], None] | None = None
+        self.on_message: Callable[[StepOutputs | Heartbeat], None] | None = None
         self._frames = FrameReader(msgspec.msgpack.Decoder[FromCore](FromCore))
         self._transport: asyncio.Transport | None = None
 
@@ -39,7 +39,11 @@ class CoreLink(asyncio.Protocol):
         return self.lost.done()
 
     def send(self, message: Message) -> None:
-        """Queue a message; what is sent on a lost connection goes nowhere."""
+        """Queue a message; what is sent on a lost connection goes nowhere.
+
+        Raises:
+            FrameError: it is too large; nothing was sent.
+        """
         assert self._transport is not None
         self._transport.write(encode_frame(message))
 
@@ -61,9 +65,9 @@ class CoreLink(asyncio.Protocol):
             self.close()
             return
         for message in messages:
-            if isinstance(message, StepOutputs):
-                assert self.on_outputs is not None
-                self.on_outputs(message)
+            if isinstance(message, StepOutputs | Heartbeat):
+                if self.on_message is not None:  # a heartbeat may come before anybody listens
+                    self.on_message(message)
             elif not self.first_answer.done():
                 self.first_answer.set_result(message)
 

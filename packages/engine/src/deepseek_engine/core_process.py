@@ -1,15 +1,17 @@
 """The engine core as a process of its own: `python -m deepseek_engine.core_process --fd N`, N one end of a socket pair.
 
-A thread reads messages into the engine's inbox; the main thread steps and sends. The socket is the process's life line:
-when the other side closes it, or dies, the core exits.
+A thread reads messages into the engine's inbox; the main thread steps and sends; the watchdog's sends heartbeats. The
+socket is the process's life line: when the other side closes it, or dies, the core exits.
 """
 
 import argparse
 import dataclasses
+import faulthandler
 import gc
 import importlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -29,6 +31,7 @@ from deepseek_engine.framing import FrameError, FrameReader, encode_frame
 from deepseek_engine.grammar.store import GrammarStore, load_backend_of
 from deepseek_engine.messages import Configure, Message, Ready, StartFailed, Work
 from deepseek_engine.runner_protocol import Runner
+from deepseek_engine.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a core on the socket given; returns the process's exit status."""
     # Ctrl-C goes to the whole foreground group, and the API process decides what becomes of running requests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the watchdog answers it
     parser = argparse.ArgumentParser(prog="deepseek_engine.core_process", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of a connected stream socket")
     parser.add_argument("--runner", default=DEFAULT_RUNNER, help=argparse.SUPPRESS)
@@ -63,23 +68,63 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(sock: socket.socket, runner: str) -> int:
     config = _receive_config(sock)
+    sender = _Sender(sock)
     inbox: deque[Work] = deque()
     wake = threading.Event()
     # It starts before the weights are loaded, so that a parent that dies meanwhile is noticed.
     threading.Thread(target=_read_forever, args=(sock, inbox, wake), name="inbox", daemon=True).start()
     try:
-        engine, ready = _start_engine(config, runner, inbox, wake)
+        engine, grammars, load_s = _start_engine(config, runner, inbox, wake)
     except Exception as error:  # whatever loading a model may raise is the reason that the caller is told
         reason = str(error) if isinstance(error, EngineError) else repr(error)
         logger.exception("the engine did not start")
-        _send(sock, StartFailed(reason))
+        sender.send(StartFailed(reason))
         return 1
-    _send(sock, ready)
+    watchdog = Watchdog(
+        engine,
+        grammars,
+        sender.send_or_drop,
+        step_timeout_s=config.step_timeout_s,
+        step_exit_s=config.step_exit_s,
+        heartbeat_s=config.heartbeat_s,
+    )
+    watchdog.start()
+    info = dataclasses.asdict(engine.info)
+    sender.send(Ready(load_s=load_s, adapters=tuple(engine.adapters), **info))
     while True:
         if not engine.has_work:
             wake.wait()
         wake.clear()  # before the inbox is read: what comes after that sets it again
-        _send(sock, engine.step())
+        outputs = engine.step()
+        engine.journal.enter("send")
+        sender.send(outputs)
+        engine.journal.enter(None)
+
+
+class _Sender:
+    """The way out, for the main thread and the watchdog's."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send, waiting for the reader where it has fallen behind."""
+        frame = encode_frame(message)
+        with self._lock:
+            self._sock.sendall(frame)
+
+    def send_or_drop(self, message: Message) -> None:
+        """Send a small message unless that may block: a socket that is writable at all has room for one."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if select.select([], [self._sock], [], 0)[1]:
+                self._sock.sendall(encode_frame(message))
+        except OSError:
+            logger.debug("the other side has gone", exc_info=True)  # the reading thread ends the process
+        finally:
+            self._lock.release()
 
 
 def _receive_config(sock: socket.socket) -> EngineConfig:
@@ -109,7 +154,10 @@ def _read_forever(sock: socket.socket, inbox: deque[Work], wake: threading.Event
     os._exit(status)
 
 
-def _start_engine(config: EngineConfig, runner: str, inbox: deque[Work], wake: threading.Event) -> tuple[Engine, Ready]:
+def _start_engine(
+    config: EngineConfig, runner: str, inbox: deque[Work], wake: threading.Event
+) -> tuple[Engine, GrammarStore, float]:
+    """The engine, its grammars, and how many seconds it took."""
     started = time.monotonic()
     module, _, name = runner.partition(":")
     build_runner: RunnerBuilder = getattr(importlib.import_module(module), name)
@@ -119,12 +167,7 @@ def _start_engine(config: EngineConfig, runner: str, inbox: deque[Work], wake: t
     # What was loaded stays for good: the collector need not walk through it again while requests wait.
     gc.collect()
     gc.freeze()
-    info = dataclasses.asdict(engine.info)
-    return engine, Ready(load_s=time.monotonic() - started, adapters=tuple(engine.adapters), **info)
-
-
-def _send(sock: socket.socket, message: Message) -> None:
-    sock.sendall(encode_frame(message))
+    return engine, grammars, time.monotonic() - started
 
 
 if __name__ == "__main__":

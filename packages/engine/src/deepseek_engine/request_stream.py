@@ -26,11 +26,19 @@ class Mailbox:
         self._error: EngineDeadError | None = None
         self._reader: asyncio.Future[None] | None = None
         self._is_closed = False
+        self._cancelled: set[int | None] = set()
 
     @property
     def is_open(self) -> bool:
         """Whether someone still waits for what the engine has to say."""
         return self.num_unfinished > 0 and not self._is_closed and self._error is None
+
+    def note_cancel(self, index: int | None) -> bool:
+        """An answer, or all of them, is to be cancelled; False if the engine has been told already."""
+        if not self._cancelled.isdisjoint((index, None)):
+            return False
+        self._cancelled.add(index)
+        return True
 
     def put(self, delta: Delta) -> bool:
         """Add a delta; True if it ends the last answer."""

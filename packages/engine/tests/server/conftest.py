@@ -15,6 +15,7 @@ import pytest_asyncio
 from deepseek_client.sse import ServerSentEvent, SSEParser
 from deepseek_engine.async_engine import AsyncEngine
 from deepseek_engine.config import EngineConfig
+from deepseek_engine.core_watch import CoreVitals
 from deepseek_engine.errors import EngineDeadError
 from deepseek_engine.lora.directory import AdapterDirectory
 from deepseek_engine.messages import Delta, EngineStats, Ready, Submit, TokenLogprobs, TopLogprob
@@ -75,6 +76,8 @@ class ScriptedEngine:
 
     def __post_init__(self) -> None:
         self.adapters = AdapterDirectory(lambda message: None)
+        self.vitals = CoreVitals()
+        self.num_dumps_asked_for = 0
         self.streams: dict[str, ScriptedStream] = {}
         self.dead = asyncio.Event()
         self.info = Ready(
@@ -156,6 +159,9 @@ class ScriptedEngine:
         for stream in self.streams.values():
             stream.queue.put_nowait(EngineDeadError("the core died"))
         self.dead.set()
+
+    def dump_state(self) -> None:
+        self.num_dumps_asked_for += 1
 
     async def wait_dead(self) -> None:
         await self.dead.wait()

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Final
 from deepseek_engine.errors import GrammarError
 from deepseek_engine.grammar.protocol import Grammar, GrammarBackend
 from deepseek_engine.grammar.source import GrammarSource
+from deepseek_engine.messages import GrammarTotals
 from deepseek_engine.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,9 @@ INSTALL_HINT: Final = "pip install 'deepseek-engine[structured]'"
 
 class GrammarStore:
     """Compiles sources and keeps what was used last.
+
+    Attributes:
+        totals: what compiling has taken so far; the first includes loading the library.
 
     Args:
         load_backend: loads the library and the vocabulary, which takes seconds; called when the first source comes.
@@ -45,6 +50,7 @@ class GrammarStore:
         self._compiling: dict[bytes, Future[Grammar]] = {}
         self._compiled: OrderedDict[bytes, Grammar] = OrderedDict()
         self._num_bytes = 0
+        self.totals = GrammarTotals()
 
     @property
     def num_bytes(self) -> int:
@@ -88,6 +94,7 @@ class GrammarStore:
         self._on_ready()
 
     def _compile(self, source: GrammarSource) -> Grammar:
+        started = time.perf_counter()
         try:
             if self._backend is None:
                 self._backend = self._load_backend()
@@ -97,6 +104,10 @@ class GrammarStore:
         except Exception as error:  # whatever a library or a broken tokenizer may raise ends this request only
             logger.exception("a grammar could not be compiled")
             raise GrammarError(f"the grammar could not be compiled: {error!r}") from error
+        finally:
+            self.totals = GrammarTotals(
+                self.totals.num_compiled + 1, self.totals.compile_s + time.perf_counter() - started
+            )
 
     def _keep(self, key: bytes, grammar: Grammar) -> Grammar:
         self._compiled[key] = grammar

@@ -53,6 +53,8 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--max-tokens", "max_tokens", int, ()),
     ("--grammar-timeout", "grammar_timeout_s", float, ()),
     ("--drain-timeout", "drain_timeout_s", float, ()),
+    ("--step-timeout", "step_timeout_s", float, ()),
+    ("--step-exit", "step_exit_s", float, ()),
     ("--log-level", "log_level", str, ()),
 )
 

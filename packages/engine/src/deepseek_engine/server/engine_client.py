@@ -2,6 +2,7 @@
 
 from typing import Protocol, Self
 
+from deepseek_engine.core_watch import CoreVitals
 from deepseek_engine.lora.directory import AdapterDirectory
 from deepseek_engine.messages import Delta, EngineStats, Ready, Submit
 
@@ -43,6 +44,11 @@ class EngineClient(Protocol):
         ...
 
     @property
+    def vitals(self) -> CoreVitals:
+        """Whether the core is heard of, and what it last said about itself."""
+        ...
+
+    @property
     def adapters(self) -> AdapterDirectory:
         """The LoRA adapters that requests may name."""
         ...
@@ -61,6 +67,10 @@ class EngineClient(Protocol):
 
     def cancel(self, request_id: str, index: int | None = None) -> bool:
         """End a request, or one answer of it, with finish reason `abort`; False if no such request is open."""
+        ...
+
+    def dump_state(self) -> None:
+        """Have the core write its state to the log."""
         ...
 
     async def wait_dead(self) -> None:

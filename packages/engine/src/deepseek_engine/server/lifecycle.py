@@ -3,6 +3,8 @@
 serving --SIGTERM--> draining --idle or drain_timeout_s--> stopping --> exit 0
    |                     '--second signal--------------------^
    '--core dies--> 503 for core_death_grace_s --> exit 1
+
+SIGUSR1 changes nothing: it has both processes write what they are doing to the log.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ import uvicorn
 from deepseek_engine.server.app import create_app_for
 from deepseek_engine.server.http_protocol import BoundedHttpProtocol
 from deepseek_engine.server.state import ServerState
+from deepseek_engine.watchdog import write_stacks
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +79,12 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop)
+        loop.add_signal_handler(signal.SIGUSR1, self.dump_state)
         serving = asyncio.create_task(self._server.serve(sockets=[self._bound]))
         try:
             return await self._until_end(serving)
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
             await self._state.grammars.close()
             await self._state.engine.shutdown()
@@ -88,6 +92,15 @@ class Lifecycle:
     def request_stop(self) -> None:
         """As the first signal does: drain. Asked again: stop at once."""
         (self._stop_now if self._stop.is_set() else self._stop).set()
+
+    def dump_state(self) -> None:
+        """Write down what is going on, here and in the core."""
+        logger.info(
+            "state of the server: %d requests are being answered, %d tasks, draining=%s",
+            self._state.running.num_running, len(asyncio.all_tasks()), self._state.is_draining,
+        )  # fmt: skip
+        write_stacks()
+        self._state.engine.dump_state()
 
     async def _until_end(self, serving: asyncio.Task[None]) -> int:
         stop = asyncio.create_task(self._stop.wait())

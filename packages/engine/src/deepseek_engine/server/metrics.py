@@ -1,20 +1,23 @@
-"""Every counter and histogram of the server, named once; all begin with `deepseek_engine_`."""
+"""What this process measures of requests, named once; `core_metrics` has what the core says of itself.
 
-from collections.abc import Callable, Iterator
+All names begin with `deepseek_engine_`, but for the usual `process_` ones, which are of this process.
+"""
+
+from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 
+from deepseek_engine.core_watch import CoreVitals
 from deepseek_engine.messages import EngineStats
+from deepseek_engine.server.core_metrics import CoreCollector
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 MAX_ADAPTER_LABELS: Final = 100
 """Each label value is a series that Prometheus keeps for ever, and each user may have an adapter."""
 
+_QUEUE_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TTFT_BUCKETS: Final = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _PER_TOKEN_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
 _E2E_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300)
@@ -25,9 +28,10 @@ class Metrics:
 
     Args:
         stats: gives the engine's state at the time of a scrape.
+        vitals: gives how the core process is doing then.
     """
 
-    def __init__(self, stats: Callable[[], EngineStats]) -> None:
+    def __init__(self, stats: Callable[[], EngineStats], vitals: Callable[[], CoreVitals]) -> None:
         self._registry = CollectorRegistry()
         prefix = "deepseek_engine_"
         self.requests = Counter(
@@ -40,6 +44,10 @@ class Metrics:
         self.generation_tokens = Counter(
             f"{prefix}generation_tokens", "Tokens generated, as reported in usage", registry=self._registry
         )
+        self.queue_time = Histogram(
+            f"{prefix}queue_seconds", "From a request's arrival in the core to its first place in a batch, or its end",
+            buckets=_QUEUE_BUCKETS, registry=self._registry,
+        )  # fmt: skip
         self.ttft = Histogram(
             f"{prefix}time_to_first_token_seconds", "From the request's arrival to its first token",
             buckets=_TTFT_BUCKETS, registry=self._registry,
@@ -57,7 +65,8 @@ class Metrics:
             ("adapter",), registry=self._registry,
         )  # fmt: skip
         self._counted_adapters: set[str] = set()
-        self._registry.register(_EngineCollector(stats))
+        self._registry.register(CoreCollector(stats, vitals))
+        ProcessCollector(registry=self._registry)
 
     def count_adapter(self, name: str) -> None:
         """A request with an adapter has ended. Only the first so many names become label values."""
@@ -70,34 +79,3 @@ class Metrics:
     def exposition(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self._registry)
-
-
-class _EngineCollector(Collector):
-    """The engine's own numbers, read when asked for."""
-
-    def __init__(self, stats: Callable[[], EngineStats]) -> None:
-        self._stats = stats
-
-    def collect(self) -> Iterator[Metric]:
-        stats = self._stats()
-        gauges = (
-            ("requests_running", "Sequences in the batch", stats.num_running),
-            ("requests_waiting", "Sequences waiting for a place", stats.num_waiting),
-            (
-                "kv_blocks_used",
-                "KV-cache blocks that hold a running sequence",
-                stats.num_blocks - stats.num_free_blocks,
-            ),
-            ("kv_blocks_total", "KV-cache blocks", stats.num_blocks),
-            ("adapters_resident", "LoRA adapters in memory", stats.num_adapters),
-        )
-        for name, documentation, value in gauges:
-            yield GaugeMetricFamily(f"deepseek_engine_{name}", documentation, value=value)
-        counters = (
-            ("preemptions", "Sequences put back to make room", stats.num_preemptions),
-            ("steps", "Steps of the engine", stats.num_steps),
-            ("spec_draft_tokens", "Guessed tokens that were verified", stats.num_draft_tokens),
-            ("spec_accepted_tokens", "Guessed tokens that were right", stats.num_accepted_tokens),
-        )
-        for name, documentation, value in counters:
-            yield CounterMetricFamily(f"deepseek_engine_{name}", documentation, value=value)

@@ -54,6 +54,8 @@ class RequestRecord:
         if self._is_usage_counted:
             metrics.prompt_tokens.inc(self.usage.prompt_tokens)
             metrics.generation_tokens.inc(self.usage.completion_tokens)
+        if self.course.queue_s is not None:
+            metrics.queue_time.observe(self.course.queue_s)
         ttft_ms = "-"
         if self._first_token_s is not None:
             ttft_s = self._first_token_s - self._start_s

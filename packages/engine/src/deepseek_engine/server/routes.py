@@ -40,7 +40,7 @@ class Routes:
 
     async def ready(self, request: Request) -> Response:  # noqa: ARG002
         """Whether it may take traffic."""
-        self._state.check_available()
+        self._state.check_ready()
         return _json({"status": "ready", "model": self._state.settings.model_names[0]})
 
     async def version(self, request: Request) -> Response:  # noqa: ARG002

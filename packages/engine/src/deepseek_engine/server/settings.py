@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from deepseek_engine.chat.selection import CHAT_FORMATS
-from deepseek_engine.config import EngineConfig
+from deepseek_engine.config import MAX_SECONDS, EngineConfig
 from deepseek_engine.lora.directory import check_adapter_name
 from deepseek_engine.model_source import DEFAULT_MODEL, model_display_name
 
@@ -83,6 +83,12 @@ class ServerSettings(BaseSettings):
     keep_alive_s: float = Field(15.0, gt=0, description="seconds of silence before a stream carries a comment")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     core_death_grace_s: float = Field(3.0, ge=0, description="seconds of 503 answers before the exit, if the core dies")
+    step_timeout_s: float = Field(
+        60.0, gt=0, le=MAX_SECONDS, description="seconds after which a step is taken to hang and state is logged"
+    )
+    step_exit_s: float = Field(
+        600.0, gt=0, le=MAX_SECONDS, description="seconds after which a step that hangs ends the server"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
 
     @field_validator("served_model_name", "lora", mode="before")
@@ -145,6 +151,8 @@ class ServerSettings(BaseSettings):
             enable_lora=self.enable_lora,
             max_loras=self.max_loras,
             max_lora_rank=self.max_lora_rank,
+            step_timeout_s=self.step_timeout_s,
+            step_exit_s=self.step_exit_s,
             lora_modules=tuple((name, folder) for name, _, folder in (entry.partition("=") for entry in self.lora)),
         )
 

@@ -23,7 +23,7 @@ class ServerState:
         self.tokenizer = tokenizer
         self.settings = settings
         self.models = ServedModels(settings.model_names, engine.adapters)
-        self.metrics = Metrics(lambda: engine.stats)
+        self.metrics = Metrics(lambda: engine.stats, lambda: engine.vitals)
         self.running = RunningRequests()
         self.grammars = GrammarTrials(
             settings.model_path, engine.info.vocab_size, tokenizer.eos_token_ids, settings.grammar_timeout_s
@@ -48,3 +48,13 @@ class ServerState:
             raise unavailable("the server is shutting down: send the request to another one")
         if not self.engine.is_alive:
             raise unavailable("the engine core is gone: the server is about to exit")
+
+    def check_ready(self) -> None:
+        """Raise if new requests should go elsewhere. Those that come are taken all the same: a long step may yet end.
+
+        Raises:
+            ApiError: 503 with the reason and Retry-After.
+        """
+        self.check_available()
+        if (trouble := self.engine.vitals.trouble) is not None:
+            raise unavailable(trouble)
