@@ -161,7 +161,7 @@ def test_the_number_of_runs_is_bounded_however_many_are_bad(caplog):
         add(engine, str(number), [number, POISON])
     sizes = counted(runner)
     engine.step()
-    assert len(sizes) <= 2 * MAX_SPLITS + 2
+    assert len(sizes) == 1 + 2 * MAX_SPLITS + 1, "the batch, its parts, and a token of nobody's"
     assert not engine.has_requests
 
 

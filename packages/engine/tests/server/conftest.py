@@ -338,12 +338,13 @@ async def scripted(tokenizer: Tokenizer) -> AsyncIterator[Scripted]:
 
 
 @asynccontextmanager
-async def run_core(tokenizer: Tokenizer, fake: str = "step_s=0.002", **settings: Any) -> AsyncIterator[Server]:
-    config = EngineConfig(
-        model=f"fake?vocab_size=49152&{fake}", num_kv_blocks=256, max_model_len=CONTEXT, max_num_seqs=8
-    )
-    engine = await AsyncEngine.start(config, runner="deepseek_engine.testing.fake_runner:build_fake_runner")
-    async with run_server(engine, tokenizer, **settings) as server:
+async def run_core(
+    tokenizer: Tokenizer, fake: str = "step_s=0.002", engine: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Server]:
+    values: dict[str, Any] = {"num_kv_blocks": 256, "max_model_len": CONTEXT, "max_num_seqs": 8, **(engine or {})}
+    config = EngineConfig(model=f"fake?vocab_size=49152&{fake}", **values)
+    core = await AsyncEngine.start(config, runner="deepseek_engine.testing.fake_runner:build_fake_runner")
+    async with run_server(core, tokenizer, **settings) as server:
         yield server
 
 
@@ -360,7 +361,7 @@ async def tiny_core(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S
 
 @pytest_asyncio.fixture
 async def start_core(tokenizer: Tokenizer) -> AsyncIterator[Scripted]:
-    """Start a server over a real core process, with settings of the server."""
+    """Start a server over a real core process, with options of the fake runner, and settings of core and server."""
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Server:

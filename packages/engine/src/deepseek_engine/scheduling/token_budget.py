@@ -27,10 +27,11 @@ class TokenBudget:
         return True
 
     def note_success(self) -> None:
-        """A step was computed; after enough of them the budget rises by a sixteenth of the full one."""
+        """A step was computed; after enough of them the budget rises by a sixteenth of the full one, or doubles."""
         if self.tokens == self.full:
             return
         self._num_good_steps += 1
         if self._num_good_steps >= RAISE_AFTER_STEPS:
             self._num_good_steps = 0
-            self.tokens = min(self.full, self.tokens + max(1, self.full // RAISES_TO_FULL))
+            # From a few tokens up a sixteenth may be a hundred times as much, and run out of memory at once again.
+            self.tokens = min(self.full, self.tokens + max(1, min(self.tokens, self.full // RAISES_TO_FULL)))

@@ -68,14 +68,13 @@ class Computation:
             except Exception as error:  # whatever a model, a sampler or a device may raise
                 if ran_out_of_memory(error):
                     return Outcome(ran_out=repr(error))
-                if num_splits == 0:
+                if part is batch:
                     logger.exception("a step of %d sequences failed", len(batch))
                 if len(part) > 1 and num_splits < MAX_SPLITS:
                     num_splits += 1
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
                 else:
-                    num_splits += 1
                     outcome.failures += [(scheduled, repr(error)) for scheduled in part]
             else:
                 outcome.computed += part
