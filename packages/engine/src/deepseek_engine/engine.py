@@ -169,7 +169,10 @@ class Engine:
             return
         self._scheduler.commit(outcome.computed)
         for scheduled in outcome.computed:
-            self._book.note_progress(scheduled.sequence, began_s)
+            sequence = scheduled.sequence
+            # Whoever goes on behind its prompt has computed it before, and that was noted.
+            if sequence.num_computed_tokens - scheduled.num_new_tokens < sequence.num_prompt_tokens:
+                self._book.note_progress(sequence, began_s)
         self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
         self._book.end_overdue()
         if outcome.failures:
@@ -249,8 +252,7 @@ class Engine:
                     self._book.emit(sequence, part=part)
         for scheduled in batch:
             sequence = scheduled.sequence
-            is_computed = sequence.num_computed_tokens >= sequence.num_prompt_tokens
-            if sequence.is_prompt_only and is_computed and not sequence.is_finished:
+            if sequence.is_prompt_only and sequence.num_uncomputed_tokens == 0 and not sequence.is_finished:
                 self._book.emit(sequence, finish_reason="length")
 
     def _append(self, scheduled: ScheduledSequence, tokens: Seq[SampledToken]) -> None:
@@ -261,17 +263,22 @@ class Engine:
             if sequence.grammar.failure is not None:
                 self._book.emit(sequence, finish_reason="error", error=sequence.grammar.failure, error_param="grammar")
                 return
-        num_added = 0
-        finish_reason: FinishReason | None = None
-        while finish_reason is None and num_added < len(tokens):
-            if num_added and drafts[num_added - 1] != tokens[num_added - 1].token_id:
-                break
-            finish_reason = _append_token(sequence, tokens[num_added].token_id)
-            num_added += 1
-        if drafts and self._speculator is not None:
-            self._scheduler.accept_drafts(sequence, num_added - 1)
-            self._speculator.observe(sequence, len(drafts), num_added - 1)
-        self._book.emit(sequence, tokens[:num_added], finish_reason=finish_reason)
+        finish_reason = _append_token(sequence, tokens[0].token_id)
+        if drafts:
+            num_added = 1
+            while finish_reason is None and num_added < len(tokens):
+                if drafts[num_added - 1] != tokens[num_added - 1].token_id:
+                    break
+                finish_reason = _append_token(sequence, tokens[num_added].token_id)
+                num_added += 1
+            tokens = tokens[:num_added]
+            if self._speculator is not None:
+                self._scheduler.accept_drafts(sequence, num_added - 1)
+                self._speculator.observe(sequence, len(drafts), num_added - 1)
+        if finish_reason is None:
+            self._book.emit_tokens(sequence, tokens)
+        else:
+            self._book.emit(sequence, tokens, finish_reason=finish_reason)
 
     def _fail(self, failures: Seq[tuple[ScheduledSequence, str]], num_sequences: int) -> None:
         """End the answers that could not be computed, and those that wait for their prompts."""
@@ -336,8 +343,9 @@ class Engine:
 def _append_token(sequence: Sequence, token_id: int) -> FinishReason | None:
     """Make the answer longer by a token; why it ends there, if it does."""
     # The stop rule reads how many tokens came before this one, so it goes first. A grammar's end needs no minimum.
-    may_stop = sequence.grammar is not None or sequence.num_output_tokens >= sequence.params.min_tokens
-    is_stop = may_stop and token_id in sequence.stop_token_ids
+    is_stop = token_id in sequence.stop_token_ids and (
+        sequence.grammar is not None or sequence.num_output_tokens >= sequence.params.min_tokens
+    )
     sequence.append(token_id)
     if is_stop:
         return "stop"

@@ -124,21 +124,21 @@ class AdapterReply(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A candidate token and its log-probability under the unmodified distribution."""
 
     token_id: int
     logprob: float
 
 
-class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The chosen token's log-probability and the likeliest alternatives, likeliest first."""
 
     logprob: float
     top: tuple[TopLogprob, ...] = ()
 
 
-class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one step added to one answer of a request.
 
     Attributes:

@@ -5,7 +5,7 @@ from collections.abc import Sequence as Seq
 from typing import Final
 
 from deepseek_engine.errors import EngineError, InvalidRequestError
-from deepseek_engine.messages import Delta, FinishReason, Submit
+from deepseek_engine.messages import Delta, FinishReason, Submit, TokenLogprobs
 from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.request import Request
 from deepseek_engine.scheduling.deadlines import Deadlines
@@ -74,6 +74,21 @@ class RequestBook:
             if not sequence.is_finished:
                 self.emit(sequence, finish_reason="error", error=reason, error_param=param)
 
+    def emit_tokens(self, sequence: Sequence, tokens: Seq[SampledToken]) -> None:
+        """Say what was added to an answer that goes on: nearly every delta, so it takes only the fields that it has."""
+        request = self._requests[sequence.request_id]
+        self._deltas.append(
+            Delta(
+                request_id=sequence.request_id,
+                index=sequence.index,
+                token_ids=tuple([token.token_id for token in tokens]),
+                logprobs=None if sequence.params.logprobs is None else _logprobs_of(tokens),
+                num_prompt_tokens=request.num_prompt_tokens,
+                num_cached_tokens=request.num_cached_tokens,
+                num_reasoning_tokens=0 if sequence.thinking is None else sequence.thinking.num_tokens,
+            )
+        )
+
     def emit(
         self,
         sequence: Sequence,
@@ -93,7 +108,7 @@ class RequestBook:
             request_id=sequence.request_id,
             index=sequence.index,
             token_ids=token_ids,
-            logprobs=tuple(token.logprobs for token in tokens if token.logprobs is not None) or None,
+            logprobs=_logprobs_of(tokens),
             prompt_logprobs=part.logprobs,
             embedding=part.embedding,
             finish_reason=finish_reason,
@@ -135,6 +150,10 @@ class RequestBook:
 
     def _queue_s(self, request: Request) -> float:
         return (self._clock() if request.started_s is None else request.started_s) - request.arrived_s
+
+
+def _logprobs_of(tokens: Seq[SampledToken]) -> tuple[TokenLogprobs, ...] | None:
+    return tuple([token.logprobs for token in tokens if token.logprobs is not None]) or None
 
 
 def param_of(error: EngineError) -> str | None:

@@ -6,7 +6,7 @@ at a time while it decodes. When no block is left, the running sequence of the w
 up its blocks and waits again. Who waits is admitted in the order of `scheduling.wait_queue`.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from operator import attrgetter
@@ -101,10 +101,10 @@ class Scheduler:
         num_preemptions = self.num_preemptions
         self._waiting.age()
         self._preempt_for_tests()
-        batch = self._schedule_decodes()
+        batch, prefilling = self._schedule_decodes()
         budget = self.budget.tokens - len(batch)
-        for sequence in self._running:
-            if sequence.num_uncomputed_tokens > 1 and budget > 0 and not _must_wait(sequence, batch, budget):
+        for sequence in prefilling:
+            if budget > 0 and not _must_wait(sequence, batch, budget):
                 budget -= self._add_to_batch(batch, sequence, budget)
         # Whoever was just preempted would take its blocks straight back, unless nobody else needs them.
         if self.num_preemptions == num_preemptions or not self._running:
@@ -155,7 +155,7 @@ class Scheduler:
     def finish(self, sequence: Sequence) -> None:
         """End a sequence in whatever state it is and free its blocks; if others wait for its prompt, one takes over."""
         if sequence.status is SequenceStatus.RUNNING:
-            self._running.remove(sequence)
+            self._leave_running(sequence)
         elif sequence.status is SequenceStatus.WAITING:
             self._waiting.remove(sequence)
         self._release_blocks(sequence)
@@ -183,29 +183,36 @@ class Scheduler:
                 assert is_full or self.allocator.ref_count(block) == 1, f"block {block} is shared and still written to"
 
     def _count_computed(self, sequence: Sequence, num_tokens: int) -> None:
-        first_block = sequence.num_computed_tokens // self.block_size
-        sequence.num_computed_tokens += num_tokens
-        end_block = sequence.num_computed_tokens // self.block_size
-        if self._prefix_cache is not None and end_block > first_block:
-            for block in self._prefix_cache.register(sequence, first_block, end_block):
-                self.allocator.keep_content(block)
-        if sequence.num_computed_tokens > sequence.num_charged_tokens:
-            self._charge_output(sequence)
+        before = sequence.num_computed_tokens
+        after = sequence.num_computed_tokens = before + num_tokens
+        if self._prefix_cache is not None:
+            first_block, end_block = before // self.block_size, after // self.block_size
+            if end_block > first_block:
+                for block in self._prefix_cache.register(sequence, first_block, end_block):
+                    self.allocator.keep_content(block)
+        # Charged for what was computed for the first time; what preemption repeats is not the tenant's doing.
+        num_charged = sequence.num_charged_tokens
+        if after > num_charged:
+            self._shares.charge(sequence.tenant, (after - num_charged) * OUTPUT_TOKEN_COST)
+            sequence.num_charged_tokens = after
 
-    def _schedule_decodes(self) -> list[ScheduledSequence]:
+    def _schedule_decodes(self) -> tuple[list[ScheduledSequence], list[Sequence]]:
+        """The decodes of the step, and the running sequences that do not decode yet."""
         batch: list[ScheduledSequence] = []
-        running = SequenceStatus.RUNNING
+        prefilling: list[Sequence] = []
+        running, block_size = SequenceStatus.RUNNING, self.block_size
         for sequence in list(self._running):
             if sequence.status is not running:
                 break  # preempted for a better one, as are all that follow
-            if len(sequence.token_ids) - sequence.num_computed_tokens == 1 and self._grow(sequence):
+            num_tokens = len(sequence.token_ids)
+            if num_tokens - sequence.num_computed_tokens != 1:
+                prefilling.append(sequence)
+            elif len(sequence.block_table) * block_size >= num_tokens or self._grow(sequence):
                 batch.append(ScheduledSequence(sequence, 1))
-        return batch
+        return batch, [sequence for sequence in prefilling if sequence.status is running]
 
     def _grow(self, sequence: Sequence) -> bool:
         """Give a decoding sequence the block for its next token; False if it was itself the one to be preempted."""
-        if len(sequence.block_table) * self.block_size >= len(sequence.token_ids):
-            return True
         while not self.allocator.num_free:
             victim = self._running.pop()
             self._preempt(victim)
@@ -213,6 +220,11 @@ class Scheduler:
                 return False
         sequence.block_table.append(self.allocator.allocate())
         return True
+
+    def _leave_running(self, sequence: Sequence) -> None:
+        place = bisect_left(self._running, _rank(sequence), key=_rank)
+        assert self._running[place] is sequence, "the running sequences are out of order"
+        del self._running[place]
 
     def _preempt(self, sequence: Sequence) -> None:
         self._release_blocks(sequence)
@@ -227,7 +239,7 @@ class Scheduler:
         # Only one that the last step brought a token: put back each time before it gets that far, it would never end.
         for sequence in reversed(self._with_new_token):
             if sequence.status is SequenceStatus.RUNNING:
-                self._running.remove(sequence)
+                self._leave_running(sequence)
                 self._preempt(sequence)
                 return
 
@@ -287,12 +299,6 @@ class Scheduler:
         if start < sequence.num_prompt_tokens:
             self._shares.charge(sequence.tenant, (sequence.num_prompt_tokens - start) * PROMPT_TOKEN_COST)
         sequence.num_charged_tokens = max(start, sequence.num_prompt_tokens)
-
-    def _charge_output(self, sequence: Sequence) -> None:
-        """Charge for what was computed for the first time; what preemption repeats is not the tenant's doing."""
-        num_tokens = sequence.num_computed_tokens - sequence.num_charged_tokens
-        self._shares.charge(sequence.tenant, num_tokens * OUTPUT_TOKEN_COST)
-        sequence.num_charged_tokens = sequence.num_computed_tokens
 
     def _start_forks(self, leader: Sequence) -> None:
         """Queue the other answers to a prompt that is now computed; its full blocks are theirs as well."""

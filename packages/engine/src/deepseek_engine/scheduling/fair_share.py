@@ -37,7 +37,7 @@ class FairShare:
 
     def charge(self, tenant: str, cost: int) -> None:
         """Count what was given to the tenant."""
-        self._served[tenant] = self.served(tenant) + cost
+        self._served[tenant] = self._served.get(tenant, self._floor) + cost
 
     def _forget_the_least_served(self) -> None:
         kept = sorted(self._served.items(), key=lambda entry: entry[1])[-MAX_TENANTS:]

@@ -7,9 +7,11 @@ verification by equality, not rejection sampling: lossless for a fixed seed, and
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary
+
+from msgspec.structs import replace
 
 from deepseek_engine.sequence import ScheduledSequence, Sequence
 from deepseek_engine.speculation.ngram import NgramIndex

@@ -9,7 +9,6 @@ run again, whole or in parts, and a batch that raises is halved until the sequen
 import logging
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 from deepseek_engine.grammar.desk import GrammarDesk
@@ -86,11 +85,16 @@ class Computation:
         self._journal.compute(batch)
         logits = self._runner.forward(batch)
         self._journal.enter("sample")
-        read = [(s.sequence, positions.stop) for s in batch if (positions := s.read_positions)]
+        read = [(s.sequence, p.stop) for s in batch if s.sequence.reading is not None and (p := s.read_positions)]
         parts = self._runner.read_prompts(batch) if read else []
         readings = [(sequence, stop, part) for (sequence, stop), part in zip(read, parts, strict=True)]
         self._grammars.fill_masks(batch)
-        tokens = iter(self._runner.sample(logits, batch))
-        sampled = [(s, list(islice(tokens, s.num_sampled_rows))) for s in batch if s.needs_token]
-        assert next(tokens, None) is None, "more tokens than rows"
+        tokens = self._runner.sample(logits, batch)
+        sampled: list[Sampled] = []
+        num_taken = 0
+        for scheduled in batch:
+            if num_rows := scheduled.num_sampled_rows:
+                sampled.append((scheduled, tokens[num_taken : num_taken + num_rows]))
+                num_taken += num_rows
+        assert num_taken == len(tokens), f"{len(tokens)} tokens for {num_taken} rows"
         return sampled, readings
