@@ -117,6 +117,15 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz_scheduler(session: nox.Session) -> None:
+    """Drive the engine with random requests, cancels and failures: `nox -s fuzz_scheduler -- 100000` steps."""
+    environment(session, "test")
+    os.environ["FUZZ_SCHEDULER_STEPS"] = session.posargs[0] if session.posargs else "100000"
+    file = "packages/engine/tests/test_scheduler_state_machine.py"
+    run(session, "python", "-m", "pytest", file, "--timeout", "14400", "-v")
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the three wheels into `dist/`, install each alone in an empty environment, and import it."""
     environment(session)

@@ -1,9 +1,16 @@
-"""Random submits, cancels, failures and steps: the real engine with a fake model that notices any block mix-up."""
+"""Random submits, cancels, failures and steps: the real engine with a fake model that notices any block mix-up.
 
+FUZZ_SCHEDULER_STEPS makes it go on for so many steps, in rounds with a seed each: `nox -s fuzz_scheduler`.
+"""
+
+import os
+import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from itertools import count
 
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -113,6 +120,7 @@ class EngineMachine(RuleBasedStateMachine):
             max_num_batched_tokens=max_num_seqs + extra_budget,
             enable_prefix_caching=caching,
             speculation=speculation,
+            priority_ageing_steps=5,
             num_speculative_tokens=6,  # more than a block
             ngram_min=1,
         )
@@ -143,14 +151,33 @@ class EngineMachine(RuleBasedStateMachine):
         seed=st.integers(0, 3),
         has_eos=st.booleans(),
         salt=st.sampled_from(("", "", "a")),
+        priority=st.sampled_from((0, 0, 0, 1, -2)),
         meanwhile=st.booleans(),
         odds=st.integers(0, 15),
     )
     def submit(
-        self, beginning, length, end, n, max_tokens, min_tokens, temperature, seed, has_eos, salt, meanwhile, odds
+        self,
+        beginning,
+        length,
+        end,
+        n,
+        max_tokens,
+        min_tokens,
+        temperature,
+        seed,
+        has_eos,
+        salt,
+        priority,
+        meanwhile,
+        odds,
     ):
         params = SamplingParams(
-            n=n, max_tokens=max_tokens, min_tokens=min(min_tokens, max_tokens), temperature=temperature, seed=seed
+            n=n,
+            max_tokens=max_tokens,
+            min_tokens=min(min_tokens, max_tokens),
+            temperature=temperature,
+            seed=seed,
+            priority=priority,
         )
         request_id = str(self.num_requests)
         self.num_requests += 1
@@ -216,20 +243,26 @@ class EngineMachine(RuleBasedStateMachine):
             self.answers[delta.request_id, delta.index].take(delta)
 
 
-def test_every_answer_is_the_models_own_whatever_happens_around_it(caplog):
+def test_every_answer_is_the_models_own_whatever_happens_around_it(caplog, capsys):
     caplog.set_level("CRITICAL")
     driven.update(dict.fromkeys(driven, 0))
-    run_state_machine_as_test(
-        EngineMachine,
-        settings=settings(
-            max_examples=400,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-    assert driven["steps"] >= MIN_STEPS
+    wanted = int(os.environ.get("FUZZ_SCHEDULER_STEPS", MIN_STEPS))
+    started = time.monotonic()
+    for round_number in count():
+        run_state_machine_as_test(
+            with_seed(round_number)(EngineMachine),
+            settings=settings(
+                max_examples=400,
+                stateful_step_count=40,
+                deadline=None,
+                database=None,
+                phases=(Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        with capsys.disabled():
+            if wanted > MIN_STEPS:
+                print(f"\nround {round_number}, {time.monotonic() - started:.0f} s: {driven}", flush=True)  # noqa: T201 - hours need a sign of life
+        if driven["steps"] >= wanted:
+            break
     assert min(driven.values()) >= 100, driven  # each kind of event was really there
