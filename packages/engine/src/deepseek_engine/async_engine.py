@@ -16,6 +16,8 @@ from deepseek_engine.framing import FrameError
 from deepseek_engine.lora.directory import AdapterDirectory
 from deepseek_engine.messages import Cancel, Configure, EngineStats, Heartbeat, Ready, StartFailed, StepOutputs, Submit
 from deepseek_engine.request import max_total_tokens
+from deepseek_engine.request_log.log_file import LogFile
+from deepseek_engine.request_log.recorder import RequestRecorder, with_seed
 from deepseek_engine.request_stream import Mailbox, RequestStream
 
 logger = logging.getLogger(__name__)
@@ -53,17 +55,20 @@ class AsyncEngine:
         self._watch = CoreWatch(config.heartbeat_s, config.step_timeout_s, config.step_exit_s)
         link.on_message = self._receive
         self._watching = asyncio.create_task(self._watch_core())
+        self._recorder: RequestRecorder | None = None
         self._funeral = asyncio.create_task(self._bury())
 
     @classmethod
-    async def start(cls, config: EngineConfig, runner: str | None = None) -> Self:
+    async def start(cls, config: EngineConfig, runner: str | None = None, request_log: LogFile | None = None) -> Self:
         """Start a core and wait until it can serve.
 
         Args:
             config: how the core runs.
             runner: `module:callable` that builds another runner than the real one; for tests.
+            request_log: where requests are written to; closed by `shutdown`.
 
         Raises:
+            InvalidRequestError: the request log cannot be written.
             EngineStartError: the core could not load the model, or died on the way.
         """
         process, link = await spawn_core(runner or DEFAULT_RUNNER)
@@ -75,7 +80,10 @@ class AsyncEngine:
             await wait_or_kill(process, 0)
             raise
         if isinstance(answer, Ready):
-            return cls(config, process, link, answer)
+            engine = cls(config, process, link, answer)
+            if request_log is not None:
+                await engine._record_to(request_log)
+            return engine
         link.close()
         status = await wait_or_kill(process, _EXIT_S)
         if isinstance(answer, StartFailed):
@@ -115,10 +123,14 @@ class AsyncEngine:
         max_total_tokens(submit, self.info)
         num_tokens = len(submit.prompt_token_ids)
         self._check_queue(num_tokens)
+        if self._recorder is not None:
+            submit = with_seed(submit)
         try:
             self._link.send(submit)
         except FrameError as error:
             raise InvalidRequestError(f"the request is too large: {error}") from error
+        if self._recorder is not None:
+            self._recorder.add(submit, self.stats.num_steps, self.adapters.path_of(submit.adapter))
         mailbox = self._mailboxes[submit.request_id] = Mailbox(submit.params.n, num_tokens)
         self._num_pending_tokens += num_tokens
         return RequestStream(submit.request_id, mailbox, self._abandon)
@@ -142,6 +154,15 @@ class AsyncEngine:
         self._link.close()
         await wait_or_kill(self._process, timeout_s)
         await self.wait_dead()
+        if self._recorder is not None:
+            await asyncio.to_thread(self._recorder.close)
+
+    async def _record_to(self, request_log: LogFile) -> None:
+        try:
+            self._recorder = RequestRecorder(request_log, self._config, self.info)
+        except BaseException:
+            await self.shutdown()
+            raise
 
     def _check_queue(self, num_tokens: int) -> None:
         # What this process has sent is exact and known at once; what the core says lags by a step, but also knows of
@@ -189,6 +210,8 @@ class AsyncEngine:
     def _deliver(self, outputs: StepOutputs) -> None:
         self.stats = outputs.stats
         self.adapters.answer(outputs.replies)
+        if self._recorder is not None:
+            self._recorder.take(outputs)
         for delta in outputs.deltas:
             mailbox = self._mailboxes.get(delta.request_id)
             if mailbox is None:

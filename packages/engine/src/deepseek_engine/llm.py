@@ -1,5 +1,6 @@
 """LLM: the engine without a server, for scripts, benchmarks and tests. Names are those that vLLM's users know."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from deepseek_engine.engine import Engine
 from deepseek_engine.errors import EngineError, InvalidRequestError
 from deepseek_engine.grammar.store import GrammarStore, make_backend
 from deepseek_engine.interrupts import InterruptGuard
-from deepseek_engine.messages import Delta, EmbedParams
+from deepseek_engine.messages import Delta, EmbedParams, StepOutputs, Submit
 from deepseek_engine.model_runner import build_runner
 from deepseek_engine.offline_request import CompletionOutput, EmbeddingOutput, PendingRequest, RequestOutput
+from deepseek_engine.request_log.log_file import LogFile
+from deepseek_engine.request_log.recorder import RequestRecorder, with_seed
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.tokenizer import Tokenizer, load_tokenizer
 
@@ -38,14 +41,16 @@ class LLM:
 
     Args:
         model: a folder of safetensors, a `.gguf` file, or a built-in name.
+        request_log: a file to write every request and its answers to, for `deepseek-bench replay`.
         settings: fields of `EngineConfig`.
 
     Raises:
         ModelLoadError: the checkpoint is missing, broken or not supported.
-        InvalidRequestError: a setting is out of range.
+        InvalidRequestError: a setting is out of range, or the request log cannot be written.
     """
 
-    def __init__(self, model: str, **settings: Any) -> None:
+    def __init__(self, model: str, *, request_log: str | os.PathLike[str] | None = None, **settings: Any) -> None:
+        log = None if request_log is None else LogFile(request_log)
         self.config = EngineConfig(model=model, **settings)
         self.tokenizer: Tokenizer = load_tokenizer(model)
         self._wake = threading.Event()
@@ -54,6 +59,8 @@ class LLM:
         self._engine: Engine | None = Engine(self.config, runner, wake=self._wake.set, grammars=grammars)
         self._adapter_paths = dict(self.config.lora_modules)
         self._ids = count()
+        self._num_steps = 0
+        self._recorder = None if log is None else RequestRecorder(log, self.config, runner.info)
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +82,8 @@ class LLM:
     def close(self) -> None:
         """Drop the model and its cache; a second call does nothing."""
         self._engine = None
+        if self._recorder is not None:
+            self._recorder.close()
 
     def generate(
         self,
@@ -180,7 +189,7 @@ class LLM:
         with InterruptGuard() as guard, tqdm(total=len(pending), unit="prompt", disable=hide_bar) as bar:
             try:
                 for request in pending:
-                    engine.add_request(request.submit)
+                    self._submit(request.submit)
                 for delta in self._deltas(guard):
                     request = by_id.get(delta.request_id)
                     if request is None or request.is_finished:
@@ -193,7 +202,23 @@ class LLM:
                 # After an error or Ctrl-C no request may stay behind and run in the next call.
                 for request_id in by_id:
                     engine.cancel(request_id)
-                engine.step()
+                self._step()
+
+    def _submit(self, submit: Submit) -> None:
+        if self._recorder is None:
+            self.engine.add_request(submit)
+            return
+        submit = with_seed(submit)
+        self.engine.add_request(submit)
+        path = None if submit.adapter is None else self._adapter_paths[submit.adapter]
+        self._recorder.add(submit, self._num_steps, path)
+
+    def _step(self) -> StepOutputs:
+        outputs = self.engine.step()
+        self._num_steps = outputs.stats.num_steps
+        if self._recorder is not None:
+            self._recorder.take(outputs)
+        return outputs
 
     def _deltas(self, guard: InterruptGuard) -> Iterator[Delta]:
         while self.engine.has_work or self.engine.has_requests:
@@ -201,7 +226,7 @@ class LLM:
             if not self.engine.has_work:
                 self._wake.wait()  # every request waits for an adapter or a grammar
             self._wake.clear()
-            yield from self.engine.step().deltas
+            yield from self._step().deltas
 
     def _load_adapters(
         self, lora_request: LoRARequest | Sequence[LoRARequest | None] | None, num_prompts: int

@@ -1,9 +1,10 @@
-"""`deepseek-bench`: benchmarks that end in one line of JSON."""
+"""`deepseek-bench`: benchmarks and replays that end in one line of JSON."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from deepseek_engine.bench.replay import add_replay_command, run_replay
 from deepseek_engine.bench.serving.options import add_serving_command, serving_options
 from deepseek_engine.config import DTYPES, QUANTIZATIONS, EngineConfig
 from deepseek_engine.errors import EngineError
@@ -12,7 +13,7 @@ from deepseek_engine.model_source import DEFAULT_MODEL
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="deepseek-bench", description="Measure the engine.")
+    parser = argparse.ArgumentParser(prog="deepseek-bench", description="Measure the engine, or replay what it did.")
     commands = parser.add_subparsers(dest="command", required=True)
     offline = commands.add_parser("offline", help="prefill and decode rates and peak memory, without a server")
     offline.add_argument("--model-path", default=DEFAULT_MODEL, help="folder, .gguf file or built-in name")
@@ -24,7 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     offline.add_argument("--runs", type=int, default=3, help="measured runs of each batch size, after a warm-up")
     offline.add_argument("--threads", type=int, default=None, help="CPU threads; one a core by default")
     add_serving_command(commands.add_parser)
+    add_replay_command(commands.add_parser)
     options = parser.parse_args(arguments)
+    if options.command == "replay":
+        return _status_of(lambda: run_replay(options))
     return _serving(options, parser) if options.command == "serving" else _offline(options, parser)
 
 
@@ -48,7 +52,7 @@ def _offline(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         parser.error("--batch-sizes must be at least 1")
     from deepseek_engine.bench.offline import run_offline
 
-    try:
+    def measure() -> int:
         config = EngineConfig(
             model=options.model_path,
             dtype=options.dtype,
@@ -58,12 +62,19 @@ def _offline(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
             num_threads=options.threads,
         )
         run_offline(config, options.batch_sizes, options.prompt_tokens, options.output_tokens, options.runs)
+        return 0
+
+    return _status_of(measure)
+
+
+def _status_of(command: Callable[[], int]) -> int:
+    try:
+        return command()
     except EngineError as error:
         print(f"deepseek-bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -59,6 +59,10 @@ class AdapterDirectory:
         if name is not None and name not in self._loaded:
             raise UnknownAdapterError(f"no adapter {name[:140]!r} is loaded")
 
+    def path_of(self, name: str | None) -> str | None:
+        """The folder of a loaded adapter."""
+        return None if name is None else self._loaded[name].path
+
     async def load(self, name: str, path: str, *, replace: bool = False) -> AdapterInfo:
         """Load an adapter from a folder; requests may name it from then on.
 

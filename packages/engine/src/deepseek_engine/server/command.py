@@ -55,6 +55,8 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--drain-timeout", "drain_timeout_s", float, ()),
     ("--step-timeout", "step_timeout_s", float, ()),
     ("--step-exit", "step_exit_s", float, ()),
+    ("--request-log", "request_log", str, ()),
+    ("--request-log-max-bytes", "request_log_max_bytes", str, ()),
     ("--log-level", "log_level", str, ()),
 )
 
@@ -76,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def parse_settings(arguments: Sequence[str]) -> ServerSettings:
     """Settings from flags and variables; a bad one ends the process with its name."""
-    parser = _parser()
+    parser = build_parser()
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     try:
         settings = ServerSettings(**given)
@@ -101,7 +103,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return importlib.import_module("uvloop").new_event_loop if importlib.util.find_spec("uvloop") else None
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The program's flags; `dest` is the field of `ServerSettings`, None where it was not given."""
     fields = ServerSettings.model_fields
     parser = argparse.ArgumentParser(
         prog="deepseek-server",

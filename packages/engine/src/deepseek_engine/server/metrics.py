@@ -3,10 +3,13 @@
 All names begin with `deepseek_engine_`, but for the usual `process_` ones, which are of this process.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from deepseek_engine.core_watch import CoreVitals
 from deepseek_engine.messages import EngineStats
@@ -76,6 +79,22 @@ class Metrics:
             self._counted_adapters.add(name)
         self._adapter_requests.labels(name).inc()
 
+    def watch_request_log(self, num_lost: Callable[[], int]) -> None:
+        """Show how many lines of the request log are lost."""
+        self._registry.register(_RequestLogCollector(num_lost))
+
     def exposition(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self._registry)
+
+
+class _RequestLogCollector(Collector):
+    """What the request log says of itself when asked."""
+
+    def __init__(self, num_lost: Callable[[], int]) -> None:
+        self._num_lost = num_lost
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "deepseek_engine_request_log_lost_lines", "Lines that could not be written", value=self._num_lost()
+        )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deepseek_engine.async_engine import AsyncEngine
 from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.request_log.log_file import LogFile
 from deepseek_engine.server.lifecycle import Lifecycle
 from deepseek_engine.server.listener import bind_socket, describe_socket, remove_socket_file
 from deepseek_engine.server.settings import ServerSettings
@@ -22,12 +23,14 @@ async def serve(settings: ServerSettings) -> int:
 
     Raises:
         ListenError: the address cannot be listened on.
+        InvalidRequestError: the request log cannot be written.
         ModelLoadError, EngineStartError: the model cannot be loaded.
     """
     start_s = time.perf_counter()
+    request_log = _request_log(settings)
     bound = bind_socket(settings)
     try:
-        starting = asyncio.create_task(AsyncEngine.start(settings.engine_config))
+        starting = asyncio.create_task(AsyncEngine.start(settings.engine_config, request_log=request_log))
         try:
             tokenizer = await asyncio.to_thread(_load_tokenizer, settings)
             engine = await starting
@@ -36,10 +39,20 @@ async def serve(settings: ServerSettings) -> int:
             await asyncio.gather(starting, return_exceptions=True)
             raise
         state = ServerState(engine, tokenizer, settings)
+        if request_log is not None:
+            state.metrics.watch_request_log(lambda: request_log.num_lost)
         return await Lifecycle(state, bound, lambda: _log_ready(state, bound, start_s)).run()
     finally:
         bound.close()
         remove_socket_file(settings)
+
+
+def _request_log(settings: ServerSettings) -> LogFile | None:
+    if settings.request_log is None:
+        return None
+    log = LogFile(settings.request_log, settings.request_log_max_bytes)
+    logger.warning("all requests and answers are written to %s", log.path)
+    return log
 
 
 def _load_tokenizer(settings: ServerSettings) -> Tokenizer:

@@ -10,6 +10,7 @@ from deepseek_engine.chat.selection import CHAT_FORMATS
 from deepseek_engine.config import MAX_SECONDS, EngineConfig
 from deepseek_engine.lora.directory import check_adapter_name
 from deepseek_engine.model_source import DEFAULT_MODEL, model_display_name
+from deepseek_engine.request_log.log_file import DEFAULT_MAX_BYTES, MIN_MAX_BYTES
 
 _UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -89,6 +90,14 @@ class ServerSettings(BaseSettings):
     step_exit_s: float = Field(
         600.0, gt=0, le=MAX_SECONDS, description="seconds after which a step that hangs ends the server"
     )
+    request_log: str | None = Field(
+        None,
+        description="file to write every request and its answers to, as token ids, for `deepseek-bench replay`; off by "
+        "default, as whoever reads it reads what was asked and answered",
+    )
+    request_log_max_bytes: int = Field(
+        DEFAULT_MAX_BYTES, ge=MIN_MAX_BYTES, description="of the request log and its older parts, or with a unit: 1GiB"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
 
     @field_validator("served_model_name", "lora", mode="before")
@@ -96,7 +105,7 @@ class ServerSettings(BaseSettings):
     def _split_names(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
-    @field_validator("kv_cache_memory", mode="before")
+    @field_validator("kv_cache_memory", "request_log_max_bytes", mode="before")
     @classmethod
     def _parse_bytes(cls, value: object) -> object:
         return parse_bytes(value) if isinstance(value, str) else value
