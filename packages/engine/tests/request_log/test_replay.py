@@ -10,14 +10,13 @@ import pytest
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
-from deepseek_engine.errors import EngineDeadError
 from deepseek_engine.messages import Cancel, Submit
 from deepseek_engine.request_log.log_file import LogFile
 from deepseek_engine.request_log.reader import RequestLogError, read_request_log
 from deepseek_engine.request_log.recorder import RequestRecorder, with_seed
 from deepseek_engine.request_log.replay import Comparison, Replay, changes_since, replay_config
 from deepseek_engine.sampling_params import SamplingParams
-from deepseek_engine.testing.fake_runner import build_fake_runner
+from deepseek_engine.testing.fake_runner import FakeRunner, build_fake_runner
 
 CONFIG = EngineConfig(model="fake", num_kv_blocks=64, max_num_seqs=4, max_num_batched_tokens=64)
 PARAMS = [
@@ -171,21 +170,18 @@ def test_a_broken_line_in_the_middle_and_an_end_without_its_request_are_counted(
     assert (len(run.requests), run.num_orphans) == (7, 1)
 
 
-def test_a_request_that_killed_the_engine_kills_it_again_and_is_named(tmp_path: Path):
-    fatal = EngineConfig(model="fake?fail_token=499", num_kv_blocks=64, max_num_seqs=1)
-    engine = Engine(fatal, build_fake_runner(fatal))
-    recorder = RequestRecorder(LogFile(tmp_path / "log"), fatal, engine.info)
-    for request_id in ("first", "second"):
-        submit = with_seed(Submit(request_id, [1, 499], PARAMS[0]))
-        recorder.add(submit, 0)
-        engine.add_request(submit)
-    recorder.take(engine.step())
-    with pytest.raises(EngineDeadError):
-        engine.step()
-    recorder.close()
-    (difference,) = replayed(tmp_path / "log").differences
-    assert "the engine died" in difference
-    assert difference.endswith("it was computing request 1 (second)")
+class BrokenRunner(FakeRunner):
+    def forward(self, batch: Any) -> list[bytes]:
+        raise RuntimeError("broken")
+
+
+def test_an_engine_that_dies_on_the_way_is_a_difference_that_names_what_it_computed(log: Path):
+    run = read_request_log([log])
+    broken = BrokenRunner(build_fake_runner(CONFIG).info)
+    comparison = Replay(Engine(CONFIG, broken), run, threading.Event(), max_open=6).run()
+    assert "the engine died" in comparison.differences[-1]
+    assert "it was computing request " in comparison.differences[-1]
+    assert comparison.num_equal == 0
 
 
 def test_recorded_times_are_kept_if_asked(log: Path):
