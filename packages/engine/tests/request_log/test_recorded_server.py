@@ -120,8 +120,11 @@ def test_all_kinds_of_requests_replay_to_the_recorded_tokens(log: Path, capsys: 
 
 def test_a_line_that_was_changed_is_found(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     lines = log.read_bytes().splitlines(keepends=True)
-    index = next(i for i, line in enumerate(lines) if b'"type":"end"' in line and b'"finish_reason":"length"' in line)
-    end = msgspec.json.decode(lines[index])
+    index, end = next(
+        (index, end)
+        for index, line in enumerate(lines)
+        if (end := msgspec.json.decode(line))["type"] == "end" and len(end["token_ids"]) > 4
+    )
     end["token_ids"][4] = (end["token_ids"][4] + 1) % 100
     (tmp_path / "log").write_bytes(b"".join([*lines[:index], msgspec.json.encode(end), b"\n", *lines[index + 1 :]]))
     assert main(["replay", str(tmp_path / "log")]) == 1
