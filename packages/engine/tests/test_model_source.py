@@ -31,9 +31,12 @@ def test_a_folder_and_a_gguf_file_are_themselves(tmp_path: Path):
 
 def test_what_is_not_there_or_of_another_kind_is_refused_with_the_choices(tmp_path: Path):
     (tmp_path / "model.bin").touch()
+    (tmp_path / "model.onnx").touch()
     with pytest.raises(ModelLoadError, match=r"no such file or folder.*smollm2"):
         resolve_model(str(tmp_path / "absent"))
     with pytest.raises(ModelLoadError, match="unknown kind"):
+        resolve_model(str(tmp_path / "model.onnx"))
+    with pytest.raises(ModelLoadError, match=r"model\.bin: .*can run code.*from_pretrained"):
         resolve_model(str(tmp_path / "model.bin"))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, Self
 
+import msgspec
 from tqdm import tqdm
 
 from deepseek_engine.config import EngineConfig
@@ -16,6 +17,7 @@ from deepseek_engine.grammar.store import GrammarStore, make_backend
 from deepseek_engine.interrupts import InterruptGuard
 from deepseek_engine.messages import Delta, EmbedParams, StepOutputs, Submit
 from deepseek_engine.model_runner import build_runner
+from deepseek_engine.model_source import as_hub_model, resolve_model
 from deepseek_engine.offline_request import CompletionOutput, EmbeddingOutput, PendingRequest, RequestOutput
 from deepseek_engine.request_log.log_file import LogFile
 from deepseek_engine.request_log.recorder import RequestRecorder, with_seed
@@ -40,7 +42,8 @@ class LLM:
     """A model in this process. As a context manager it gives the memory of the model and its cache back at the end.
 
     Args:
-        model: a folder of safetensors, a `.gguf` file, or a built-in name.
+        model: a folder of safetensors, a `.gguf` file, a built-in name, or a hub id (`org/name@revision`), which is
+            downloaded once.
         request_log: a file to write every request and its answers to, for `deepseek-bench replay`.
         settings: fields of `EngineConfig`.
 
@@ -52,7 +55,9 @@ class LLM:
     def __init__(self, model: str, *, request_log: str | os.PathLike[str] | None = None, **settings: Any) -> None:
         log = None if request_log is None else LogFile(request_log)
         self.config = EngineConfig(model=model, **settings)
-        self.tokenizer: Tokenizer = load_tokenizer(model)
+        if as_hub_model(model) is not None:
+            self.config = msgspec.structs.replace(self.config, model=str(resolve_model(model)))
+        self.tokenizer: Tokenizer = load_tokenizer(self.config.model)
         self._wake = threading.Event()
         runner = build_runner(self.config)
         grammars = GrammarStore(lambda: make_backend(self.tokenizer, runner.info.vocab_size))

@@ -212,7 +212,7 @@ class Tokenizer:
 
 
 def load_tokenizer(model: str, *, chat_template: str | None = None, chat_format: str = "auto") -> Tokenizer:
-    """The tokenizer of a checkpoint folder, a `.gguf` file or a built-in name.
+    """The tokenizer of whatever `resolve_model` knows: a folder, a `.gguf` file, a built-in name or a hub id.
 
     Args:
         model: which.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deepseek_engine.async_engine import AsyncEngine
 from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.model_source import as_hub_model, start_download
 from deepseek_engine.request_log.log_file import LogFile
 from deepseek_engine.server.lifecycle import Lifecycle
 from deepseek_engine.server.listener import bind_socket, describe_socket, remove_socket_file
@@ -30,6 +31,7 @@ async def serve(settings: ServerSettings) -> int:
     request_log = _request_log(settings)
     bound = bind_socket(settings)
     try:
+        settings = await _fetch_model(settings)
         starting = asyncio.create_task(AsyncEngine.start(settings.engine_config, request_log=request_log))
         try:
             tokenizer = await asyncio.to_thread(_load_tokenizer, settings)
@@ -53,6 +55,16 @@ def _request_log(settings: ServerSettings) -> LogFile | None:
     log = LogFile(settings.request_log, settings.request_log_max_bytes)
     logger.warning("all requests and answers are written to %s", log.path)
     return log
+
+
+async def _fetch_model(settings: ServerSettings) -> ServerSettings:
+    """Settings that name a local model: what is on the Hub is downloaded once, for this process and the core."""
+    hub_model = as_hub_model(settings.model_path)
+    if hub_model is None:
+        return settings
+    with start_download(hub_model) as download:  # a signal ends it with the block, and the thread with it
+        path = await asyncio.to_thread(download.wait)
+    return settings.model_copy(update={"model_path": str(path), "served_model_name": settings.model_names})
 
 
 def _load_tokenizer(settings: ServerSettings) -> Tokenizer:

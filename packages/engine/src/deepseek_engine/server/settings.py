@@ -20,7 +20,9 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ENGINE_", extra="ignore", frozen=True, protected_namespaces=())
 
-    model_path: str = Field(DEFAULT_MODEL, description="folder of safetensors, .gguf file, or built-in name")
+    model_path: str = Field(
+        DEFAULT_MODEL, description="folder of safetensors, .gguf file, built-in name, or hub id: org/name@revision"
+    )
     served_model_name: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names that requests may use, the first in answers; the model's own name if not given"
     )
