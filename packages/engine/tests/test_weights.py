@@ -1,6 +1,8 @@
 """Broken and unsupported checkpoints fail at load, by the name of what is wrong."""
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from deepseek_engine import model_runner
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import InvalidRequestError, ModelLoadError
+from deepseek_engine.llm import LLM
 from deepseek_engine.model_runner import build_runner
-from deepseek_engine.step_model import TorchModel
 from deepseek_engine.testing.checkpoints import TINY_MOE, TinyModel, write_tiny_checkpoint
 
 
@@ -53,16 +56,11 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(folder: Path) -> None:
         build(folder)
 
 
-def test_a_corrupt_file_is_named(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ModelLoadError, match=r"model\.safetensors cannot be read as safetensors"):
-        build(folder)
-
-
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelLoadError, match="pickled checkpoints"):
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.int64, torch.bool])
+def test_a_type_whose_values_stand_for_something_else_is_refused(folder: Path, dtype: torch.dtype) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    change_tensors(folder, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(ModelLoadError, match=rf"up_proj\.weight is of type {str(dtype).removeprefix('torch.')}"):
         build(folder)
 
 
@@ -73,6 +71,10 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"sliding_window": 128}, "sliding_window=128"),
         ({"rope_scaling": {"rope_type": "ntk"}}, "rope_type='ntk'"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 is beyond 4096"),
+        ({"vocab_size": 2**30, "hidden_size": 2**30}, "no room for a model of the sizes in"),
+        ({"intermediate_size": 10**22}, "intermediate_size=10000000000000000000000 is beyond 1073741824"),
+        ({"hidden_size": 32}, r"has shape .*: config\.json asks for"),
         ({"num_key_value_heads": 3}, "num_attention_heads=4 is not a multiple of num_key_value_heads=3"),
     ],
 )
@@ -82,25 +84,17 @@ def test_an_unsupported_config_is_refused_by_its_field(folder: Path, fields: dic
         build(folder)
 
 
+def test_a_model_larger_than_free_memory_is_refused_before_it_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_runner, "available_memory_bytes", lambda: 10**5)
+    with pytest.raises(ModelLoadError, match=r"take 0\.00038 GB and 0\.0001 GB of memory are free: .*int8"):
+        build(folder)
+
+
 def test_a_folder_without_config_says_what_a_checkpoint_has(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"config\.json"):
         build(tmp_path)
-
-
-def test_sharded_checkpoints_load_like_whole_ones(tmp_path: Path) -> None:
-    whole = write_tiny_checkpoint(tmp_path / "whole", TINY_MOE)
-    sharded = write_tiny_checkpoint(tmp_path / "sharded", TINY_MOE)
-    tensors = load_file(sharded / "model.safetensors")
-    (sharded / "model.safetensors").unlink()
-    names = sorted(tensors)
-    files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, part in files.items():
-        save_file({name: tensors[name] for name in part}, sharded / file)
-    weight_map = {name: file for file, part in files.items() for name in part}
-    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    models = [build(folder).model for folder in (whole, sharded)]
-    expected, actual = (model.transformer.state_dict() for model in models if isinstance(model, TorchModel))
-    assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 def test_a_context_beyond_the_trained_one_is_refused(tmp_path: Path) -> None:
@@ -121,3 +115,47 @@ def test_a_setting_out_of_range_is_named(fields: dict[str, Any], param: str) -> 
     with pytest.raises(InvalidRequestError) as caught:
         EngineConfig(model="smollm2", **fields)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_the_report_says_how_many_bytes_have_which_type_and_are_for_what(
+    tmp_path: Path, quantization: str | None
+) -> None:
+    folder = write_tiny_checkpoint(tmp_path, TINY_MOE)
+    with LLM(str(folder), dtype="bfloat16", quantization=quantization, num_kv_blocks=8) as llm:
+        report = llm.load_report
+        assert llm.engine.info.weight_bytes_by_dtype == report.bytes_by_dtype
+    experts, attention = 2 * 16 * 3 * 96 * 64, 2 * (64 + 32 + 32 + 64) * 64
+    others = 2 * 259 * 64 + 5 * 64 + 2 * 16 * 64  # embedding and head, norms, routers
+    expert_rows, attention_rows = 2 * 16 * (2 * 96 + 64), 2 * (64 + 32 + 32 + 64)
+    if quantization == "int8":
+        scales = 4 * (expert_rows + attention_rows)
+        assert report.bytes_by_dtype == {"int8": experts + attention, "bfloat16": 2 * others, "float32": scales}
+        assert report.bytes_by_kind["experts"] == experts + 4 * expert_rows
+    else:
+        assert report.bytes_by_dtype == {"bfloat16": 2 * (experts + attention + others)}
+        assert report.bytes_by_kind["experts"] == 2 * experts
+    assert report.bytes_by_kind["norms"] == 2 * 5 * 64
+    assert report.bytes_by_kind["routers"] == 2 * 2 * 16 * 64
+    assert report.bytes_by_kind["embeddings"] == report.bytes_by_kind["head"] == 2 * 259 * 64
+    assert sum(report.bytes_by_kind.values()) == report.num_bytes
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_loading_shows_its_bytes_on_terminals_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    build(folder)
+    assert ("loading:" in stderr.getvalue()) == is_terminal
+
+
+def test_the_threads_of_torch_are_as_before(folder: Path) -> None:
+    before = torch.get_num_threads()
+    build(folder)
+    change_tensors(folder, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(65)}))
+    with pytest.raises(ModelLoadError):
+        build(folder)
+    assert torch.get_num_threads() == before

@@ -15,6 +15,7 @@ from deepseek_engine.engine import Engine
 from deepseek_engine.errors import EngineError, InvalidRequestError
 from deepseek_engine.grammar.store import GrammarStore, make_backend
 from deepseek_engine.interrupts import InterruptGuard
+from deepseek_engine.load_report import LoadReport
 from deepseek_engine.messages import Delta, EmbedParams, StepOutputs, Submit
 from deepseek_engine.model_runner import build_runner
 from deepseek_engine.model_source import as_hub_model, resolve_model
@@ -47,6 +48,9 @@ class LLM:
         request_log: a file to write every request and its answers to, for `deepseek-bench replay`.
         settings: fields of `EngineConfig`.
 
+    Attributes:
+        load_report: the bytes that were loaded, by type and by part of the model.
+
     Raises:
         ModelLoadError: the checkpoint is missing, broken or not supported.
         InvalidRequestError: a setting is out of range, or the request log cannot be written.
@@ -60,6 +64,7 @@ class LLM:
         self.tokenizer: Tokenizer = load_tokenizer(self.config.model)
         self._wake = threading.Event()
         runner = build_runner(self.config)
+        self.load_report: LoadReport = runner.load_report
         grammars = GrammarStore(lambda: make_backend(self.tokenizer, runner.info.vocab_size))
         self._engine: Engine | None = Engine(self.config, runner, wake=self._wake.set, grammars=grammars)
         self._adapter_paths = dict(self.config.lora_modules)

@@ -270,6 +270,7 @@ class Ready(Message, frozen=True, kw_only=True):
     dtype: str
     device: str
     weight_bytes: int
+    weight_bytes_by_dtype: dict[str, int] = {}
     kv_cache_bytes: int
     max_prefix_len: int | None = None
     load_s: float

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
@@ -14,8 +13,9 @@ from torch import Tensor
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
-from deepseek_engine.heap import trim_heap
+from deepseek_engine.host_memory import available_memory_bytes, return_freed_memory
 from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.load_report import LoadReport
 from deepseek_engine.lora.appliers import FusedApplier, LayerApplier
 from deepseek_engine.lora.host import LoraHost
 from deepseek_engine.lora.targets import Target, adaptable_projections
@@ -26,10 +26,11 @@ from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.prompt_reader import PromptReader
 from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.safetensors_source import SafetensorsSource
 from deepseek_engine.sampler import Sampler
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
 from deepseek_engine.step_model import FusedModel, StepModel, TorchModel
-from deepseek_engine.weights import CheckpointSource, SafetensorsSource, load_weights, store_as_int8
+from deepseek_engine.weights import CheckpointSource, load_weights, store_as_int8
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,11 @@ SHARE_OF_FREE_MEMORY: Final = 4
 class ModelRunner:
     """Runs one model on one device."""
 
-    def __init__(self, model: StepModel, info: RunnerInfo, adapters: LoraHost | None = None) -> None:
+    def __init__(
+        self, model: StepModel, info: RunnerInfo, load_report: LoadReport, adapters: LoraHost | None = None
+    ) -> None:
         self.adapters = adapters
+        self.load_report = load_report
         self.model = model
         self.info = info
         self._sampler = Sampler(info.vocab_size)
@@ -72,7 +76,7 @@ class ModelRunner:
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        trim_heap()
+        return_freed_memory()
 
 
 def build_runner(config: EngineConfig) -> ModelRunner:
@@ -87,9 +91,7 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     dtype = choose_dtype(config.dtype)
     model_config, source = open_checkpoint(resolve_model(config.model))
     max_model_len = _choose_max_model_len(config, model_config)
-    model = Transformer(model_config, max_model_len, dtype)
-    if config.quantization == "int8":
-        store_as_int8(model)
+    model = _make_model(config, model_config, max_model_len, dtype)
     with torch.inference_mode():
         report = load_weights(model, source)
     num_blocks = _choose_num_blocks(config, model_config, max_model_len, dtype)
@@ -103,6 +105,7 @@ def build_runner(config: EngineConfig) -> ModelRunner:
         dtype=str(dtype).removeprefix("torch."),
         device=device.type,
         weight_bytes=report.num_bytes,
+        weight_bytes_by_dtype=dict(report.bytes_by_dtype),
         kv_cache_bytes=cache.num_bytes,
         max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
     )
@@ -111,13 +114,32 @@ def build_runner(config: EngineConfig) -> ModelRunner:
         config.model, model_config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
         num_blocks, config.block_size, cache.num_bytes / 1e6, torch.get_num_threads(),
     )  # fmt: skip
+    logger.info("weights: %s", report)
     if not config.enable_lora:
-        return ModelRunner(_prepare(model, cache, max_model_len), info)
+        return ModelRunner(_prepare(model, cache, max_model_len), info, report)
     targets = adaptable_projections(model)
     step_model = _prepare(model, cache, max_model_len, targets)
     assert step_model.applier is not None
     adapters = LoraHost(targets, step_model.applier, max_rank=config.max_lora_rank, dtype=dtype)
-    return ModelRunner(step_model, info, adapters)
+    return ModelRunner(step_model, info, report, adapters)
+
+
+def _make_model(config: EngineConfig, model_config: ModelConfig, max_model_len: int, dtype: torch.dtype) -> Transformer:
+    """The model without its weights; memory is taken as they are written."""
+    try:
+        model = Transformer(model_config, max_model_len, dtype)
+    except (RuntimeError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelLoadError(f"there is no room for a model of the sizes in {config.model}: {reason}") from error
+    if config.quantization == "int8":
+        store_as_int8(model)
+    needed, free = sum(parameter.nbytes for parameter in model.parameters()), available_memory_bytes()
+    if needed > free:
+        raise ModelLoadError(
+            f"the weights of {config.model} take {needed / 1e9:.2g} GB and {free / 1e9:.2g} GB of memory are free: "
+            "quantization int8 or dtype bfloat16 takes less"
+        )
+    return model
 
 
 def _prepare(
@@ -182,11 +204,3 @@ def _choose_num_blocks(config: EngineConfig, model_config: ModelConfig, max_mode
     wanted = max(whole_context, config.max_num_seqs * whole_context // SHARE_OF_CONTEXT)
     affordable = available_memory_bytes() // SHARE_OF_FREE_MEMORY // block_bytes
     return max(min(wanted, affordable), 1)
-
-
-def available_memory_bytes() -> int:
-    """Memory that can be had without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -1,7 +1,7 @@
 """What the engine asks of a model runner; tests give it a fake one, so that scheduling is checked without torch."""
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from deepseek_engine.prompt_reading import PromptPart
@@ -21,6 +21,7 @@ class RunnerInfo:
         block_size: tokens a block.
         dtype: of weights and KV cache, by torch's name.
         device: `cpu` or `cuda`.
+        weight_bytes_by_dtype: `weight_bytes`, by torch's name of the type.
         hidden_size: numbers of an embedding.
         max_prefix_len: tokens of the longest prompt whose tokens may attend to each other in both directions; None
             where prompts are causal.
@@ -36,6 +37,7 @@ class RunnerInfo:
     kv_cache_bytes: int
     hidden_size: int = 0
     max_prefix_len: int | None = None
+    weight_bytes_by_dtype: dict[str, int] = field(default_factory=dict[str, int])
 
 
 class AdapterHost(Protocol):

@@ -1,23 +1,27 @@
 """Checkpoint tensors to parameters: every tensor must be claimed, every parameter filled, every shape equal."""
 
-import json
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from concurrent.futures import Future
+from typing import Final, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.layers.linear import QuantizableModule
-from deepseek_engine.models.names import checkpoint_destinations, may_be_ignored
+from deepseek_engine.load_report import LoadReport
+from deepseek_engine.load_threads import load_threads
+from deepseek_engine.models.names import Destination, checkpoint_destinations, may_be_ignored
 from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.name_list import listed
 from deepseek_engine.quantization.int8 import quantize_rows
 
-MAX_NAMES_IN_MESSAGE = 5
 ROWS_AT_A_TIME = 256
+_MAX_BYTES_UNDER_WAY: Final = 2**28
+"""Of tensors that are read and not yet written, beside one of any size: dequantised ones take memory of their own."""
+_READABLE: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class CheckpointSource(Protocol):
@@ -32,71 +36,39 @@ class CheckpointSource(Protocol):
         ...
 
 
-class SafetensorsSource:
-    """A folder with `model.safetensors`, or shards and their `model.safetensors.index.json`."""
-
-    def __init__(self, folder: Path) -> None:
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            self._files = [folder / name for name in sorted(set(shards))]
-        else:
-            self._files = sorted(folder.glob("*.safetensors"))
-        if not self._files:
-            raise ModelLoadError(f"{folder} has no .safetensors file: pickled checkpoints (.bin, .pt) are never loaded")
-
-    def names(self) -> set[str]:
-        """Names from the files' headers."""
-        return {name for file in self._files for name in self._open(file).keys()}  # noqa: SIM118 - not a dict
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Tensors, file by file."""
-        for file in self._files:
-            handle = self._open(file)
-            for name in handle.keys():  # noqa: SIM118 - not a dict
-                yield name, handle.get_tensor(name)
-
-    @staticmethod
-    def _open(file: Path) -> Any:
-        try:
-            return safe_open(file, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise ModelLoadError(f"{file} cannot be read as safetensors: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """What was loaded."""
-
-    num_tensors: int
-    num_bytes: int
-
-
 def load_weights(model: Transformer, source: CheckpointSource) -> LoadReport:
-    """Fill the model's parameters from a checkpoint.
+    """Fill the model's parameters from a checkpoint, with a progress bar on terminals.
 
     Raises:
-        ModelLoadError: tensors are missing, unexpected or misshapen; the message names them.
+        ModelLoadError: tensors are missing, unexpected, misshapen or of an unknown type; the message names them.
     """
-    destinations = checkpoint_destinations(model, source.names())
-    missing = destinations.keys() - source.names()
+    names = source.names()
+    destinations = checkpoint_destinations(model, names)
+    missing = destinations.keys() - names
     if missing:
-        raise ModelLoadError(f"the checkpoint lacks {_listed(missing)}")
-    extra = {name for name in source.names() - destinations.keys() if not may_be_ignored(model, name)}
+        raise ModelLoadError(
+            f"the checkpoint lacks {listed(missing)}: it is not complete, or its config.json is of another model"
+        )
+    extra = {name for name in names - destinations.keys() if not may_be_ignored(model, name)}
     if extra:
-        raise ModelLoadError(f"the checkpoint has tensors that this architecture does not use: {_listed(extra)}")
-    for name, tensor in source.tensors():
-        if (destination := destinations.get(name)) is None:
-            continue
-        target = destination.tensor
-        if target.shape != tensor.shape:
-            raise ModelLoadError(f"{name} has shape {list(tensor.shape)}: config.json asks for {list(target.shape)}")
-        if target.dtype is torch.int8:
-            _quantize_into(target, destination.scale, tensor)
-        else:
-            target.copy_(tensor)
-    parameters = {id(p): p for p in model.parameters()}.values()
-    return LoadReport(num_tensors=len(destinations), num_bytes=sum(p.nbytes for p in parameters))
+        raise ModelLoadError(f"the checkpoint has tensors that this architecture does not use: {listed(extra)}")
+    num_bytes = sum(destination.tensor.nbytes for destination in destinations.values())
+    bar = tqdm(total=num_bytes, unit="B", unit_scale=True, desc="loading", leave=False, disable=None)
+    with bar, load_threads() as (pool, num_threads):
+        under_way: deque[tuple[Future[None], int]] = deque()
+        for name, tensor in source.tensors():
+            destination = destinations.get(name)
+            if destination is None:
+                continue
+            size = _check(name, tensor, destination)
+            while len(under_way) > num_threads or sum(n for _, n in under_way) + size > _MAX_BYTES_UNDER_WAY:
+                if not under_way:
+                    break
+                bar.update(_finish(under_way))
+            under_way.append((pool.submit(_write, destination, tensor), size))
+        while under_way:
+            bar.update(_finish(under_way))
+    return LoadReport.of(model, len(destinations))
 
 
 def store_as_int8(model: nn.Module) -> None:
@@ -104,6 +76,35 @@ def store_as_int8(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, QuantizableModule):
             module.store_as_int8()
+
+
+def _check(name: str, tensor: Tensor, destination: Destination) -> int:
+    """The bytes that the tensor will take."""
+    target = destination.tensor
+    if target.shape != tensor.shape:
+        raise ModelLoadError(f"{name} has shape {list(tensor.shape)}: config.json asks for {list(target.shape)}")
+    if tensor.dtype not in _READABLE:
+        called = str(tensor.dtype).removeprefix("torch.")
+        raise ModelLoadError(
+            f"{name} is of type {called}, and config.json does not say what its values stand for: weights are read as "
+            "float32, bfloat16 or float16"
+        )
+    return target.nbytes
+
+
+@torch.inference_mode()  # which belongs to the thread
+def _write(destination: Destination, tensor: Tensor) -> None:
+    target = destination.tensor
+    if target.dtype is torch.int8:
+        _quantize_into(target, destination.scale, tensor)
+    else:
+        target.copy_(tensor)
+
+
+def _finish(under_way: deque[tuple[Future[None], int]]) -> int:
+    future, size = under_way.popleft()
+    future.result()
+    return size
 
 
 def _quantize_into(rows: Tensor, scale: Tensor, values: Tensor) -> None:
@@ -117,9 +118,3 @@ def _quantize_into(rows: Tensor, scale: Tensor, values: Tensor) -> None:
         quantized, found = quantize_rows(values_part)
         rows_part.copy_(quantized)
         scale_part.copy_(found)
-
-
-def _listed(names: set[str]) -> str:
-    shown = sorted(names)[:MAX_NAMES_IN_MESSAGE]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")

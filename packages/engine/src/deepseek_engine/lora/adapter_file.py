@@ -15,9 +15,9 @@ from deepseek_engine.errors import AdapterError
 from deepseek_engine.lora.low_rank import LowRankFactors, LowRankPart
 from deepseek_engine.lora.peft_config import AdapterRules, read_adapter_config
 from deepseek_engine.lora.targets import UNSUPPORTED, Target
+from deepseek_engine.name_list import listed
 
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
-MAX_NAMES_IN_MESSAGE: Final = 5
 _MAX_HEADER_BYTES: Final = 2**22
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 _TENSOR_NAME: Final = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
@@ -101,14 +101,14 @@ class AdapterReader:
             else:
                 strange.add(tensor_name)
         if strange:
-            raise AdapterError(f"{path} has tensors that this model cannot apply: {_listed(strange)}{_why(strange)}")
+            raise AdapterError(f"{path} has tensors that this model cannot apply: {listed(strange)}{_why(strange)}")
         wanted = {name for name in self._targets if rules.targets(name)}
         if not_asked := given.keys() - wanted:
-            names_ = _listed(_tensor_name(name, which) for name in not_asked for which in given[name])
+            names_ = listed(_tensor_name(name, which) for name in not_asked for which in given[name])
             raise AdapterError(f"{path} has tensors that adapter_config.json does not target: {names_}")
         missing = {_tensor_name(name, which) for name in wanted for which in {"A", "B"} - given.get(name, set())}
         if missing:
-            raise AdapterError(f"{path} lacks {_listed(missing)}, which adapter_config.json targets")
+            raise AdapterError(f"{path} lacks {listed(missing)}, which adapter_config.json targets")
         if not wanted:
             raise AdapterError(f"{path.parent}: adapter_config.json targets no layer of this model")
         return [name for name in self._targets if name in wanted]
@@ -171,9 +171,3 @@ def _why(names: Iterable[str]) -> str:
             if f".{module}." in name:
                 return f" ({reason})"
     return ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    rest = len(ordered) - MAX_NAMES_IN_MESSAGE
-    return ", ".join(ordered[:MAX_NAMES_IN_MESSAGE]) + (f" and {rest} more" if rest > 0 else "")

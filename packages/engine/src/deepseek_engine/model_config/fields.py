@@ -7,6 +7,8 @@ from deepseek_engine.errors import ModelLoadError
 T = TypeVar("T")
 Default = TypeVar("Default")
 _REQUIRED: Final[Any] = object()
+LARGEST_INTEGER: Final = 2**30
+"""The product of two sizes has to fit 64 bits."""
 
 
 class Fields:
@@ -31,6 +33,10 @@ class Fields:
         value = self._get(name, default, int)
         if isinstance(value, int) and value < 0:
             raise ModelLoadError(f"{self.source}: {name}={value} is negative")
+        if isinstance(value, int) and value > LARGEST_INTEGER:
+            raise ModelLoadError(
+                f"{self.source}: {name}={value} is beyond {LARGEST_INTEGER}, and so no size of a model"
+            )
         return value
 
     @overload

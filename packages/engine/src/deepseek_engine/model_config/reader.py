@@ -32,6 +32,9 @@ _READERS: Final[dict[str, Callable[[Fields], ModelConfig]]] = {
     "DeepseekV32ForCausalLM": read_deepseek_v32,
 }
 
+MAX_LAYERS: Final = 4096
+"""No model has a tenth of that; each takes memory before a weight is looked at."""
+
 SUPPORTED_ARCHITECTURES: Final = tuple(_READERS)
 
 _MISSING_PARTS: Final = {
@@ -75,6 +78,8 @@ def parse_model_config(values: dict[str, Any], source: str) -> ModelConfig:
             f"architecture {architecture} is not supported{f' ({missing})' if missing else ''}: this engine runs "
             f"{', '.join(SUPPORTED_ARCHITECTURES)}"
         )
+    if (num_layers := fields.integer("num_hidden_layers", 0)) > MAX_LAYERS:
+        raise ModelLoadError(f"{source}: num_hidden_layers={num_layers} is beyond {MAX_LAYERS}")
     for name in ("hidden_act", "activation_function"):
         if (activation := fields.text(name, "silu")) != "silu":
             raise ModelLoadError(f"{name}={activation!r} is not supported: only silu is")

@@ -7,8 +7,9 @@ import logging
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from deepseek_engine.host_memory import return_freed_memory
 from deepseek_engine.kernels.cpu.adapters import StepAdapters
 from deepseek_engine.kernels.cpu.attention import PagedBatch
 from deepseek_engine.kernels.cpu.decoder import CPUDecoder
@@ -17,6 +18,7 @@ from deepseek_engine.kernels.cpu.library import STORE_FLOAT, load
 from deepseek_engine.kernels.cpu.packed_matrix import PackedMatrix
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.layers.rotary import rotary_table
+from deepseek_engine.load_threads import load_threads
 from deepseek_engine.model_config import ModelConfig
 from deepseek_engine.models.fused_layers import decoder_shape, pack, pack_layer, pack_linear, pack_norm
 from deepseek_engine.models.fused_support import obstacle
@@ -64,14 +66,10 @@ def fuse(model: Transformer, cache: KVCache, max_model_len: int) -> FusedDecoder
         return None
     embedding = pack(model.embedding)
     head = embedding if config.tie_word_embeddings and model.head.bias is None else pack_linear(model.head)
-    layers: list[LayerWeights] = []
-    for module in model.layers:
-        layers.append(pack_layer(cast("DecoderLayer", module)))
-        for parameter in module.parameters():
-            if parameter.dim() > 1:
-                parameter.data = parameter.data.new_empty(0)
     for parameter in (model.embedding, model.head.weight):
         parameter.data = parameter.data.new_empty(0)
+    with load_threads() as (pool, _):
+        layers = list(pool.map(_pack_and_free, model.layers))
     table = rotary_table(config.rope, max_model_len, torch.float32, cache.layer(0)[0].device)
     decoder = CPUDecoder(
         library,
@@ -83,6 +81,15 @@ def fuse(model: Transformer, cache: KVCache, max_model_len: int) -> FusedDecoder
         cache=[cache.layer(index) for index in range(len(layers))],
     )
     return FusedDecoder(decoder, head, config)
+
+
+def _pack_and_free(module: nn.Module) -> LayerWeights:
+    packed = pack_layer(cast("DecoderLayer", module))
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.new_empty(0)
+    return_freed_memory()
+    return packed
 
 
 def _halves(table: Tensor) -> Tensor:

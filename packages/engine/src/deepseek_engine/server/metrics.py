@@ -3,10 +3,10 @@
 All names begin with `deepseek_engine_`, but for the usual `process_` ones, which are of this process.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -32,9 +32,12 @@ class Metrics:
     Args:
         stats: gives the engine's state at the time of a scrape.
         vitals: gives how the core process is doing then.
+        weight_bytes: of the model, by type.
     """
 
-    def __init__(self, stats: Callable[[], EngineStats], vitals: Callable[[], CoreVitals]) -> None:
+    def __init__(
+        self, stats: Callable[[], EngineStats], vitals: Callable[[], CoreVitals], weight_bytes: Mapping[str, int]
+    ) -> None:
         self._registry = CollectorRegistry()
         prefix = "deepseek_engine_"
         self.requests = Counter(
@@ -67,6 +70,9 @@ class Metrics:
             f"{prefix}adapter_requests", "Requests by LoRA adapter; those of rare ones are counted as other",
             ("adapter",), registry=self._registry,
         )  # fmt: skip
+        weights = Gauge(f"{prefix}weight_bytes", "The model's weights", ("dtype",), registry=self._registry)
+        for dtype, num_bytes in weight_bytes.items():
+            weights.labels(dtype).set(num_bytes)
         self._counted_adapters: set[str] = set()
         self._registry.register(CoreCollector(stats, vitals))
         ProcessCollector(registry=self._registry)
