@@ -12,7 +12,7 @@ import pytest_asyncio
 from deepseek_engine import LLM, SamplingParams
 from deepseek_engine.async_engine import AsyncEngine
 from deepseek_engine.config import EngineConfig
-from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
+from deepseek_engine.testing.checkpoints import TinyModel, projection_shapes, write_tiny_checkpoint
 from deepseek_engine.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -214,3 +214,11 @@ async def test_metrics_count_guesses_and_how_many_were_right(tiny: Any) -> None:
     await post(tiny, "/v1/completions", prompt=loop, max_tokens=64, temperature=0, ignore_eos=True)
     drafts = await tiny.metric("deepseek_engine_spec_draft_tokens_total")
     assert 0 < await tiny.metric("deepseek_engine_spec_accepted_tokens_total") <= drafts
+
+
+async def test_metrics_say_how_many_bytes_the_weights_have_by_type(tiny: Any) -> None:
+    shapes = projection_shapes(TinyModel()).values()
+    others = 2 * 259 * HIDDEN_SIZE + 5 * HIDDEN_SIZE  # embedding and head, norms
+    expected = 4 * (sum(rows * columns for rows, columns in shapes) + others)
+    assert await tiny.metric("deepseek_engine_weight_bytes", dtype="float32") == expected
+    assert await tiny.metric("deepseek_engine_weight_bytes") == expected
