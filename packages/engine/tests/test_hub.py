@@ -221,12 +221,13 @@ def test_the_server_downloads_once_for_both_processes_and_answers_to_the_reposit
     assert load_tokenizer("tiny/model").vocab_size == 259
 
 
-def test_ctrl_c_ends_a_download_at_once_and_the_next_one_goes_on(hub: Hub, tmp_path: Path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_download_ends_with_its_server_and_the_next_one_goes_on(hub: Hub, number: signal.Signals, status: int):
     hub.stall = True
     with serving("tiny/model") as process:
         assert hub.stalled.wait(WAIT_S)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(WAIT_S) == 130
+        process.send_signal(number)
+        assert process.wait(WAIT_S) == status
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()  # it ends when the downloading process has closed it too
     hub.stall = False
