@@ -19,8 +19,8 @@ from deepseek_engine.name_list import listed
 from deepseek_engine.quantization.int8 import quantize_rows
 
 ROWS_AT_A_TIME = 256
-_MAX_BYTES_UNDER_WAY: Final = 2**28
-"""Of tensors that are read and not yet written, beside one of any size: dequantised ones take memory of their own."""
+_MAX_VALUES: Final = 2**26
+"""Of tensors that are read and not yet written, unless one alone has more: dequantised, these take 256 MB."""
 _READABLE: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -55,19 +55,18 @@ def load_weights(model: Transformer, source: CheckpointSource) -> LoadReport:
     num_bytes = sum(destination.tensor.nbytes for destination in destinations.values())
     bar = tqdm(total=num_bytes, unit="B", unit_scale=True, desc="loading", leave=False, disable=None)
     with bar, load_threads() as (pool, num_threads):
-        under_way: deque[tuple[Future[None], int]] = deque()
+        under_way: deque[tuple[Future[int], int]] = deque()
         for name, tensor in source.tensors():
             destination = destinations.get(name)
             if destination is None:
                 continue
-            size = _check(name, tensor, destination)
-            while len(under_way) > num_threads or sum(n for _, n in under_way) + size > _MAX_BYTES_UNDER_WAY:
-                if not under_way:
-                    break
-                bar.update(_finish(under_way))
+            _check(name, tensor, destination)
+            size = tensor.shape.numel()
+            while under_way and (len(under_way) > num_threads or sum(n for _, n in under_way) + size > _MAX_VALUES):
+                bar.update(under_way.popleft()[0].result())
             under_way.append((pool.submit(_write, destination, tensor), size))
-        while under_way:
-            bar.update(_finish(under_way))
+        for future, _ in under_way:
+            bar.update(future.result())
     return LoadReport.of(model, len(destinations))
 
 
@@ -78,8 +77,7 @@ def store_as_int8(model: nn.Module) -> None:
             module.store_as_int8()
 
 
-def _check(name: str, tensor: Tensor, destination: Destination) -> int:
-    """The bytes that the tensor will take."""
+def _check(name: str, tensor: Tensor, destination: Destination) -> None:
     target = destination.tensor
     if target.shape != tensor.shape:
         raise ModelLoadError(f"{name} has shape {list(tensor.shape)}: config.json asks for {list(target.shape)}")
@@ -89,22 +87,17 @@ def _check(name: str, tensor: Tensor, destination: Destination) -> int:
             f"{name} is of type {called}, and config.json does not say what its values stand for: weights are read as "
             "float32, bfloat16 or float16"
         )
-    return target.nbytes
 
 
 @torch.inference_mode()  # which belongs to the thread
-def _write(destination: Destination, tensor: Tensor) -> None:
+def _write(destination: Destination, tensor: Tensor) -> int:
+    """Write a tensor to its parameter; returns the bytes that it takes there."""
     target = destination.tensor
     if target.dtype is torch.int8:
         _quantize_into(target, destination.scale, tensor)
     else:
         target.copy_(tensor)
-
-
-def _finish(under_way: deque[tuple[Future[None], int]]) -> int:
-    future, size = under_way.popleft()
-    future.result()
-    return size
+    return target.nbytes
 
 
 def _quantize_into(rows: Tensor, scale: Tensor, values: Tensor) -> None:
