@@ -13,7 +13,7 @@ from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 PROGRAM = """
     import json, logging, resource, sys
     from pathlib import Path
-    from deepseek_engine.heap import trim_heap
+    from deepseek_engine.host_memory import return_freed_memory
     from deepseek_engine.llm import LLM
     from deepseek_engine.sampling_params import SamplingParams
 
@@ -28,7 +28,7 @@ PROGRAM = """
         return [output.outputs[0].token_ids for output in outputs], llm.engine.step().stats.num_oom_events
 
     plenty = generate()
-    trim_heap()
+    return_freed_memory()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 48 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
