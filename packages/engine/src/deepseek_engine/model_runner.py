@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from deepseek_engine.checkpoint_decoding import DecodedSource, store_as_checkpoint_does
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
@@ -91,7 +92,7 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     dtype = choose_dtype(config.dtype)
     model_config, source = open_checkpoint(resolve_model(config.model))
     max_model_len = _choose_max_model_len(config, model_config)
-    model = _make_model(config, model_config, max_model_len, dtype)
+    model = _make_model(config, model_config, source, max_model_len, dtype)
     with torch.inference_mode():
         report = load_weights(model, source)
     num_blocks = _choose_num_blocks(config, model_config, max_model_len, dtype)
@@ -124,7 +125,9 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     return ModelRunner(step_model, info, report, adapters)
 
 
-def _make_model(config: EngineConfig, model_config: ModelConfig, max_model_len: int, dtype: torch.dtype) -> Transformer:
+def _make_model(
+    config: EngineConfig, model_config: ModelConfig, source: CheckpointSource, max_model_len: int, dtype: torch.dtype
+) -> Transformer:
     """The model without its weights; memory is taken as they are written."""
     try:
         model = Transformer(model_config, max_model_len, dtype)
@@ -133,6 +136,8 @@ def _make_model(config: EngineConfig, model_config: ModelConfig, max_model_len: 
         raise ModelLoadError(f"there is no room for a model of the sizes in {config.model}: {reason}") from error
     if config.quantization == "int8":
         store_as_int8(model)
+    elif isinstance(source, DecodedSource):
+        store_as_checkpoint_does(model, source)
     needed, free = sum(parameter.nbytes for parameter in model.parameters()), available_memory_bytes()
     if needed > free:
         raise ModelLoadError(
@@ -158,7 +163,10 @@ def open_checkpoint(path: Path) -> tuple[ModelConfig, CheckpointSource]:
     if path.is_file():
         checkpoint = GGUFCheckpoint(path)
         return checkpoint.config, checkpoint
-    return read_model_config(path), SafetensorsSource(path)
+    model_config, source = read_model_config(path), SafetensorsSource(path)
+    if model_config.quantization is None:
+        return model_config, source
+    return model_config, DecodedSource(source, model_config.quantization)
 
 
 def choose_dtype(name: str) -> torch.dtype:

@@ -13,12 +13,11 @@ from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.layers.linear import QuantizableModule
 from deepseek_engine.load_report import LoadReport
 from deepseek_engine.load_threads import load_threads
-from deepseek_engine.models.names import Destination, checkpoint_destinations, may_be_ignored
+from deepseek_engine.models.names import Destination, Destinations, checkpoint_destinations, may_be_ignored
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.name_list import listed
-from deepseek_engine.quantization.int8 import quantize_rows
+from deepseek_engine.quantization.encoded import EncodedTensor, copy_into, quantize_into
 
-ROWS_AT_A_TIME = 256
 _MAX_VALUES: Final = 2**26
 """Of tensors that are read and not yet written, unless one alone has more: dequantised, these take 256 MB."""
 _READABLE: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -31,7 +30,7 @@ class CheckpointSource(Protocol):
         """Every tensor's name, without reading data."""
         ...
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self) -> Iterator[tuple[str, Tensor | EncodedTensor]]:
         """Every tensor, one at a time, so that no second copy of the model is ever in memory."""
         ...
 
@@ -42,16 +41,7 @@ def load_weights(model: Transformer, source: CheckpointSource) -> LoadReport:
     Raises:
         ModelLoadError: tensors are missing, unexpected, misshapen or of an unknown type; the message names them.
     """
-    names = source.names()
-    destinations = checkpoint_destinations(model, names)
-    missing = destinations.keys() - names
-    if missing:
-        raise ModelLoadError(
-            f"the checkpoint lacks {listed(missing)}: it is not complete, or its config.json is of another model"
-        )
-    extra = {name for name in names - destinations.keys() if not may_be_ignored(model, name)}
-    if extra:
-        raise ModelLoadError(f"the checkpoint has tensors that this architecture does not use: {listed(extra)}")
+    destinations = matched_destinations(model, source.names())
     num_bytes = sum(destination.tensor.nbytes for destination in destinations.values())
     bar = tqdm(total=num_bytes, unit="B", unit_scale=True, desc="loading", leave=False, disable=None)
     with bar, load_threads() as (pool, num_threads):
@@ -60,7 +50,7 @@ def load_weights(model: Transformer, source: CheckpointSource) -> LoadReport:
             destination = destinations.get(name)
             if destination is None:
                 continue
-            _check(name, tensor, destination)
+            check_tensor(name, tensor, destination)
             size = tensor.shape.numel()
             while under_way and (len(under_way) > num_threads or sum(n for _, n in under_way) + size > _MAX_VALUES):
                 bar.update(under_way.popleft()[0].result())
@@ -70,18 +60,30 @@ def load_weights(model: Transformer, source: CheckpointSource) -> LoadReport:
     return LoadReport.of(model, len(destinations))
 
 
-def store_as_int8(model: nn.Module) -> None:
-    """Give the weights that may be quantised the INT8 form, before they are loaded."""
-    for module in model.modules():
-        if isinstance(module, QuantizableModule):
-            module.store_as_int8()
+def matched_destinations(model: Transformer, names: set[str]) -> Destinations:
+    """Where each tensor of a checkpoint goes, by name.
+
+    Raises:
+        ModelLoadError: the model lacks a place for a name, or a place lacks its tensor.
+    """
+    destinations = checkpoint_destinations(model, names)
+    missing = destinations.keys() - names
+    if missing:
+        raise ModelLoadError(
+            f"the checkpoint lacks {listed(missing)}: it is not complete, or its config.json is of another model"
+        )
+    extra = {name for name in names - destinations.keys() if not may_be_ignored(model, name)}
+    if extra:
+        raise ModelLoadError(f"the checkpoint has tensors that this architecture does not use: {listed(extra)}")
+    return destinations
 
 
-def _check(name: str, tensor: Tensor, destination: Destination) -> None:
-    target = destination.tensor
-    if target.shape != tensor.shape:
-        raise ModelLoadError(f"{name} has shape {list(tensor.shape)}: config.json asks for {list(target.shape)}")
-    if tensor.dtype not in _READABLE:
+def check_tensor(name: str, tensor: Tensor | EncodedTensor, destination: Destination) -> None:
+    """Raise ModelLoadError if a tensor is not of its place's shape, or its values have no known meaning."""
+    wanted = destination.tensor.shape
+    if wanted != tensor.shape:
+        raise ModelLoadError(f"{name} has shape {list(tensor.shape)}: config.json asks for {list(wanted)}")
+    if isinstance(tensor, Tensor) and tensor.dtype not in _READABLE:
         called = str(tensor.dtype).removeprefix("torch.")
         raise ModelLoadError(
             f"{name} is of type {called}, and config.json does not say what its values stand for: weights are read as "
@@ -89,25 +91,19 @@ def _check(name: str, tensor: Tensor, destination: Destination) -> None:
         )
 
 
+def store_as_int8(model: nn.Module) -> None:
+    """Give the weights that may be quantised the INT8 form, before they are loaded."""
+    for module in model.modules():
+        if isinstance(module, QuantizableModule):
+            module.store_as_int8()
+
+
 @torch.inference_mode()  # which belongs to the thread
-def _write(destination: Destination, tensor: Tensor) -> int:
+def _write(destination: Destination, tensor: Tensor | EncodedTensor) -> int:
     """Write a tensor to its parameter; returns the bytes that it takes there."""
     target = destination.tensor
     if target.dtype is torch.int8:
-        _quantize_into(target, destination.scale, tensor)
+        quantize_into(target, destination.scale, tensor)
     else:
-        target.copy_(tensor)
+        copy_into(target, tensor)
     return target.nbytes
-
-
-def _quantize_into(rows: Tensor, scale: Tensor, values: Tensor) -> None:
-    """Quantise in pieces: the float32 copies that it takes stay small beside the tensor."""
-    for rows_part, scale_part, values_part in zip(
-        rows.flatten(0, -2).split(ROWS_AT_A_TIME),
-        scale.flatten().split(ROWS_AT_A_TIME),
-        values.flatten(0, -2).split(ROWS_AT_A_TIME),
-        strict=True,
-    ):
-        quantized, found = quantize_rows(values_part)
-        rows_part.copy_(quantized)
-        scale_part.copy_(found)

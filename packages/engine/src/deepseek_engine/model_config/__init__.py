@@ -9,6 +9,7 @@ from deepseek_engine.model_config.attention import (
 )
 from deepseek_engine.model_config.feed_forward import DenseConfig, FeedForwardConfig, MoEConfig, RouterConfig
 from deepseek_engine.model_config.model import LayerConfig, ModelConfig
+from deepseek_engine.model_config.quantization import Fp8BlocksConfig, Int8ChannelsConfig, QuantizationConfig
 from deepseek_engine.model_config.reader import SUPPORTED_ARCHITECTURES, parse_model_config, read_model_config
 from deepseek_engine.model_config.rope import (
     LinearScaling,
@@ -24,8 +25,10 @@ __all__ = [
     "AttentionConfig",
     "DenseConfig",
     "FeedForwardConfig",
+    "Fp8BlocksConfig",
     "GroupedQueryConfig",
     "IndexerConfig",
+    "Int8ChannelsConfig",
     "LatentConfig",
     "LayerConfig",
     "LinearScaling",
@@ -34,6 +37,7 @@ __all__ = [
     "MixtureOfAttentionConfig",
     "MoEConfig",
     "ModelConfig",
+    "QuantizationConfig",
     "RopeConfig",
     "RopeScaling",
     "RouterConfig",

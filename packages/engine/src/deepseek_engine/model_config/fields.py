@@ -24,6 +24,11 @@ class Fields:
     def __bool__(self) -> bool:
         return bool(self._values)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields that are there, in the file's order."""
+        return tuple(self._values)
+
     @overload
     def integer(self, name: str) -> int: ...
     @overload

@@ -6,6 +6,7 @@ from typing import Literal
 from deepseek_engine.kv_cache.specs import CacheSpec
 from deepseek_engine.model_config.attention import AttentionConfig
 from deepseek_engine.model_config.feed_forward import FeedForwardConfig
+from deepseek_engine.model_config.quantization import QuantizationConfig
 from deepseek_engine.model_config.rope import RopeConfig
 
 
@@ -27,6 +28,7 @@ class ModelConfig:
         final_norm_eps: of the norm before the head.
         sliding_window: keys that a token sees at most; attention here is full, so a context beyond it is refused.
         num_mtp_layers: extra layers for multi-token prediction behind the last one; their tensors are left unread.
+        quantization: how the checkpoint stores its weights; None as floats.
     """
 
     architecture: str
@@ -42,6 +44,7 @@ class ModelConfig:
     lm_head_bias: bool = False
     sliding_window: int | None = None
     num_mtp_layers: int = 0
+    quantization: QuantizationConfig | None = None
 
     @property
     def cache_specs(self) -> tuple[CacheSpec, ...]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -17,6 +18,7 @@ from deepseek_engine.model_config.jetmoe import read_jetmoe
 from deepseek_engine.model_config.llama import read_llama, read_qwen2, read_qwen3
 from deepseek_engine.model_config.mixtral import read_mixtral, read_phimoe
 from deepseek_engine.model_config.model import ModelConfig
+from deepseek_engine.model_config.quantization import read_quantization
 
 _READERS: Final[dict[str, Callable[[Fields], ModelConfig]]] = {
     "LlamaForCausalLM": read_llama,
@@ -84,6 +86,6 @@ def parse_model_config(values: dict[str, Any], source: str) -> ModelConfig:
         if (activation := fields.text(name, "silu")) != "silu":
             raise ModelLoadError(f"{name}={activation!r} is not supported: only silu is")
     try:
-        return _READERS[architecture](fields)
+        return replace(_READERS[architecture](fields), quantization=read_quantization(fields))
     except ZeroDivisionError as error:
         raise ModelLoadError(f"{source}: a count that others are divided by is 0") from error

@@ -1,0 +1,81 @@
+"""Weights as a checkpoint stores them, written to a model's parameters in pieces.
+
+The float32 copies that it takes stay small beside the tensor, whatever its size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import torch
+from torch import Tensor
+
+from deepseek_engine.quantization.int8 import dequantize_rows, quantize_rows
+
+ROWS_AT_A_TIME: Final = 256
+
+
+class EncodedTensor(Protocol):
+    """A weight [..., N, K] in a form of which float32 rows can be had."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the weight itself."""
+        ...
+
+    def row_parts(self) -> Iterator[Tensor]:
+        """float32 [rows, K]: the rows of `flatten(0, -2)`, a few at a time, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Int8Rows:
+    """int8 [..., N, K] with a scale for each row, float32 [..., N]."""
+
+    values: Tensor
+    scale: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """[..., N, K]."""
+        return self.values.shape
+
+    def row_parts(self) -> Iterator[Tensor]:
+        """See `EncodedTensor`."""
+        values, scale = self.values.flatten(0, -2), self.scale.flatten()
+        for part, part_scale in zip(values.split(ROWS_AT_A_TIME), scale.split(ROWS_AT_A_TIME), strict=True):
+            yield dequantize_rows(part, part_scale)
+
+
+def row_parts(values: Tensor | EncodedTensor) -> Iterator[Tensor]:
+    """Rows [rows, K] of `flatten(0, -2)`, a few at a time, in order; of a plain tensor in its own type."""
+    if isinstance(values, Tensor):
+        yield from values.flatten(0, -2).split(ROWS_AT_A_TIME)
+    else:
+        yield from values.row_parts()
+
+
+def copy_into(target: Tensor, values: Tensor | EncodedTensor) -> None:
+    """Write a weight to a parameter of a float type and of its shape."""
+    if isinstance(values, Tensor):
+        target.copy_(values)
+        return
+    rows, start = target.flatten(0, -2), 0
+    for part in values.row_parts():
+        rows[start : start + part.shape[0]].copy_(part)
+        start += part.shape[0]
+
+
+def quantize_into(target: Tensor, scale: Tensor, values: Tensor | EncodedTensor) -> None:
+    """Write a weight to an int8 parameter [..., N, K] and its scales [..., N]; what is INT8 already stays as it is."""
+    if isinstance(values, Int8Rows):
+        target.copy_(values.values)
+        scale.copy_(values.scale)
+        return
+    rows, scales, start = target.flatten(0, -2), scale.flatten(), 0
+    for part in row_parts(values):
+        end = start + part.shape[0]
+        quantized, found = quantize_rows(part)
+        rows[start:end].copy_(quantized)
+        scales[start:end].copy_(found)
+        start = end
