@@ -18,8 +18,16 @@ from deepseek_engine.model_config import read_model_config
 from deepseek_engine.quantization.int8 import dequantize_rows, quantize_rows
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
-from deepseek_engine.testing.logits import load_transformer, logits_at_every_position
-from deepseek_engine.testing.quantized import FP8, INT8, from_fp8_blocks, is_projection, rewrite, to_fp8_blocks
+from deepseek_engine.testing.quantized import (
+    FP8,
+    INT8,
+    fp8_tensors,
+    from_fp8_blocks,
+    is_projection,
+    rewrite,
+    to_fp8_blocks,
+)
+from deepseek_engine.testing.whole_prompts import load_transformer, logits_at_every_position
 
 TOLERANCE = 1e-4
 """Two float32 implementations that add in different orders."""
@@ -44,19 +52,6 @@ V3 = {
 
 def some_tokens() -> list[int]:
     return torch.randint(0, 256, (100,), generator=torch.Generator().manual_seed(7)).tolist()
-
-
-def fp8_tensors(tensors: Tensors, block: tuple[int, int], store: Callable[[Tensor], Tensor], ue8m0: bool) -> Tensors:
-    found: Tensors = {}
-    for name, tensor in tensors.items():
-        if not is_projection(name, tensor):
-            found[name] = tensor
-            continue
-        matrices = [to_fp8_blocks(matrix, block, ue8m0=ue8m0) for matrix in tensor.view(-1, *tensor.shape[-2:])]
-        values, scales = (torch.stack(part) for part in zip(*matrices, strict=True))
-        found[name] = values.view(tensor.shape)
-        found[f"{name}_scale_inv"] = store(scales.view(*tensor.shape[:-2], *scales.shape[1:]))
-    return found
 
 
 def dequantized_tensors(tensors: Tensors, block: tuple[int, int], *, ue8m0: bool) -> Tensors:
@@ -93,7 +88,7 @@ def test_fp8_blocks_give_the_logits_of_their_dequantised_weights(
     }
     ue8m0 = scales != "float32"  # powers of two, which bfloat16 holds exactly too
     quantization = {**FP8, "weight_block_size": list(block)} | ({"scale_fmt": "ue8m0"} if ue8m0 else {})
-    rewrite(folder, lambda tensors: fp8_tensors(tensors, block, stores[scales], ue8m0), quantization)
+    rewrite(folder, lambda tensors: fp8_tensors(tensors, block, stores[scales], ue8m0=ue8m0), quantization)
     rewrite(plain, lambda tensors: dequantized_tensors(tensors, block, ue8m0=ue8m0), None)
     oracle = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32, attn_implementation="eager")
     with torch.inference_mode():
@@ -105,7 +100,7 @@ def test_fp8_weights_are_requantised_from_float32_by_quantization_int8(tmp_path:
     plain, folder = write_tiny_checkpoint(tmp_path / "plain"), write_tiny_checkpoint(tmp_path / "fp8")
     block = (16, 24)
     quantization = {**FP8, "weight_block_size": list(block)}
-    rewrite(folder, lambda tensors: fp8_tensors(tensors, block, lambda scale: scale, False), quantization)
+    rewrite(folder, lambda tensors: fp8_tensors(tensors, block), quantization)
     rewrite(plain, lambda tensors: dequantized_tensors(tensors, block, ue8m0=False), None)
     expected, actual = load_transformer(plain, "int8").state_dict(), load_transformer(folder, "int8").state_dict()
     assert any(tensor.dtype is torch.int8 for tensor in actual.values())
@@ -127,7 +122,7 @@ QUERY = "model.layers.0.self_attn.q_proj.weight"
 def fp8_folder(tmp_path: Path) -> Path:
     folder = write_tiny_checkpoint(tmp_path / "fp8")
     quantization = {**FP8, "weight_block_size": [16, 24]}
-    rewrite(folder, lambda tensors: fp8_tensors(tensors, (16, 24), lambda scale: scale, False), quantization)
+    rewrite(folder, lambda tensors: fp8_tensors(tensors, (16, 24)), quantization)
     return folder
 
 
@@ -165,7 +160,7 @@ def test_modules_that_are_not_to_be_converted_are_read_as_they_are(tmp_path: Pat
 
     def all_but_one(tensors: Tensors) -> Tensors:
         kept = tensors.pop(QUERY)
-        return fp8_tensors(tensors, (16, 24), lambda scale: scale, False) | {QUERY: kept}
+        return fp8_tensors(tensors, (16, 24)) | {QUERY: kept}
 
     skipped = QUERY.removesuffix(".weight")
     rewrite(folder, all_but_one, {**FP8, "weight_block_size": [16, 24], "modules_to_not_convert": [skipped]})
@@ -176,7 +171,7 @@ def test_modules_that_are_not_to_be_converted_are_read_as_they_are(tmp_path: Pat
 def test_fused_gate_and_up_projections_whose_blocks_straddle_are_refused(tmp_path: Path) -> None:
     folder = write_tiny_checkpoint(tmp_path, TinyModel(num_local_experts=4, fused_experts=True, intermediate_size=24))
     quantization = {**FP8, "weight_block_size": [16, 24]}
-    rewrite(folder, lambda tensors: fp8_tensors(tensors, (16, 24), lambda scale: scale, False), quantization)
+    rewrite(folder, lambda tensors: fp8_tensors(tensors, (16, 24)), quantization)
     with pytest.raises(ModelLoadError, match=r"gate_up_proj has 48 rows: blocks of 16 rows .* a tensor an expert"):
         load_transformer(folder)
 

@@ -85,8 +85,8 @@ class DecodedSource:
             raise ModelLoadError(f"{name} is FP8, but modules_to_not_convert of quantization_config names its module")
         if name.endswith(_FUSED_GATE_UP) and weight.shape[-2] % (2 * config.block[0]):
             raise ModelLoadError(
-                f"{name} has {weight.shape[-2]} rows: blocks of {config.block[0]} rows of gate and up projections in one "
-                "tensor cannot be told apart; save the checkpoint with a tensor an expert"
+                f"{name} has {weight.shape[-2]} rows: blocks of {config.block[0]} rows of gate and up projections in "
+                "one tensor cannot be told apart; save the checkpoint with a tensor an expert"
             )
         self._check_shape(name, scale, grid_shape(weight.shape, config.block))
         return Fp8Blocks(weight, self._finite(name, read_scale(scale, config.scale_fmt), scale.dtype), config.block)

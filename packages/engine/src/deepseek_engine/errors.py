@@ -7,6 +7,7 @@ EngineError
 ├── AdapterError (also ValueError)          a LoRA adapter is broken, of an unsupported kind, or too large
 │   └── UnknownAdapterError                 no adapter of this name is loaded
 ├── ModelLoadError (also ValueError)        the checkpoint is missing, broken or not supported
+├── ConversionError (also ValueError)       a converted checkpoint cannot be written as asked
 ├── QueueFullError                          the waiting queue is at its bound; try again later
 ├── EngineStartError                        the core process did not come up
 └── EngineDeadError                         the core process is gone; no request can be served
@@ -43,6 +44,10 @@ class GrammarError(InvalidRequestError):
 
 class ModelLoadError(EngineError, ValueError):
     """A checkpoint that is missing, broken or of a kind this engine does not run."""
+
+
+class ConversionError(EngineError, ValueError):
+    """A converted checkpoint that cannot be written as asked."""
 
 
 class QueueFullError(EngineError):

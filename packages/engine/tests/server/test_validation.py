@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from deepseek_engine.byte_sizes import parse_bytes
 from deepseek_engine.errors import QueueFullError
-from deepseek_engine.server.settings import ServerSettings, parse_bytes
+from deepseek_engine.server.settings import ServerSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

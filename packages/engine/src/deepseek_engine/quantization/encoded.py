@@ -5,14 +5,18 @@ The float32 copies that it takes stay small beside the tensor, whatever its size
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from deepseek_engine.quantization.int8 import dequantize_rows, quantize_rows
 
-ROWS_AT_A_TIME: Final = 256
+VALUES_AT_A_TIME: Final = 2**20
+"""Of float32: few enough to be small, many enough that a model is not a hundred thousand pieces."""
+
+Index = tuple[int | slice, ...]
+"""Of outer dimensions; the last, over columns, is never cut."""
 
 
 class EncodedTensor(Protocol):
@@ -23,8 +27,17 @@ class EncodedTensor(Protocol):
         """Of the weight itself."""
         ...
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the values and their scales."""
+        ...
+
     def row_parts(self) -> Iterator[Tensor]:
         """float32 [rows, K]: the rows of `flatten(0, -2)`, a few at a time, in order."""
+        ...
+
+    def __getitem__(self, index: "Index") -> Self:
+        """A part of it: entries of the outer dimensions, or ranges of rows."""
         ...
 
 
@@ -40,17 +53,27 @@ class Int8Rows:
         """[..., N, K]."""
         return self.values.shape
 
+    @property
+    def num_bytes(self) -> int:
+        """See `EncodedTensor`."""
+        return self.values.nbytes + self.scale.nbytes
+
+    def __getitem__(self, index: Index) -> "Int8Rows":
+        """See `EncodedTensor`."""
+        return Int8Rows(self.values[index], self.scale[index])
+
     def row_parts(self) -> Iterator[Tensor]:
         """See `EncodedTensor`."""
         values, scale = self.values.flatten(0, -2), self.scale.flatten()
-        for part, part_scale in zip(values.split(ROWS_AT_A_TIME), scale.split(ROWS_AT_A_TIME), strict=True):
+        rows = _rows_at_a_time(values)
+        for part, part_scale in zip(values.split(rows), scale.split(rows), strict=True):
             yield dequantize_rows(part, part_scale)
 
 
 def row_parts(values: Tensor | EncodedTensor) -> Iterator[Tensor]:
     """Rows [rows, K] of `flatten(0, -2)`, a few at a time, in order; of a plain tensor in its own type."""
     if isinstance(values, Tensor):
-        yield from values.flatten(0, -2).split(ROWS_AT_A_TIME)
+        yield from values.flatten(0, -2).split(_rows_at_a_time(values))
     else:
         yield from values.row_parts()
 
@@ -79,3 +102,7 @@ def quantize_into(target: Tensor, scale: Tensor, values: Tensor | EncodedTensor)
         rows[start:end].copy_(quantized)
         scales[start:end].copy_(found)
         start = end
+
+
+def _rows_at_a_time(values: Tensor) -> int:
+    return max(1, VALUES_AT_A_TIME // values.shape[-1])

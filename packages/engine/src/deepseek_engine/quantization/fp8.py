@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepseek_engine.quantization.encoded import Index
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fp8Blocks:
@@ -31,6 +33,23 @@ class Fp8Blocks:
     def shape(self) -> torch.Size:
         """[..., N, K]."""
         return self.values.shape
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the values and their scales."""
+        return self.values.nbytes + self.scale.nbytes
+
+    def __getitem__(self, index: Index) -> "Fp8Blocks":
+        """A part of it: entries of the outer dimensions, or rows from the beginning of a block on."""
+        row_dim = self.values.dim() - 2
+        of_scale = tuple(self._blocks_of(part) if at == row_dim else part for at, part in enumerate(index))
+        return Fp8Blocks(self.values[index], self.scale[of_scale], self.block)
+
+    def _blocks_of(self, rows: int | slice) -> slice:
+        assert isinstance(rows, slice), "a single row is no matrix"
+        start, stop, _ = rows.indices(self.shape[-2])
+        assert start % self.block[0] == 0, "a part begins with a block"
+        return slice(start // self.block[0], -(-stop // self.block[0]))
 
     def row_parts(self) -> Iterator[Tensor]:
         """float32 [rows, K], one row of blocks at a time."""

@@ -4,7 +4,11 @@ import sys
 
 
 def main() -> None:
-    """Run the server; exits with its status."""
+    """Run the server, or convert a checkpoint; exits with its status."""
+    if sys.argv[1:2] == ["quantize"]:
+        from deepseek_engine.conversion.command import run_quantize  # works without the extra
+
+        raise SystemExit(run_quantize(sys.argv[2:]))
     try:
         from deepseek_engine.server.command import run
     except ModuleNotFoundError as error:

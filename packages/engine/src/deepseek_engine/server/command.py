@@ -109,7 +109,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deepseek-server",
         description="Serve a model over HTTP: /v1/generate, /v1/chat/completions, /v1/completions and more.",
-        epilog="Every flag has a variable: --max-batch-size is ENGINE_MAX_BATCH_SIZE. Flags win.",
+        epilog="Every flag has a variable: --max-batch-size is ENGINE_MAX_BATCH_SIZE. Flags win. "
+        "`deepseek-server quantize IN OUT` writes a checkpoint with INT8 weights.",
         allow_abbrev=False,
     )
     for flag, name, kind, aliases in _FLAGS:

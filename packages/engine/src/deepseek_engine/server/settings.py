@@ -1,18 +1,16 @@
 """Every knob of the server: ENGINE_* variables, overridden by the command line."""
 
-import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from deepseek_engine.byte_sizes import parse_bytes
 from deepseek_engine.chat.selection import CHAT_FORMATS
 from deepseek_engine.config import MAX_SECONDS, EngineConfig
 from deepseek_engine.lora.directory import check_adapter_name
 from deepseek_engine.model_source import DEFAULT_MODEL, model_display_name
 from deepseek_engine.request_log.log_file import DEFAULT_MAX_BYTES, MIN_MAX_BYTES
-
-_UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 class ServerSettings(BaseSettings):
@@ -166,15 +164,3 @@ class ServerSettings(BaseSettings):
             step_exit_s=self.step_exit_s,
             lora_modules=tuple((name, folder) for name, _, folder in (entry.partition("=") for entry in self.lora)),
         )
-
-
-def parse_bytes(text: str) -> int:
-    """A number of bytes: `1048576`, `512MiB`, `2G`; units are powers of 1024.
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
-    if match is None:
-        raise ValueError(f"{text!r} is not a number of bytes: write 2GiB, 512MiB or 1048576")
-    return int(float(match[1]) * _UNITS[match[2]])

@@ -58,6 +58,33 @@ def to_fp8_blocks(weight: Tensor, block: tuple[int, int], *, ue8m0: bool = False
     return values, grid
 
 
+def fp8_tensors(
+    tensors: dict[str, Tensor],
+    block: tuple[int, int],
+    store_scale: Callable[[Tensor], Tensor] = lambda scale: scale,
+    *,
+    ue8m0: bool = False,
+) -> dict[str, Tensor]:
+    """A checkpoint's tensors with its projections in FP8, in a file's form.
+
+    Args:
+        tensors: all of them; of those with three dimensions, each matrix is cut into blocks by itself.
+        block: rows and columns.
+        store_scale: gives the float32 scales the type that they have in the file.
+        ue8m0: whether scales are powers of two.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not is_projection(name, tensor):
+            found[name] = tensor
+            continue
+        matrices = [to_fp8_blocks(matrix, block, ue8m0=ue8m0) for matrix in tensor.view(-1, *tensor.shape[-2:])]
+        values, scales = (torch.stack(part) for part in zip(*matrices, strict=True))
+        found[name] = values.view(tensor.shape)
+        found[f"{name}_scale_inv"] = store_scale(scales.view(*tensor.shape[:-2], *scales.shape[1:]))
+    return found
+
+
 def from_fp8_blocks(values: Tensor, scale: Tensor, block: tuple[int, int]) -> Tensor:
     """The matrix that FP8 blocks stand for, float32, written out the slow and plain way."""
     grown = scale.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
