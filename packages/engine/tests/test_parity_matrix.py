@@ -4,7 +4,6 @@ The oracle is transformers with eager attention on the same weights, and for Dee
 a slow reference of our own. What was measured is printed as a table.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,20 +31,16 @@ from transformers.models.deepseek_v32 import DeepseekV32Config
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.model_runner import ModelRunner, build_runner, open_checkpoint
 from deepseek_engine.model_source import resolve_model
-from deepseek_engine.sampling_params import SamplingParams
-from deepseek_engine.sequence import ScheduledSequence, Sequence
-from deepseek_engine.step_inputs import prepare_step
-from deepseek_engine.step_model import TorchModel
 from deepseek_engine.testing import deepseek_moe_reference
-from deepseek_engine.testing.checkpoints import VOCAB_SIZE, write_tokenizer
+from deepseek_engine.testing.checkpoints import VOCAB_SIZE
 from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
+from deepseek_engine.testing.logits import BLOCK_SIZE, engine_logits, sequence_of
 from deepseek_engine.tokenizer import load_tokenizer
 
 TOLERANCE: Final = 1e-4
 """Two float32 implementations that add in different orders."""
 NUM_TOKENS: Final = 120
 NUM_GREEDY: Final = 64
-BLOCK_SIZE: Final = 16
 
 Oracle = Callable[[list[int]], Tensor]
 """Token ids to logits at every position."""
@@ -251,30 +246,8 @@ def write_oracle(folder: Path, case: Case) -> Oracle:
 
 
 def write_own_reference(folder: Path, config: dict[str, Any]) -> Oracle:
-    write_tokenizer(folder)
-    (folder / "config.json").write_text(json.dumps(config))
-    tensors = deepseek_moe_reference.random_tensors(config, seed=0)
-    save_file(tensors, folder / "model.safetensors")
+    tensors = deepseek_moe_reference.write_checkpoint(folder, config, seed=0)
     return lambda token_ids: deepseek_moe_reference.logits_at_every_position(config, tensors, token_ids)
-
-
-def sequence_of(token_ids: list[int], num_tokens: int) -> Sequence:
-    """A sequence with blocks for `num_tokens`, not in order, so that a page out of place is noticed."""
-    sequence = Sequence("r", 0, list(token_ids), SamplingParams(temperature=0.0), sampling_seed=0)
-    sequence.block_table = [(5 + 7 * i) % 31 for i in range(-(-num_tokens // BLOCK_SIZE))]
-    return sequence
-
-
-def engine_logits(runner: ModelRunner, sequence: Sequence, num_new: int) -> Tensor:
-    """Logits of the sequence's next `num_new` tokens, which are in the cache afterwards."""
-    assert isinstance(runner.model, TorchModel)
-    with torch.inference_mode():
-        inputs = prepare_step([ScheduledSequence(sequence, num_new)], BLOCK_SIZE, torch.float32)
-        logits = runner.model.transformer(
-            inputs.token_ids_T, inputs.positions_T, torch.arange(num_new), runner.model.cache, inputs.metadata
-        )
-    sequence.num_computed_tokens += num_new
-    return logits
 
 
 @pytest.mark.parametrize("chunk_size", [NUM_TOKENS, 33])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from deepseek_engine.errors import InvalidRequestError, ModelLoadError
-from deepseek_engine.gguf_metadata import read_gguf_metadata
-from deepseek_engine.gguf_tokenizer import build_gguf_tokenizer
+from deepseek_engine.gguf.metadata import read_gguf_metadata
+from deepseek_engine.gguf.tokenizer import build_gguf_tokenizer
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.tokenizer import Tokenizer, load_tokenizer
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from deepseek_engine.checkpoint_decoding import DecodedSource, store_as_checkpoint_does
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
-from deepseek_engine.gguf_checkpoint import GGUFCheckpoint
+from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
 from deepseek_engine.host_memory import available_memory_bytes, return_freed_memory
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport

@@ -13,8 +13,8 @@ from deepseek_engine.chat.conversation import ChatEncoder, Conversation
 from deepseek_engine.chat.selection import choose_encoder
 from deepseek_engine.errors import InvalidRequestError
 from deepseek_engine.folder_tokenizer import build_folder_tokenizer, read_model_type
-from deepseek_engine.gguf_metadata import read_gguf_metadata
-from deepseek_engine.gguf_tokenizer import build_gguf_tokenizer
+from deepseek_engine.gguf.metadata import read_gguf_metadata
+from deepseek_engine.gguf.tokenizer import build_gguf_tokenizer
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.text_parsers.markup import AnswerFormat
 from deepseek_engine.text_parsers.parser import ReasoningStart

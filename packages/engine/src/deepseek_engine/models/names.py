@@ -70,6 +70,11 @@ _SPELLINGS: Final = {
 }
 
 
+def expert_spelling(architecture: str) -> ExpertSpelling:
+    """How the checkpoints of an architecture name their experts."""
+    return _SPELLINGS.get(architecture, _DEEPSEEK)
+
+
 def checkpoint_destinations(model: Transformer, names: set[str]) -> Destinations:
     """Where each tensor of the model's checkpoint goes, by name.
 
@@ -162,7 +167,7 @@ def _feed_forward(feed_forward: FeedForward, prefix: str, names: set[str], archi
         return _gated(feed_forward, f"{prefix}mlp.")
     if architecture == "JetMoeForCausalLM":
         return _jetmoe_experts(feed_forward, f"{prefix}mlp.")
-    found = dict(_experts(feed_forward, prefix, names, _SPELLINGS.get(architecture, _DEEPSEEK)))
+    found = dict(_experts(feed_forward, prefix, names, expert_spelling(architecture)))
     if feed_forward.shared is not None:
         found |= _gated(feed_forward.shared, f"{prefix}mlp.shared_experts.")
     return found

@@ -5,11 +5,16 @@ shared experts that are one gated network, and routed experts chosen by softmax.
 time, float32, and nothing in common with the engine's layers.
 """
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType] - typed in part
 from torch import Tensor
+
+from deepseek_engine.testing.checkpoints import write_tokenizer
 
 Tensors = dict[str, Tensor]
 
@@ -54,6 +59,15 @@ def random_tensors(config: dict[str, Any], seed: int) -> Tensors:
             tensors[f"{prefix}{name}gate_proj.weight"] = matrix(width, hidden)
             tensors[f"{prefix}{name}up_proj.weight"] = matrix(width, hidden)
             tensors[f"{prefix}{name}down_proj.weight"] = matrix(hidden, width)
+    return tensors
+
+
+def write_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> Tensors:
+    """Write a checkpoint of random weights, with a tokenizer; returns its tensors."""
+    write_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = random_tensors(config, seed)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return tensors
 
 

@@ -10,7 +10,7 @@ from typing import Final, cast
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from deepseek_engine.errors import ModelLoadError
-from deepseek_engine.gguf_metadata import GGUFValue
+from deepseek_engine.gguf.metadata import GGUFValue
 
 _LLAMA3_PATTERN: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

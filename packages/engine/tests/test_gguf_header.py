@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deepseek_engine.errors import ModelLoadError
-from deepseek_engine.gguf_metadata import read_gguf_metadata
+from deepseek_engine.gguf.metadata import read_gguf_metadata
 
 
 @pytest.fixture
