@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from deepseek_engine.errors import InvalidRequestError, ModelLoadError
-from deepseek_engine.gguf.metadata import read_gguf_metadata
-from deepseek_engine.gguf.tokenizer import build_gguf_tokenizer
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.tokenizer import Tokenizer, load_tokenizer
 
@@ -103,35 +101,6 @@ def test_token_bytes_joined_are_the_text(tokenizer: Tokenizer):
 def test_the_gguf_names_its_end_token_and_vocabulary(tokenizer: Tokenizer):
     assert tokenizer.eos_token_ids == (2,)
     assert tokenizer.vocab_size == 49152
-
-
-def test_a_gguf_of_an_unknown_kind_is_refused_by_name():
-    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "tekken"}
-    with pytest.raises(ModelLoadError, match="pre='tekken'"):
-        build_gguf_tokenizer(metadata)
-    with pytest.raises(ModelLoadError, match="model='llama'"):
-        build_gguf_tokenizer({"tokenizer.ggml.model": "llama"})
-
-
-def test_a_gguf_that_asks_for_a_beginning_token_gets_one():
-    metadata = read_gguf_metadata(resolve_model("smollm2")) | {"tokenizer.ggml.add_bos_token": True}
-    parts = build_gguf_tokenizer(metadata)
-    tokenizer = Tokenizer(parts.backend, bos_token_id=parts.bos_token_id)
-    assert tokenizer.encode("hi")[0] == 1
-    assert tokenizer.encode("<|im_start|>hi") == tokenizer.encode("hi"), "a text with the token does not get another"
-
-
-def test_the_qwen2_and_llama_rules_split_digits_as_published():
-    metadata = read_gguf_metadata(resolve_model("smollm2"))
-    splits: dict[str, list[str]] = {}
-    for pre in ("qwen2", "llama-bpe", "gpt-2"):
-        backend = build_gguf_tokenizer(metadata | {"tokenizer.ggml.pre": pre}).backend
-        splits[pre] = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("a 12345")]
-    assert splits == {
-        "qwen2": ["a", "Ġ", "1", "2", "3", "4", "5"],
-        "llama-bpe": ["a", "Ġ", "123", "45"],
-        "gpt-2": ["a", "Ġ12345"],
-    }
 
 
 def test_a_folder_gives_tokenizer_template_and_every_end_token(tmp_path: Path):
