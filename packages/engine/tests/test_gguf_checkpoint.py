@@ -1,6 +1,7 @@
 """GGUF files that are split, of every type, unsupported, or broken in every way: a model, or an error that names it."""
 
 import json
+import math
 import random
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from deepseek_engine.gguf.files import read_gguf_files
 from deepseek_engine.gguf.stored import open_tensors
 from deepseek_engine.gguf.tokenizer import build_gguf_tokenizer
 from deepseek_engine.llm import LLM
+from deepseek_engine.model_config import LinearScaling, RopeConfig, YarnScaling
 from deepseek_engine.model_runner import build_runner
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
@@ -28,6 +30,11 @@ from deepseek_engine.testing.families import TINY, build_oracle, write_family_ch
 from deepseek_engine.testing.gguf_export import GGUFExport
 
 SMALL: Final = TinyModel(hidden_size=32, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1)
+YARN: Final[dict[str, Any]] = {
+    "llama.rope.scaling.type": "yarn",
+    "llama.rope.scaling.factor": 8.0,
+    "llama.rope.scaling.original_context_length": 64,
+}
 SUPPORTED: Final = [
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
     "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
@@ -112,6 +119,29 @@ def test_a_split_file_is_read_from_its_first_part(folder: Path, tmp_path: Path) 
     first.rename(tmp_path / "renamed.gguf")
     with pytest.raises(ModelLoadError, match=r"one of \d files \(split.count\)"):
         GGUFCheckpoint(tmp_path / "renamed.gguf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "scaling"),
+    [
+        ({}, None),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+        ({"llama.rope.scale_linear": 4.0}, LinearScaling(4.0)),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 0.0}, None),
+        (
+            YARN | {"llama.rope.scaling.yarn_beta_fast": 16.0},
+            YarnScaling(8.0, 64, attention_factor=0.1 * math.log(8) + 1, beta_fast=16.0),
+        ),
+        (YARN | {"llama.rope.scaling.yarn_log_multiplier": 1.0}, YarnScaling(8.0, 64, attention_factor=1.0)),
+        (YARN | {"llama.rope.scaling.yarn_attn_factor": 1.25}, YarnScaling(8.0, 64, attention_factor=1.25)),
+    ],
+)
+def test_rotary_scaling_is_read_from_its_keys(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], scaling: LinearScaling | YarnScaling | None
+) -> None:
+    config = GGUFCheckpoint(GGUFExport(folder, changes=changes).write(tmp_path / "model.gguf")).config
+    assert config.rope == RopeConfig(16, 10000.0, scaling)
+    assert config.norm_eps == 1e-5, "what the folder's config.json says, not the float32 nearest to it"
 
 
 LLAMA_LIES: Final[list[tuple[dict[str, Any], str]]] = [
@@ -231,15 +261,11 @@ def test_a_tensor_table_that_lies_is_refused_by_the_tensors_name(
 
 
 def test_tensors_of_another_architecture_are_refused_by_name(folder: Path, latent_folder: Path, tmp_path: Path) -> None:
-    values = GGUFExport(folder)
-    path = values.write(tmp_path / "model.gguf")
+    path = GGUFExport(folder).write(tmp_path / "model.gguf")
     data = path.read_bytes()
-    for old, new, message in [
-        (b"blk.1.attn_norm", b"blk.1.surprises", "does not use: blk.1.surprises.weight"),
-        (b"blk.0.attn_norm", b"abc.0.attn_norm", "does not use: abc.0.attn_norm.weight"),
-    ]:
-        path.write_bytes(data.replace(old, new, 1) if message.endswith("weight") else data)
-        with pytest.raises(ModelLoadError, match=f"{message}|lacks"):
+    for name in ("blk.1.surprise", "elsewhere_gate"):
+        path.write_bytes(data.replace(b"blk.1.ffn_gate.", f"{name}.".encode(), 1))
+        with pytest.raises(ModelLoadError, match=f"does not use: {name}.weight"):
             GGUFCheckpoint(path)
     split = GGUFExport(latent_folder).write(tmp_path / "split.gguf")
     split.write_bytes(split.read_bytes().replace(b"blk.0.attn_v_b", b"blk.0.attn_q_x", 1))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pytest
 import torch
@@ -112,6 +112,7 @@ class Case:
     config: PreTrainedConfig | dict[str, Any]
     kind: Kind | Callable[[str], Kind] = Kind.F32
     split_kv_b: bool = True
+    experts: Literal["stacked", "single", "gate_up"] = "stacked"
 
 
 CASES: Final[dict[str, Case]] = {
@@ -127,6 +128,7 @@ CASES: Final[dict[str, Case]] = {
     "llama Q4_1, rope_freqs": Case(LlamaConfig(**TINY, rope_parameters=LLAMA3_ROPE), Kind.Q4_1),
     "llama K types": Case(LlamaConfig(**LARGE_ROWS), mixed_k),
     "mixtral Q5_0": Case(MixtralConfig(**TINY, num_local_experts=8), Kind.Q5_0),
+    "mixtral F16, an expert a tensor": Case(MixtralConfig(**TINY, num_local_experts=4), Kind.F16, experts="single"),
     "mixtral K types": Case(MixtralConfig(**LARGE_ROWS, num_local_experts=4), mixed_k),
     "qwen2 Q5_1": Case(Qwen2Config(**TINY), Kind.Q5_1),
     "qwen3 Q8_0 tied": Case(Qwen3Config(**TINY, head_dim=24, tie_word_embeddings=True), Kind.Q8_0),
@@ -135,6 +137,9 @@ CASES: Final[dict[str, Case]] = {
     "deepseek v2-lite Q8_0, whole kv_b": Case(DeepseekV2Config(**V2_LITE), Kind.Q8_0, split_kv_b=False),
     "deepseek v2 Q4_0, groups": Case(DeepseekV2Config(**V2), Kind.Q4_0),
     "deepseek v3 Q8_0, groups, yarn": Case(DeepseekV3Config(**V3), Kind.Q8_0),
+    "deepseek v3 Q4_1, gates above ups": Case(
+        DeepseekV3Config(**MLA, n_group=1, topk_group=1), Kind.Q4_1, experts="gate_up"
+    ),
     "deepseek v3 one group, whole kv_b": Case(
         DeepseekV3Config(**MLA, n_group=1, topk_group=1, norm_topk_prob=False), split_kv_b=False
     ),
@@ -160,7 +165,8 @@ def oracle_logits(folder: Path, case: Case, token_ids: list[int]) -> Tensor:
 
 def export(folder: Path, case: Case) -> GGUFExport:
     kind = case.kind
-    return GGUFExport(folder, (lambda _: kind) if isinstance(kind, Kind) else kind, split_kv_b=case.split_kv_b)
+    kind_of = (lambda _: kind) if isinstance(kind, Kind) else kind
+    return GGUFExport(folder, kind_of, split_kv_b=case.split_kv_b, experts=case.experts)
 
 
 def gguf_logits(path: Path, token_ids: list[int]) -> Tensor:

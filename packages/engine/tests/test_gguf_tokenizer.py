@@ -254,6 +254,7 @@ def test_a_gguf_that_asks_for_a_beginning_token_gets_one() -> None:
         ({"tokenizer.ggml.merges": [1]}, "no list of str at tokenizer.ggml.merges"),
         ({"tokenizer.ggml.pre": "x" * 500}, "pre='xxx.*known are default, gpt-2"),
         ({"tokenizer.ggml.pre": 3}, "pre=3"),
+        ({"split.no": 1}, "later part of a model: give the first"),
         ({"tokenizer.ggml.model": "llama"}, "no list of float at tokenizer.ggml.scores"),
         ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [1.0]}, "scores has 1 entries for 3 tokens"),
         ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [float("nan")] * 3}, "not a number"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import torch
+from gguf import GGML_QUANT_SIZES
 from torch import Tensor
 
 from deepseek_engine.errors import ModelLoadError
@@ -77,6 +78,10 @@ class Interleaved:
 
     tensor: StoredTensor
     head_dim: int
+
+    def __post_init__(self) -> None:
+        if len(self.tensor.shape) == 1 and GGML_QUANT_SIZES[self.tensor.kind][0] > 1:
+            raise ModelLoadError(f"{self.tensor.name} is of type {self.tensor.kind.name}: a bias cannot be")
 
     @property
     def shape(self) -> tuple[int, ...]:

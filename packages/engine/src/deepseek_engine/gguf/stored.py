@@ -89,8 +89,10 @@ def open_tensors(path: Path, tensors: Sequence[GGUFTensor]) -> dict[str, StoredT
 
 def _layout(path: Path, tensor: GGUFTensor) -> tuple[GGMLQuantizationType, tuple[int, ...]]:
     """The tensor's type, and the shape of its bytes."""
-    names = {kind.value: kind for kind in GGMLQuantizationType}
-    kind = names.get(tensor.type_id)
+    try:
+        kind = GGMLQuantizationType(tensor.type_id)
+    except ValueError:
+        kind = None
     if kind is None or not _is_dequantizable(kind):
         known = ", ".join(each.name for each in GGMLQuantizationType if _is_dequantizable(each))
         raise ModelLoadError(

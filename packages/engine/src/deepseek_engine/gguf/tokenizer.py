@@ -38,6 +38,8 @@ def build_gguf_tokenizer(metadata: Metadata) -> GGUFTokenizer:
     Raises:
         ModelLoadError: the metadata holds none, one of a kind whose rules are not known here, or a broken one.
     """
+    if metadata.get("split.no"):
+        raise ModelLoadError("this GGUF file is a later part of a model: give the first, which holds its tokenizer")
     kind = metadata.get(f"{_PREFIX}model")
     if kind not in ("gpt2", "llama"):
         raise ModelLoadError(

@@ -29,8 +29,9 @@ def rotary_table(config: RopeConfig, num_positions: int, dtype: torch.dtype, dev
     Returns:
         [num_positions, 2, D]: cosines, then sines signed so that `rotate` needs no negation.
     """
-    frequencies_F, magnitude = _frequencies(config, num_positions)
-    angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies_F)
+    with torch.device("cpu"):  # a model that is built on the meta device, for its shapes, has a table all the same
+        frequencies_F, magnitude = _frequencies(config, num_positions)
+        angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies_F)
     cos, sin = angles.cos() * magnitude, angles.sin() * magnitude
     return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), dim=1).to(device, dtype)
 

@@ -85,7 +85,7 @@ class Transformer(nn.Module):
         )
         if config.tie_word_embeddings:
             self.head.weight = self.embedding
-        self.cos_sin = rotary_table(config.rope, max_model_len, dtype, self.embedding.device)
+        self.cos_sin = rotary_table(config.rope, max_model_len, dtype, torch.device("cpu"))
 
     def hidden(
         self, token_ids_T: Tensor, positions_T: Tensor, rows_R: Tensor, cache: KVCache, metadata: AttentionMetadata

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import gguf
 import numpy as np
@@ -33,6 +33,7 @@ _ARCHITECTURES: Final = {
 }
 _PERMUTED: Final = (gguf.MODEL_ARCH.LLAMA, gguf.MODEL_ARCH.DEEPSEEK)
 _EXPERT: Final = re.compile(r"(.*\.experts)\.(\d+)\.(\w+)\.weight")
+_UP_OF_GATE: Final = {"w1": "w3", "gate_proj": "up_proj"}
 _SCALES: Final = {Kind.Q4_K: (0, 2), Kind.Q5_K: (0, 2), Kind.Q6_K: (208,)}
 """Where the float16 scales of a block lie, of the types that the gguf package reads and does not write."""
 
@@ -43,7 +44,9 @@ class GGUFExport:
     Args:
         folder: with config.json and model.safetensors, an expert a tensor.
         kind_of: the type of each matrix; vectors, routers and rows that are no whole number of blocks are float32.
-        split_kv_b: whether DeepSeek's `kv_b_proj` becomes two tensors, as since llama.cpp of April 2025.
+        split_kv_b: whether DeepSeek's `kv_b_proj` becomes two tensors, as newer converters have it.
+        experts: a projection of all experts of a layer in one tensor, as converters write them; a tensor each, as in
+            Mixtral's first files; or gates above ups.
         changes: keys to write otherwise than a converter would, or, with None, not at all.
     """
 
@@ -53,6 +56,7 @@ class GGUFExport:
         kind_of: KindOf = lambda _: Kind.F32,
         *,
         split_kv_b: bool = True,
+        experts: Literal["stacked", "single", "gate_up"] = "stacked",
         changes: Mapping[str, Any] | None = None,
     ) -> None:
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
@@ -62,6 +66,7 @@ class GGUFExport:
         self._names = gguf.get_tensor_name_map(self._arch, self.config["num_hidden_layers"])
         self._kind_of = kind_of
         self._split_kv_b = split_kv_b
+        self._experts = experts
         self._changes = dict(changes or {})
         self._random = np.random.default_rng(0)
         self.weights: dict[str, Tensor] = {}
@@ -171,12 +176,14 @@ class GGUFExport:
         if rope.get("rope_type") == "llama3":
             writer.add_tensor("rope_freqs.weight", self._llama3_factors(rope))
         for name, tensor in self._stacked(self._tensors):
-            if name.endswith("kv_b_proj.weight") and self._split_kv_b:
+            if ".experts." in name:
+                self._write_experts(writer, name, tensor)
+            elif name.endswith("kv_b_proj.weight") and self._split_kv_b:
                 self._write_split_kv_b(writer, name, tensor)
             elif self._arch in _PERMUTED and re.search(r"\.(q|k)_proj\.(weight|bias)$", name):
                 self._write_permuted(writer, name, tensor)
             else:
-                self._keep(name, self._add(writer, self._name(name), tensor))
+                self.weights[name] = self._add(writer, self._name(name), tensor)
 
     def _stacked(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """The tensors, with the experts of a layer in one."""
@@ -190,6 +197,23 @@ class GGUFExport:
         for name, experts in stacks.items():
             yield name, torch.stack([experts[index] for index in range(len(experts))])
 
+    def _write_experts(self, writer: gguf.GGUFWriter, name: str, tensor: Tensor) -> None:
+        """Write the experts of one projection; of gates above ups, when it comes to the gates."""
+        stored_name, block, projection = self._name(name), *name.removesuffix(".weight").rsplit(".", 1)
+        if self._experts == "gate_up" and "ffn_down" not in stored_name:
+            if "ffn_gate" in stored_name:
+                ups = f"{block}.{_UP_OF_GATE[projection]}.weight"
+                both = torch.cat((tensor, dict(self._stacked(self._tensors))[ups]), dim=1)
+                gates, up_values = self._add(writer, stored_name.replace("gate", "gate_up"), both).chunk(2, dim=1)
+                self._keep_experts(name, gates)
+                self._keep_experts(ups, up_values)
+        elif self._experts == "single":
+            names = (stored_name.replace("_exps.", f".{index}.") for index in range(len(tensor)))
+            values = [self._add(writer, each, expert) for each, expert in zip(names, tensor, strict=True)]
+            self._keep_experts(name, torch.stack(values))
+        else:
+            self._keep_experts(name, self._add(writer, stored_name, tensor))
+
     def _write_permuted(self, writer: gguf.GGUFWriter, name: str, tensor: Tensor) -> None:
         is_query = ".q_proj." in name
         heads = self.config["num_attention_heads" if is_query else "num_key_value_heads"]
@@ -197,7 +221,7 @@ class GGUFExport:
         stored = self._add(writer, self._name(name), tensor[order])
         kept = torch.empty_like(stored)
         kept[order] = stored
-        self._keep(name, kept)
+        self.weights[name] = kept
 
     def _write_split_kv_b(self, writer: gguf.GGUFWriter, name: str, tensor: Tensor) -> None:
         nope, value = self.config["qk_nope_head_dim"], self.config["v_head_dim"]
@@ -205,7 +229,7 @@ class GGUFExport:
         keys, values = heads.split((nope, value), dim=1)
         key_b = self._add(writer, self._name(name.replace("kv_b", "k_b")), keys.transpose(1, 2).contiguous())
         value_b = self._add(writer, self._name(name.replace("kv_b", "v_b")), values.contiguous())
-        self._keep(name, torch.cat((key_b.transpose(1, 2), value_b), dim=1).reshape(tensor.shape))
+        self.weights[name] = torch.cat((key_b.transpose(1, 2), value_b), dim=1).reshape(tensor.shape)
 
     def _add(self, writer: gguf.GGUFWriter, name: str, tensor: Tensor) -> Tensor:
         """Add the tensor, and return what it is once dequantised."""
@@ -229,10 +253,7 @@ class GGUFExport:
             blocks[:, at : at + 2] = scales.view(np.uint8)
         return blocks.reshape(*shape[:-1], -1)
 
-    def _keep(self, name: str, tensor: Tensor) -> None:
-        if tensor.dim() < 3:
-            self.weights[name] = tensor
-            return
+    def _keep_experts(self, name: str, tensor: Tensor) -> None:
         block, projection = name.removesuffix(".weight").rsplit(".", 1)
         self.weights |= {f"{block}.{index}.{projection}.weight": expert for index, expert in enumerate(tensor)}
 
