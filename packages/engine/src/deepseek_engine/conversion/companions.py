@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from deepseek_engine.conversion.gguf_folder import gguf_fields, write_gguf_tokenizer
-from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
+from deepseek_engine.weights import CheckpointSource
 
 _COPIED: Final = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken",
@@ -47,20 +48,18 @@ def int8_quantization_config(ignore: list[str]) -> dict[str, Any]:
     }
 
 
-def config_fields(path: Path, config: ModelConfig, dtype: str) -> dict[str, Any]:
+def config_fields(path: Path, source: CheckpointSource, dtype: str) -> dict[str, Any]:
     """The fields of config.json: the folder's own, without its quantization, or those of a GGUF file.
 
     Args:
         path: the checkpoint.
-        config: what was read from it.
+        source: its tensors.
         dtype: of a GGUF file's model.
-
-    Raises:
-        ModelLoadError: a GGUF file's model has no config.json that would describe it.
     """
-    if path.is_file():
-        return gguf_fields(path, config, dtype)
-    fields = cast("dict[str, Any]", json.loads((path / "config.json").read_text(encoding="utf-8")))
+    if isinstance(source, GGUFCheckpoint):
+        fields = gguf_fields(source, dtype)
+    else:
+        fields = cast("dict[str, Any]", json.loads((path / "config.json").read_text(encoding="utf-8")))
     for name in ("quantization_config", "compression_config"):
         fields.pop(name, None)
     for name in _MTP_FIELDS:  # their layers are left behind

@@ -1,45 +1,31 @@
 """A GGUF file's metadata as the files of a folder: config.json, tokenizer, chat template."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deepseek_engine.conversion.json_file import write_json
 from deepseek_engine.errors import ModelLoadError
-from deepseek_engine.gguf_metadata import read_gguf_metadata
-from deepseek_engine.gguf_tokenizer import build_gguf_tokenizer
-from deepseek_engine.model_config import DenseConfig, GroupedQueryConfig, ModelConfig
+from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
+from deepseek_engine.gguf.metadata import read_gguf_metadata
+from deepseek_engine.gguf.tokenizer import build_gguf_tokenizer
+
+_MODEL_TYPES: Final = {
+    "LlamaForCausalLM": "llama",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "DeepseekForCausalLM": "deepseek",
+    "DeepseekV2ForCausalLM": "deepseek_v2",
+    "DeepseekV3ForCausalLM": "deepseek_v3",
+}
+"""What transformers calls the models that GGUF files hold."""
 
 
-def gguf_fields(path: Path, config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The fields of config.json.
-
-    Raises:
-        ModelLoadError: the model is of a kind that is not written.
-    """
-    layer = config.layers[0]
-    attention, feed_forward = layer.attention, layer.feed_forward
-    is_plain = isinstance(attention, GroupedQueryConfig) and isinstance(feed_forward, DenseConfig)
-    if config.architecture != "LlamaForCausalLM" or not is_plain or config.rope.scaling is not None:
-        raise ModelLoadError(f"{path}: of GGUF files, only dense llama ones can be written as a folder")
-    return {
-        "architectures": [config.architecture],
-        "model_type": "llama",
-        "hidden_act": "silu",
-        "hidden_size": config.hidden_size,
-        "intermediate_size": feed_forward.intermediate_size,
-        "num_hidden_layers": len(config.layers),
-        "num_attention_heads": attention.num_attention_heads,
-        "num_key_value_heads": attention.num_key_value_heads,
-        "head_dim": attention.head_dim,
-        "attention_bias": attention.qkv_bias,
-        "mlp_bias": feed_forward.bias,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_position_embeddings,
-        "rope_theta": config.rope.theta,
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "torch_dtype": dtype,
-    }
+def gguf_fields(checkpoint: GGUFCheckpoint, dtype: str) -> dict[str, Any]:
+    """The fields of config.json."""
+    given = {name: value for name, value in checkpoint.fields.items() if value is not None}
+    model_type = _MODEL_TYPES[checkpoint.config.architecture]
+    return {"model_type": model_type, "hidden_act": "silu", **given, "torch_dtype": dtype}
 
 
 def write_gguf_tokenizer(path: Path, folder: Path, max_model_len: int) -> list[str]:

@@ -19,6 +19,7 @@ from deepseek_engine.conversion.plan import FLOAT32_BYTES, Piece, kept_modules, 
 from deepseek_engine.conversion.report import ConversionReport
 from deepseek_engine.conversion.shards import ShardWriter
 from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
 from deepseek_engine.model_config import ModelConfig
 from deepseek_engine.model_runner import open_checkpoint
 from deepseek_engine.model_source import resolve_model
@@ -60,7 +61,7 @@ def write_int8_checkpoint(options: Int8Options) -> ConversionReport:
     check_free(options.out)
     config, source = open_checkpoint(path)
     model = shape_of(config)
-    fields = config_fields(path, config, _called(options.dtype or torch.bfloat16))
+    fields = config_fields(path, source, _called(options.dtype or torch.bfloat16))
     fields["quantization_config"] = int8_quantization_config(kept_modules(model))
     decoded_dtype = options.dtype or _named_dtype(fields)
     report = ConversionReport(source=options.model, out=str(options.out))
@@ -72,8 +73,8 @@ def write_int8_checkpoint(options: Int8Options) -> ConversionReport:
         _write_tensors(model, source, writer, report, decoded_dtype, all_decoded=all_decoded, options=options)
         report.num_shards = len(writer.finish())
     report.bytes_after = writer.num_bytes
-    if path.is_file():
-        report.bytes_before = path.stat().st_size
+    if isinstance(source, GGUFCheckpoint):
+        report.bytes_before = source.num_bytes
     return report
 
 

@@ -8,18 +8,23 @@ import torch
 from torch import Tensor
 
 from deepseek_engine.errors import ModelLoadError
-from deepseek_engine.gguf.config import read_gguf_config
+from deepseek_engine.gguf.config import read_gguf_fields
 from deepseek_engine.gguf.files import GGUFFiles, read_gguf_files
 from deepseek_engine.gguf.metadata import GGUFValue
 from deepseek_engine.gguf.sources import ROPE_FREQS, Source, hugging_face_tensors
 from deepseek_engine.gguf.stored import StoredTensor, open_tensors
-from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.model_config import ModelConfig, parse_model_config
 from deepseek_engine.models.names import checkpoint_destinations
 from deepseek_engine.models.transformer import Transformer
 
 
 class GGUFCheckpoint:
     """One `.gguf` file, or the first of several; what it claims is checked before memory is taken for it.
+
+    Attributes:
+        fields: those of the config.json that would describe the model.
+        config: what they say.
+        num_bytes: of the file, or of all its parts.
 
     Raises:
         ModelLoadError: a file is broken, or the model is not supported; the message names what is wrong.
@@ -29,7 +34,9 @@ class GGUFCheckpoint:
         files = read_gguf_files(path)
         stored = _open_all(files)
         shapes = {name: tensor.shape for name, tensor in stored.items()}
-        self.config = read_gguf_config(files.metadata, shapes, str(path), _rope_factors(stored, path))
+        self.num_bytes = sum(part.stat().st_size for part, _ in files.parts)
+        self.fields = read_gguf_fields(files.metadata, shapes, str(path), _rope_factors(stored, path))
+        self.config = parse_model_config(self.fields, str(path))
         try:
             self._sources = hugging_face_tensors(stored, str(files.metadata["general.architecture"]), self.config)
         except ModelLoadError as error:

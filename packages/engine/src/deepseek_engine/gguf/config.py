@@ -41,7 +41,14 @@ _NEUTRAL: Final[dict[str, tuple[GGUFValue, ...]]] = {
 def read_gguf_config(
     metadata: Mapping[str, GGUFValue], shapes: Shapes, source: str, rope_factors: tuple[float, ...] | None = None
 ) -> ModelConfig:
-    """The shape of the model.
+    """The shape of the model; arguments and errors as of `read_gguf_fields`."""
+    return parse_model_config(read_gguf_fields(metadata, shapes, source, rope_factors), source)
+
+
+def read_gguf_fields(
+    metadata: Mapping[str, GGUFValue], shapes: Shapes, source: str, rope_factors: tuple[float, ...] | None = None
+) -> Fields:
+    """The fields of the config.json that would describe the model.
 
     Args:
         metadata: the file's keys.
@@ -66,7 +73,7 @@ def read_gguf_config(
     fields = _READERS[architecture](keys, shapes)
     if rope_factors is not None:
         fields["rope_scaling"] = _fixed_factors(rope_factors, fields, source)
-    return parse_model_config(fields, source)
+    return fields
 
 
 def _decoder(keys: Keys, shapes: Shapes, architecture: str) -> Fields:
