@@ -5,13 +5,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from types import FrameType
 
 _REPEATS, _PAUSE_SECONDS = 20, 0.05
 
 
 @contextlib.contextmanager
-def acting_on_interrupts() -> Iterator[None]:
+def acting_on_interrupts() -> Generator[None]:
     """While the block runs, Ctrl-C raises KeyboardInterrupt soon, whatever the main thread does.
 
     CPython only notes a signal when it comes and raises between two bytecodes; a read that the main thread enters in
@@ -35,8 +36,11 @@ def acting_on_interrupts() -> Iterator[None]:
                     signal.pthread_kill(main, signal.SIGURG)
         os.close(woken)
 
+    def ignore(_number: int, _frame: FrameType | None) -> None:
+        pass
+
     threading.Thread(target=repeat, name="deepseek-interrupts", daemon=True).start()
-    urgent = signal.signal(signal.SIGURG, lambda *_: None)
+    urgent = signal.signal(signal.SIGURG, ignore)
     wakeup = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     try:
         yield

@@ -4,7 +4,7 @@ torch's own threads share each operation among them and meet at its end. Loading
 on a machine that is busy with something else every meeting waits for the slowest: it took 100 times as long.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
@@ -16,7 +16,7 @@ MAX_LOAD_THREADS: Final = 8
 
 
 @contextmanager
-def load_threads() -> Iterator[tuple[ThreadPoolExecutor, int]]:
+def load_threads() -> Generator[tuple[ThreadPoolExecutor, int]]:
     """A pool and its number of threads, torch's at most, where each operation of torch runs on the thread that asks."""
     num_torch_threads = torch.get_num_threads()
     num_threads = min(num_torch_threads, MAX_LOAD_THREADS)

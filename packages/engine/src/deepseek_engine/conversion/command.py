@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -74,7 +74,7 @@ def _text(options: argparse.Namespace) -> tuple[str | None, str]:
 
 
 @contextmanager
-def _termination_as_exit() -> Iterator[None]:
+def _termination_as_exit() -> Generator[None]:
     """SIGTERM leaves by an exception, so that what was begun is cleared away, as after Ctrl-C."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
