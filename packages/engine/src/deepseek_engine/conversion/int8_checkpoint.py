@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -111,8 +112,8 @@ def _write_tensors(
                 if piece.is_quantized:
                     _add_quantized(writer, report, piece, part)
                 else:
-                    is_decoded = all_decoded or not isinstance(part, Tensor)
-                    writer.add(piece.name, _kept(part, decoded_dtype if is_decoded else part.dtype))
+                    dtype = decoded_dtype if all_decoded or not isinstance(part, Tensor) else part.dtype
+                    writer.add(piece.name, _kept(part, dtype))
                     report.num_kept += 1
 
 
@@ -147,7 +148,7 @@ def _quantize(values: Tensor | EncodedTensor) -> tuple[Int8Rows, float]:
 
 
 def _sum_of_squares(values: Tensor) -> float:
-    return torch.linalg.vector_norm(values, dtype=torch.float64).item() ** 2
+    return cast("Tensor", torch.linalg.vector_norm(values, dtype=torch.float64)).item() ** 2
 
 
 def _kept(values: Tensor | EncodedTensor, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,7 @@ one model: four bytes a value.
 """
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -92,5 +92,5 @@ def _outputs(path: Path, token_ids: list[int]) -> list[Tensor]:
 
 
 def _relative_error(actual: Tensor, expected: Tensor) -> float:
-    size = expected.norm().item()
-    return (actual - expected).norm().item() / size if size else 0.0
+    size = cast("float", expected.norm().item())
+    return cast("float", (actual - expected).norm().item()) / size if size else 0.0

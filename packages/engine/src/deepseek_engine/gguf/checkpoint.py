@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ def _rope_factors(stored: Mapping[str, StoredTensor], path: Path) -> tuple[float
     if len(tensor.shape) != 1:
         raise ModelLoadError(f"{path}: {ROPE_FREQS} has shape {list(tensor.shape)}: it is to have 1 dimension")
     with ThreadPoolExecutor(1) as pool:
-        return tuple(tensor.values(pool).tolist())
+        return tuple(cast("list[float]", tensor.values(pool).tolist()))
 
 
 def _check_shapes(config: ModelConfig, sources: Mapping[str, Source], path: str) -> None:

@@ -28,8 +28,8 @@ class ExpertGroups:
     def of(cls, expert_ids_TK: Tensor, num_experts: int) -> "ExpertGroups":
         """Sort the choices; those of one expert stay in the tokens' order."""
         expert_of_row = expert_ids_TK.flatten()
-        sizes = torch.bincount(expert_of_row, minlength=num_experts).tolist()
-        return cls(expert_of_row.argsort(stable=True), cast("list[int]", sizes))
+        sizes = cast("list[int]", torch.bincount(expert_of_row, minlength=num_experts).tolist())
+        return cls(expert_of_row.argsort(stable=True), sizes)
 
     def slices(self) -> list[tuple[int, slice]]:
         """Each expert that has rows, and where they lie."""

@@ -43,7 +43,7 @@ class Indexer(nn.Module):
         q_TND = self.query(compressed_q).view(-1, num_heads, dim)
         k_TD = self.key_norm(self.key(x_TH))
         heads = torch.cat((q_TND, k_TD[:, None]), dim=1)
-        rotated, rest = heads.split((self.rotated_dim, dim - self.rotated_dim), dim=-1)
+        rotated, rest = torch.split(heads, [self.rotated_dim, dim - self.rotated_dim], dim=-1)
         heads = torch.cat((rotate(rotated, cos_sin), rest), dim=-1)
         weights_TN = (x_TH.float() @ self.head_weights.T) * (num_heads * dim) ** -0.5
         return select_keys(heads[:, :-1], weights_TN, heads[:, -1], cache, metadata, self.config.index_topk)

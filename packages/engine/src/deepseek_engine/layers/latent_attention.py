@@ -58,8 +58,8 @@ class LatentAttention(nn.Module):
         if self.indexer is not None:
             metadata = self.indexer(x_TH, compressed_q, cos_sin, cache[1], metadata)
         q_TND = q.view(x_TH.shape[0], config.num_attention_heads, config.qk_head_dim)
-        q_nope, q_rope = q_TND.split((config.qk_nope_head_dim, config.qk_rope_head_dim), dim=-1)
-        latent, k_rope = latent_TL.split((config.kv_lora_rank, config.qk_rope_head_dim), dim=-1)
+        q_nope, q_rope = torch.split(q_TND, [config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
+        latent, k_rope = torch.split(latent_TL, [config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
         rotated = self._rotate(torch.cat((q_rope, k_rope[:, None]), dim=1), cos_sin)
 
         key_b, value_b = self.folded()

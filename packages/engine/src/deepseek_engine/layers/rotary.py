@@ -48,7 +48,7 @@ def split_pairs(x: Tensor) -> Tensor:
 
     What comes out of `rotate` stays in that order: queries and keys agree, and nothing else reads it.
     """
-    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return torch.unflatten(x, -1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 
 def _frequencies(config: RopeConfig, num_positions: int) -> tuple[Tensor, float]:

@@ -55,7 +55,7 @@ def softmax_top_k(logits_TE: Tensor, config: RouterConfig) -> tuple[Tensor, Tens
     """
     scores_TE = logits_TE.softmax(dim=-1)
     if config.n_group > 1:
-        best_TG = scores_TE.unflatten(-1, (config.n_group, -1)).amax(dim=-1)
+        best_TG = torch.unflatten(scores_TE, -1, (config.n_group, -1)).amax(dim=-1)
         scores_TE = scores_TE.masked_fill(~_in_best_groups(best_TG, config), 0.0)
     weights_TK, expert_ids_TK = scores_TE.topk(config.num_experts_per_tok, dim=-1)
     return _scaled(weights_TK, config), expert_ids_TK
@@ -70,7 +70,7 @@ def sigmoid_top_k(logits_TE: Tensor, choice_bias_E: Tensor, config: RouterConfig
     scores_TE = logits_TE.sigmoid()
     biased_TE = scores_TE + choice_bias_E
     if config.n_group > 1:
-        of_groups = biased_TE.unflatten(-1, (config.n_group, -1))
+        of_groups = torch.unflatten(biased_TE, -1, (config.n_group, -1))
         two_best_TG = of_groups.topk(min(2, of_groups.shape[-1]), dim=-1).values.sum(dim=-1)
         biased_TE = biased_TE.masked_fill(~_in_best_groups(two_best_TG, config), float("-inf"))
     expert_ids_TK = biased_TE.topk(config.num_experts_per_tok, dim=-1).indices

@@ -1,7 +1,10 @@
 """Which linear layer of a model is meant by which Hugging Face module name."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
+
+from torch import nn
 
 from deepseek_engine.layers.linear import Linear
 from deepseek_engine.models.names import Destination, checkpoint_destinations
@@ -40,7 +43,7 @@ class Target:
 
 def adaptable_projections(model: Transformer) -> dict[str, Target]:
     """Every projection that an adapter may change, by its module's name: `model.layers.0.self_attn.q_proj`."""
-    names = {module: name for name, module in model.named_modules()}
+    names = {module: name for name, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules())}
     return {
         name.removesuffix(".weight"): _target(to.module, names[to.module], to)
         for name, to in checkpoint_destinations(model, set()).items()

@@ -66,7 +66,7 @@ class Int8Rows:
         """See `EncodedTensor`."""
         values, scale = self.values.flatten(0, -2), self.scale.flatten()
         rows = _rows_at_a_time(values)
-        for part, part_scale in zip(values.split(rows), scale.split(rows), strict=True):
+        for part, part_scale in zip(torch.split(values, rows), torch.split(scale, rows), strict=True):
             yield dequantize_rows(part, part_scale)
 
 

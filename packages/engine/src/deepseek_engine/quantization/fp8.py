@@ -56,7 +56,7 @@ class Fp8Blocks:
         num_rows, num_columns = self.shape[-2:]
         matrices, grids = self.values.view(-1, num_rows, num_columns), self.scale.view(-1, *self.scale.shape[-2:])
         for matrix, scale in zip(matrices, grids, strict=True):
-            for rows, factors in zip(matrix.split(self.block[0]), scale, strict=True):
+            for rows, factors in zip(torch.split(matrix, self.block[0]), scale, strict=True):
                 yield rows.float().mul_(factors.repeat_interleave(self.block[1])[:num_columns])
 
 

@@ -88,10 +88,12 @@ def int8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
 def int8_matmul(x: Tensor, weight: Tensor) -> Tensor:
     """The exact product: int8 [M, K] and int8 [N, K] to int32 [M, N]."""
     if _has_exact_int8_dot_product():
-        return torch._int_mm(x, weight.t())  # noqa: SLF001 - it has no public name yet
+        # It has no public name yet.
+        return torch._int_mm(x, weight.t())  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     # Without VNNI, x86's INT8 instructions saturate pairs of products at 16 bits; float32 is exact over short sums.
     total = torch.zeros(x.shape[0], weight.shape[0], dtype=torch.int32, device=x.device)
-    for x_part, weight_part in zip(x.split(_EXACT_IN_FLOAT32, 1), weight.split(_EXACT_IN_FLOAT32, 1), strict=True):
+    x_parts, weight_parts = torch.split(x, _EXACT_IN_FLOAT32, 1), torch.split(weight, _EXACT_IN_FLOAT32, 1)
+    for x_part, weight_part in zip(x_parts, weight_parts, strict=True):
         total += F.linear(x_part.float(), weight_part.float()).to(torch.int32)
     return total
 
