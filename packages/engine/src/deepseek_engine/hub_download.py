@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    hf_hub_download,  # pyright: ignore[reportUnknownVariableType] - typed in part
+    snapshot_download,  # pyright: ignore[reportUnknownVariableType] - typed in part
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,

@@ -2,10 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -16,6 +16,13 @@ from deepseek_engine.pickled_files import no_safetensors
 
 _INDEX: Final = "model.safetensors.index.json"
 _INCOMPLETE: Final = "the download or copy is not complete, so get the folder again"
+
+
+class _OpenFile(Protocol):
+    """What safetensors gives for an open file, which it leaves without types."""
+
+    def keys(self) -> list[str]: ...
+    def get_tensor(self, name: str) -> Tensor: ...
 
 
 class SafetensorsSource:
@@ -56,10 +63,10 @@ class SafetensorsSource:
             return set(handle.keys())
 
     @contextmanager
-    def _open(self, file: str) -> Iterator[Any]:
+    def _open(self, file: str) -> Generator[_OpenFile]:
         path = self._folder / file
         try:
-            with safe_open(path, framework="pt") as handle:
+            with cast("AbstractContextManager[_OpenFile]", safe_open(path, framework="pt")) as handle:
                 yield handle
         except FileNotFoundError as error:
             raise ModelLoadError(f"{path} is missing, which {_INDEX} names: {_INCOMPLETE}") from error

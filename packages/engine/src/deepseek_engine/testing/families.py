@@ -4,7 +4,7 @@ The model that wrote a checkpoint stays in memory as the oracle for what the eng
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -31,7 +31,10 @@ def build_oracle(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 
     Weights are scaled so that every part matters and greedy choices are clear-cut: no bias is 0, no norm is 1.
     """
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    model = cast(
+        "PreTrainedModel",
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager"),
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():

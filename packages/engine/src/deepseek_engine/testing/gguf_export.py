@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType] - typed in part
 from torch import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -226,7 +226,7 @@ class GGUFExport:
     def _write_split_kv_b(self, writer: gguf.GGUFWriter, name: str, tensor: Tensor) -> None:
         nope, value = self.config["qk_nope_head_dim"], self.config["v_head_dim"]
         heads = tensor.view(self.config["num_attention_heads"], nope + value, -1)
-        keys, values = heads.split((nope, value), dim=1)
+        keys, values = torch.split(heads, [nope, value], dim=1)
         key_b = self._add(writer, self._name(name.replace("kv_b", "k_b")), keys.transpose(1, 2).contiguous())
         value_b = self._add(writer, self._name(name.replace("kv_b", "v_b")), values.contiguous())
         self.weights[name] = torch.cat((key_b.transpose(1, 2), value_b), dim=1).reshape(tensor.shape)

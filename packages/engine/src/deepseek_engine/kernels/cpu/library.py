@@ -8,7 +8,7 @@ import logging
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 import torch
 
@@ -20,6 +20,17 @@ NEEDED: Final = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16
 BF16, INT8, FLOAT = 0, 1, 2
 STORE_BF16, STORE_FLOAT, ADD_BF16, SILU_MUL = 0, 1, 2, 3
 SOFTMAX, SIGMOID, SPARSEMIXER = 0, 1, 2
+
+
+class Function(Protocol):
+    """One of the library's functions; ctypes has no public name for its type."""
+
+    restype: Any
+    argtypes: Any
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call it, without the interpreter's lock."""
+        ...
 
 
 class Matrix(Structure):
@@ -293,9 +304,7 @@ def load() -> Library | None:
         return None
 
 
-def _function(
-    function: "ctypes._NamedFuncPointer", result: type | None, *arguments: type
-) -> "ctypes._NamedFuncPointer":
+def _function(function: Function, result: type | None, *arguments: type) -> Function:
     function.restype = result
     function.argtypes = list(arguments)
     return function
