@@ -19,10 +19,11 @@ def apply_token_masks(logits_RV: Tensor, sequences: Seq[Sequence]) -> None:
         logits_RV: one row a sequence.
         sequences: in the rows' order; those without `token_mask` are left alone.
     """
-    rows = [row for row, sequence in enumerate(sequences) if sequence.token_mask is not None]
-    if not rows:
+    masked = [(row, each.token_mask) for row, each in enumerate(sequences) if each.token_mask is not None]
+    if not masked:
         return
-    masks = np.stack([sequences[row].token_mask for row in rows])
+    rows = [row for row, _ in masked]
+    masks = np.stack([mask for _, mask in masked])
     bits = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little", count=logits_RV.shape[1])
     is_forbidden_MV = torch.from_numpy(bits).to(logits_RV.device) == 0
     if len(rows) == len(sequences):

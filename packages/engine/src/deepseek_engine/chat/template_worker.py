@@ -6,7 +6,7 @@ time than it may, whatever the template does; memory is bounded likewise. The en
 
 import signal
 import sys
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 import msgspec
 
@@ -40,14 +40,14 @@ class Outcome(msgspec.Struct, frozen=True):
     refusal: str | None = None
 
 
-def write_message(stream: BinaryIO, message: Setup | Job | Outcome) -> None:
+def write_message(stream: IO[bytes], message: Setup | Job | Outcome) -> None:
     """Send one message: its length, then itself."""
     body = msgspec.msgpack.encode(message)
     stream.write(len(body).to_bytes(4, "big") + body)
     stream.flush()
 
 
-def read_body(stream: BinaryIO) -> bytes | None:
+def read_body(stream: IO[bytes]) -> bytes | None:
     """The next message's bytes; None at the end, which may come anywhere."""
     head = stream.read(4)
     size = int.from_bytes(head, "big")

@@ -184,7 +184,7 @@ def _layer_tensors(
 def _expert_tensors(
     tensor: StoredTensor, prefix: str, part: str, spelling: ExpertSpelling
 ) -> Iterator[tuple[str, StoredTensor]]:
-    named = dict(zip(_PROJECTIONS, spelling.projections, strict=True))
+    named: dict[str, str] = dict(zip(_PROJECTIONS, spelling.projections, strict=True))
     if single := _ONE_EXPERT.fullmatch(part):
         yield f"{prefix}{int(single[2])}.{named[single[1]]}.weight", tensor
         return

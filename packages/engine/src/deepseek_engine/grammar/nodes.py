@@ -130,7 +130,7 @@ def to_ebnf(rules: Mapping[str, Node]) -> str | None:
 def _productive_rules(rules: Mapping[str, Node]) -> set[str]:
     """The rules that some finite text satisfies, by growing the set until it stays the same."""
     productive: set[str] = set()
-    last_first = list(reversed(rules.items()))  # rules mostly refer to later ones, so that one round does it
+    last_first = list(rules.items())[::-1]  # rules mostly refer to later ones, so that one round does it
     while True:
         num_before = len(productive)
         for name, node in last_first:

@@ -116,7 +116,9 @@ class Converter:
             )
             raise ApiError(422, message, param="n")
         infill = self._infill_for(request, texts) if request.suffix else None
-        asked = texts if infill is None else [infill.format.prompt(str(text), request.suffix or "") for text in texts]
+        asked: list[str | list[int]] = texts
+        if infill is not None:
+            asked = [infill.format.prompt(str(text), request.suffix or "") for text in texts]
         encoded = await self._encoder.texts(asked)
         prompts = tuple(
             self._prompt(

@@ -63,7 +63,9 @@ def prompt_candidates(
     """VLLM's `prompt_logprobs`: for each prompt token but the first, candidates by their token id."""
     found: list[dict[str, Any] | None] = [None]
     for token_id, entry in zip(token_ids[1:], entries, strict=True):
-        candidates = [(top.token_id, top.logprob, rank) for rank, top in enumerate(entry.top, start=1)]
+        candidates: list[tuple[int, float, int | None]] = [
+            (top.token_id, top.logprob, rank) for rank, top in enumerate(entry.top, start=1)
+        ]
         if all(candidate[0] != token_id for candidate in candidates):
             candidates.append((token_id, entry.logprob, None))
         found.append(

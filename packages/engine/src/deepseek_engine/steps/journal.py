@@ -93,7 +93,7 @@ class StepJournal:
     def totals(self) -> StepTotals:
         """All of it, since the start."""
         return StepTotals(
-            phase_seconds=dict(self._seconds),
+            phase_seconds={**self._seconds},
             kinds={
                 kind: KindTotals(tuple(each.num_steps_in), each.seconds, each.num_sequences, each.num_tokens)
                 for kind, each in self._kinds.items()
