@@ -154,7 +154,7 @@ async def measure(server: Server, asker: Asker) -> dict[str, float]:
 
 async def run(servers: Sequence[Server], rounds: int, vocab_size: int) -> None:
     """Start all, measure in turn, stop all."""
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)  # some servers close kept connections unasked
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
         asker = Asker(session, vocab_size)
         try:

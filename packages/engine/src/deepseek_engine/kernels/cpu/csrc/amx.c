@@ -85,8 +85,14 @@ WITH_TILES static void store_sums(int64_t num_rows, float *sums, int64_t stride)
 // Two tiles of weights, whose rows are `apart` bytes apart.
 typedef struct {
     const char *low, *high;
-    int64_t apart;
+    int64_t apart, is_stream; // a stream is read once from memory: the processor guesses what comes next too late
 } weight_tiles;
+
+#define AHEAD 4096
+
+static inline void fetch_ahead(const char *weights) {
+    for (int64_t i = 0; i < 2 * TILE_ROWS; i++) _mm_prefetch(weights + AHEAD + i * TILE_BYTES, _MM_HINT_T0);
+}
 
 // What the whole steps leave over, brought to a whole step with zeros.
 typedef struct {
@@ -113,8 +119,9 @@ static void fill_rest(rest *r, const char *rows, int64_t stride, int64_t num_row
                 fill_rest(&left, rows, stride, num_rows, bytes - whole, w);                                            \
                 rows = left.rows[0];                                                                                   \
                 stride = TILE_BYTES;                                                                                   \
-                w = (weight_tiles){left.low[0], left.high[0], TILE_BYTES};                                             \
+                w = (weight_tiles){left.low[0], left.high[0], TILE_BYTES, 0};                                          \
             }                                                                                                          \
+            if (w.is_stream) fetch_ahead(w.low);                                                                       \
             _tile_loadd(4, rows, stride);                                                                              \
             _tile_loadd(6, w.low, w.apart);                                                                            \
             _tile_loadd(7, w.high, w.apart);                                                                           \
@@ -130,23 +137,23 @@ static void fill_rest(rest *r, const char *rows, int64_t stride, int64_t num_row
 DEFINE_SUMS(sum_bf16, _tile_dpbf16ps)
 DEFINE_SUMS(sum_int8, _tile_dpbusd)
 
-static inline weight_tiles of_panel(const void *panel) {
-    return (weight_tiles){panel, (const char *)panel + TILE_BYTES, 2 * TILE_BYTES};
+static inline weight_tiles of_panel(const void *panel, int64_t num_rows) {
+    return (weight_tiles){panel, (const char *)panel + TILE_BYTES, 2 * TILE_BYTES, num_rows <= TILE_ROWS};
 }
 
 void ds_amx_bf16(const bf16 *rows, int64_t num_rows, int64_t size, const bf16 *weights, float *sums) {
-    sum_bf16((const char *)rows, size * 2, num_rows, size * 2, of_panel(weights));
+    sum_bf16((const char *)rows, size * 2, num_rows, size * 2, of_panel(weights, num_rows));
     store_sums(num_rows, sums, DS_AMX_OUTPUTS);
 }
 
 void ds_amx_int8(const uint8_t *rows, int64_t num_rows, int64_t size, const int8_t *weights, int32_t *sums) {
-    sum_int8((const char *)rows, size, num_rows, size, of_panel(weights));
+    sum_int8((const char *)rows, size, num_rows, size, of_panel(weights, num_rows));
     store_sums(num_rows, (float *)sums, DS_AMX_OUTPUTS);
 }
 
 void ds_amx_scores(const bf16 *queries, int64_t num_rows, int64_t dim, const bf16 *low, const bf16 *high, float *target,
                    int64_t stride) {
-    const weight_tiles keys = {(const char *)low, (const char *)high, TILE_BYTES};
+    const weight_tiles keys = {(const char *)low, (const char *)high, TILE_BYTES, 0};
     sum_bf16((const char *)queries, dim * 2, num_rows, dim * 2, keys);
     store_sums(num_rows, target, stride);
 }

@@ -19,7 +19,11 @@ void ds_amx_end(void);
 // sums[row][32] of a panel of 32 outputs over all inputs. rows: bf16 [num_rows][size]; weights: [inputs/2][32][2].
 void ds_amx_bf16(const bf16 *rows, int64_t num_rows, int64_t size, const bf16 *weights, float *sums);
 
-// The same of bytes, exactly: rows [num_rows][size], weights [inputs/4][32][4].
+// ds_amx_bf16 of one row and 1 to 4 panels, sums[panel][32], without tiles: no need to begin.
+#define DS_AMX_ROW_PANELS 4
+void ds_amx_bf16_row(const bf16 *row, int64_t size, const bf16 *weights, int64_t panels, float *sums);
+
+// ds_amx_bf16 of bytes, exactly: rows [num_rows][size], weights [inputs/4][32][4].
 void ds_amx_int8(const uint8_t *rows, int64_t num_rows, int64_t size, const int8_t *weights, int32_t *sums);
 
 // target[row][32], `stride` apart, of queries [num_rows][dim] with two groups of keys, each [dim/2][16 tokens][2].

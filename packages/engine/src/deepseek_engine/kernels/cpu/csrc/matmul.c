@@ -6,7 +6,8 @@
 // Rows in one item at most, so that they stay in a core's cache while a panel's weights pass.
 #define ROWS_PER_ITEM 240
 #define MAX_TILE_ROWS 12
-#define AMX_GROUP 4 // panels that take turns on the same rows, which stay in the core's nearest cache
+#define AMX_GROUP DS_AMX_ROW_PANELS // panels that take turns on the same rows, which stay in the core's nearest cache
+#define ITEMS_PER_THREAD 4 // at least, where there are panels enough
 
 static inline int64_t num_panels(const ds_matrix *matrix) { return (matrix->num_outputs + PANEL - 1) / PANEL; }
 
@@ -175,6 +176,14 @@ static void tile(const ds_product *product, int64_t row, int64_t rows, int64_t p
             finish_panel(product, row + r, (panel + p) * PANEL, sums[r * width + 2 * p], sums[r * width + 2 * p + 1]);
 }
 
+static void row_amx(const ds_product *product, int64_t panel, int64_t panels) {
+    const int64_t size = product->matrix->num_inputs;
+    float sums[DS_AMX_ROW_PANELS][PANEL];
+    ds_amx_bf16_row(product->rows, size, (const bf16 *)product->matrix->data + panel * size * PANEL, panels, sums[0]);
+    for (int64_t i = 0; i < panels; i++)
+        finish_panel(product, 0, (panel + i) * PANEL, _mm512_loadu_ps(sums[i]), _mm512_loadu_ps(sums[i] + 16));
+}
+
 static void tile_amx(const ds_product *product, int64_t row, int64_t rows, int64_t panel) {
     const ds_matrix *matrix = product->matrix;
     const int64_t size = matrix->num_inputs, first = panel * size * PANEL;
@@ -210,11 +219,18 @@ static inline int64_t digits_per_row(const ds_product *product) {
 }
 
 static plan plan_of(const ds_product *product) {
-    const int64_t panels = num_panels(product->matrix), digits = digits_per_row(product);
-    plan p = {.is_amx = ds_has_amx() && product->matrix->kind != DS_FLOAT, .panels = panels, .group = 1};
+    const int64_t panels = num_panels(product->matrix), digits = digits_per_row(product), rows = product->num_rows;
+    plan p = {.panels = panels, .group = 1};
+    // A row alone is read faster by vector instructions; bf16 has to be added up as the tiles do, integers are exact.
+    const int is_exact_row = product->matrix->kind == DS_INT8 && rows == 1;
+    p.is_amx = ds_has_amx() && product->matrix->kind != DS_FLOAT && !is_exact_row;
     p.tile_rows = (p.is_amx ? DS_AMX_ROWS : MAX_TILE_ROWS) / digits;
-    if (p.is_amx) p.group = product->num_rows <= p.tile_rows ? 1 : AMX_GROUP;
-    else if (product->num_rows <= p.tile_rows) p.group = wide_panels[digits * product->num_rows];
+    if (p.is_amx) {
+        const int64_t shares = panels / (ITEMS_PER_THREAD * ds_num_threads());
+        p.group = rows > p.tile_rows || shares > AMX_GROUP || rows == 1 ? AMX_GROUP : shares > 1 ? shares : 1;
+    } else if (rows <= p.tile_rows) {
+        p.group = wide_panels[digits * rows];
+    }
     return p;
 }
 
@@ -242,6 +258,10 @@ static void run_item(const ds_product *product, int64_t item) {
     const int64_t last = panel + p.group < p.panels ? panel + p.group : p.panels;
     int64_t rows = product->num_rows - first_row;
     if (rows > ROWS_PER_ITEM) rows = ROWS_PER_ITEM;
+    if (p.is_amx && product->num_rows == 1) {
+        row_amx(product, panel, last - panel);
+        return;
+    }
     if (p.is_amx) {
         run_item_amx(product, &p, first_row, first_row + rows, panel, last);
         return;
