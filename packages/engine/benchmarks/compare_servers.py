@@ -32,6 +32,9 @@ from deepseek_engine.bench.serving.prompts import Prompt
 from deepseek_engine.bench.serving.record import Record
 
 START_TIMEOUT_S = 900
+REST_S = 1.0
+"""Between servers: one that has just answered may still be busy with it."""
+
 IDLE_SHARE = 0.05
 """Of one core: what a server may use while another is measured, before it is remarked upon."""
 MEASURES = {
@@ -164,6 +167,7 @@ async def run(servers: Sequence[Server], rounds: int, vocab_size: int) -> None:
                 print(f"{server.name}: {server.start_s:.1f} s to the first token", flush=True)
             for number in range(rounds):
                 for server in servers:
+                    await asyncio.sleep(REST_S)
                     others = [other for other in servers if other is not server]
                     before_s = {other.name: other.cpu_s() for other in others}
                     for name, value in (await measure(server, asker)).items():
