@@ -100,6 +100,27 @@ def test_values_are_those_of_the_gguf_package_bit_by_bit(name: str, tmp_path: Pa
     assert np.array_equal(second.numpy().view(np.uint32), expected[1].view(np.uint32))
 
 
+def test_a_model_is_dequantised_on_all_threads(
+    latent_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def make_pool(num_threads: int, prefix: str = "") -> ThreadPoolExecutor:
+        counts.append(num_threads)
+        return ThreadPoolExecutor(num_threads, prefix)
+
+    path = GGUFExport(latent_folder, lambda _: Kind.Q8_0, changes=with_a_merge(latent_folder)).write(
+        tmp_path / "m.gguf"
+    )
+    monkeypatch.setattr("deepseek_engine.gguf.checkpoint.ThreadPoolExecutor", make_pool)
+    before = torch.get_num_threads()
+    try:
+        build_runner(EngineConfig(model=str(path), dtype="float32", num_threads=3, num_kv_blocks=8))
+    finally:
+        torch.set_num_threads(before)
+    assert max(counts) == 3, "torch has one thread while weights are loaded, and dequantising is not torch's"
+
+
 def test_a_split_file_is_read_from_its_first_part(folder: Path, tmp_path: Path) -> None:
     whole = read_all(GGUFExport(folder).write(tmp_path / "whole.gguf"))
     first = GGUFExport(folder).write(tmp_path / "model.gguf", split_max_tensors=7)

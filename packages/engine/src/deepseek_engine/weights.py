@@ -44,9 +44,10 @@ def load_weights(model: Transformer, source: CheckpointSource) -> LoadReport:
     destinations = matched_destinations(model, source.names())
     num_bytes = sum(destination.tensor.nbytes for destination in destinations.values())
     bar = tqdm(total=num_bytes, unit="B", unit_scale=True, desc="loading", leave=False, disable=None)
+    tensors = source.tensors()  # here, where torch has all its threads: sources take as many for their own work
     with bar, load_threads() as (pool, num_threads):
         under_way: deque[tuple[Future[int], int]] = deque()
-        for name, tensor in source.tensors():
+        for name, tensor in tensors:
             destination = destinations.get(name)
             if destination is None:
                 continue

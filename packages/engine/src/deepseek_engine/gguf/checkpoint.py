@@ -50,8 +50,11 @@ class GGUFCheckpoint:
         return set(self._sources)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor in float32, one after the other."""
-        with ThreadPoolExecutor(torch.get_num_threads(), "gguf") as pool:
+        """Every tensor in float32, one after the other, dequantised on as many threads as torch has at this call."""
+        return self._read(torch.get_num_threads())
+
+    def _read(self, num_threads: int) -> Iterator[tuple[str, Tensor]]:
+        with ThreadPoolExecutor(num_threads, "gguf") as pool:
             for name, source in self._sources.items():
                 yield name, source.values(pool)
 
