@@ -183,6 +183,17 @@ def test_a_gguf_file_of_a_repository_is_named_behind_it(hub: Hub):
         resolve_model("tiny/model/y.gguf")
 
 
+def test_a_split_gguf_file_is_downloaded_with_all_its_parts(hub: Hub):
+    names = [f"q4/x-{number:05}-of-00003.gguf" for number in (1, 2, 3)]
+    hub.files = {name: name.encode() for name in names}
+    path = resolve_model(f"tiny/model/{names[0]}")
+    assert path.read_bytes() == names[0].encode()
+    assert {other.name for other in path.parent.iterdir()} == {Path(name).name for name in names}
+    hub.files = {"y-00001-of-00002.gguf": b""}
+    with pytest.raises(ModelLoadError, match=r"no file y-00002-of-00002\.gguf: see http"):
+        resolve_model("tiny/model/y-00001-of-00002.gguf")
+
+
 def test_each_way_to_fail_says_what_to_do(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ModelLoadError, match=r"no/such is neither a folder here nor a repository of .*HF_TOKEN"):
         resolve_model("no/such")

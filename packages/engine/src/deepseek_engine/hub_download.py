@@ -28,7 +28,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import disable_progress_bars
+from msgspec.structs import replace
 
+from deepseek_engine.gguf.files import split_names
 from deepseek_engine.hub import DownloadReply, HubModel
 from deepseek_engine.name_list import listed
 from deepseek_engine.pickled_files import no_safetensors
@@ -60,9 +62,9 @@ def _end_with_parent() -> None:
 
 
 def _download(model: HubModel) -> DownloadReply:
+    if model.file is not None:
+        return _download_files(model, split_names(model.file))
     try:
-        if model.file is not None:
-            return DownloadReply(hf_hub_download(model.repository, model.file, revision=model.revision))
         folder = snapshot_download(
             model.repository, revision=model.revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
         )
@@ -71,6 +73,18 @@ def _download(model: HubModel) -> DownloadReply:
         return DownloadReply(folder)
     except Exception as error:  # huggingface_hub lets those of its HTTP library and of the system through
         return DownloadReply(error=_explain(model, error))
+
+
+def _download_files(model: HubModel, names: list[str]) -> DownloadReply:
+    """A GGUF file, or all that it was split into; the path is that of the first."""
+    first: str | None = None
+    for name in names:
+        try:
+            path = hf_hub_download(model.repository, name, revision=model.revision)
+        except Exception as error:  # see above
+            return DownloadReply(error=_explain(replace(model, file=name), error))
+        first = first or path
+    return DownloadReply(first)
 
 
 def _without_safetensors(model: HubModel) -> str:

@@ -53,6 +53,14 @@ def read_gguf_files(path: Path) -> GGUFFiles:
     return GGUFFiles(first.metadata, tuple(parts))
 
 
+def split_names(name: str) -> list[str]:
+    """What the first of several files and those that go with it are called; the name alone if it is no such file's."""
+    match = _PART_NAME.fullmatch(name)
+    if match is None or int(match[2]) != 1:
+        return [name]
+    return [f"{match[1]}-{index:05}-of-{match[3]}{match[4]}" for index in range(1, int(match[3]) + 1)]
+
+
 def _part_paths(path: Path, count: int) -> list[Path]:
     match = _PART_NAME.fullmatch(path.name)
     if match is None or int(match[3]) != count:
@@ -60,7 +68,8 @@ def _part_paths(path: Path, count: int) -> list[Path]:
             f"{path} is one of {count} files (split.count): they are to be called as they were written, "
             f"NAME-00001-of-{count:05}.gguf"
         )
-    return [path.with_name(f"{match[1]}-{index:05}-of-{match[3]}{match[4]}") for index in range(1, count + 1)]
+    first = f"{match[1]}-00001-of-{match[3]}{match[4]}"
+    return [path.with_name(name) for name in split_names(first)]
 
 
 def _split_number(header: GGUFHeader, key: str, path: Path, default: int = 0) -> int:
