@@ -92,6 +92,14 @@ def test_a_model_larger_than_free_memory_is_refused_before_it_is_loaded(
         build(folder)
 
 
+@pytest.mark.parametrize("settings", [{"num_kv_blocks": 10**17}, {"kv_cache_memory_bytes": 10**15}])
+def test_a_cache_larger_than_free_memory_is_refused(folder: Path, settings: dict[str, int]) -> None:
+    with pytest.raises(
+        ModelLoadError, match=r"a KV cache of \d+ blocks takes .* GB of memory are free: .*num_kv_blocks"
+    ):
+        build_runner(EngineConfig(model=str(folder), **settings))
+
+
 def test_a_folder_without_config_says_what_a_checkpoint_has(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"config\.json"):
         build(tmp_path)

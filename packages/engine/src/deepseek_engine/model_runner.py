@@ -198,17 +198,24 @@ def _choose_max_model_len(config: EngineConfig, model_config: ModelConfig) -> in
 
 
 def _choose_num_blocks(config: EngineConfig, model_config: ModelConfig, max_model_len: int, dtype: torch.dtype) -> int:
-    if config.num_kv_blocks is not None:
-        return config.num_kv_blocks
     block_bytes = model_config.kv_elements_per_token * dtype.itemsize * config.block_size
     whole_context = -(-max_model_len // config.block_size)
-    if config.kv_cache_memory_bytes is not None:
+    free = available_memory_bytes()
+    if config.num_kv_blocks is not None:
+        num_blocks = config.num_kv_blocks
+    elif config.kv_cache_memory_bytes is not None:
         num_blocks = config.kv_cache_memory_bytes // block_bytes
         if num_blocks < 1:
             raise ModelLoadError(
                 f"kv_cache_memory_bytes={config.kv_cache_memory_bytes} holds no block: one takes {block_bytes} bytes"
             )
-        return num_blocks
-    wanted = max(whole_context, config.max_num_seqs * whole_context // SHARE_OF_CONTEXT)
-    affordable = available_memory_bytes() // SHARE_OF_FREE_MEMORY // block_bytes
-    return max(min(wanted, affordable), 1)
+    else:
+        wanted = max(whole_context, config.max_num_seqs * whole_context // SHARE_OF_CONTEXT)
+        return max(min(wanted, free // SHARE_OF_FREE_MEMORY // block_bytes), 1)
+    # The system hands the cache's pages out as they are used: what it lacks, it would take by ending the process.
+    if num_blocks * block_bytes > free:
+        raise ModelLoadError(
+            f"a KV cache of {num_blocks} blocks takes {num_blocks * block_bytes / 1e9:.2g} GB and {free / 1e9:.2g} GB "
+            "of memory are free: give a smaller kv_cache_memory_bytes or num_kv_blocks"
+        )
+    return num_blocks
