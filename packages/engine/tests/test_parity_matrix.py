@@ -33,7 +33,7 @@ from deepseek_engine.model_runner import ModelRunner, build_runner, open_checkpo
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.testing import deepseek_moe_reference
 from deepseek_engine.testing.checkpoints import VOCAB_SIZE
-from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
+from deepseek_engine.testing.families import TINY, TINY_LATENT, build_oracle, write_family_checkpoint
 from deepseek_engine.testing.logits import BLOCK_SIZE, engine_logits, sequence_of
 from deepseek_engine.tokenizer import load_tokenizer
 
@@ -89,21 +89,7 @@ def longrope(short: list[float], long: list[float], **others: float) -> dict[str
 
 
 PHI_MSCALES = {"short_mscale": 1.1, "long_mscale": 1.25}
-MLA = {
-    **TINY,
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 32,
-    "q_lora_rank": 24,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 20,
-    "moe_intermediate_size": 24,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-    "num_hidden_layers": 3,
-}
+MLA = {**TINY_LATENT, "num_hidden_layers": 3}
 V3 = {**MLA, "n_group": 4, "topk_group": 2, "rope_parameters": {**YARN_ROPE, "mscale": 1.0, "mscale_all_dim": 1.0}}
 V32 = {**V3, "index_n_heads": 16, "index_head_dim": 16}
 MOE_16B = {

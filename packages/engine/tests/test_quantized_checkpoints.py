@@ -17,7 +17,7 @@ from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.model_config import read_model_config
 from deepseek_engine.quantization.int8 import dequantize_rows, quantize_rows
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
-from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
+from deepseek_engine.testing.families import TINY_LATENT, build_oracle, write_family_checkpoint
 from deepseek_engine.testing.quantized import (
     FP8,
     INT8,
@@ -32,22 +32,7 @@ from deepseek_engine.testing.whole_prompts import load_transformer, logits_at_ev
 TOLERANCE = 1e-4
 """Two float32 implementations that add in different orders."""
 Tensors = dict[str, Tensor]
-V3 = {
-    **TINY,
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 32,
-    "q_lora_rank": 24,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 20,
-    "moe_intermediate_size": 24,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-    "n_group": 4,
-    "topk_group": 2,
-}
+V3 = {**TINY_LATENT, "n_group": 4, "topk_group": 2}
 
 
 def some_tokens() -> list[int]:

@@ -24,6 +24,21 @@ TINY: dict[str, Any] = {
     "pad_token_id": None,
 }
 """Fields that most families share."""
+TINY_LATENT: dict[str, Any] = {
+    **TINY,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 20,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+}
+"""Those of DeepSeek V2, V3 and V3.2."""
 
 
 def build_oracle(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
