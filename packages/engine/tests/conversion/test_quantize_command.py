@@ -42,27 +42,12 @@ from deepseek_engine.testing.checkpoints import (
     TinyModel,
     write_tiny_checkpoint,
 )
-from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
+from deepseek_engine.testing.families import TINY, TINY_LATENT, build_oracle, write_family_checkpoint
 from deepseek_engine.testing.quantized import FP8, fp8_tensors, is_projection, rewrite
 from deepseek_engine.testing.whole_prompts import logits_at_every_position
 from deepseek_engine.tokenizer import load_tokenizer
 
-V3 = {
-    **TINY,
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 32,
-    "q_lora_rank": 24,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 20,
-    "moe_intermediate_size": 24,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-    "n_group": 4,
-    "topk_group": 2,
-}
+V3 = {**TINY_LATENT, "n_group": 4, "topk_group": 2}
 FAMILIES: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**TINY, tie_word_embeddings=True, attention_bias=True),
     "mixtral": MixtralConfig(**TINY, num_local_experts=8),
@@ -312,6 +297,8 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path, capsys: pytest
     (out / "mine.txt").write_text("precious")
     assert run_quantize([str(source), str(out)]) == 1
     assert "is not empty" in capsys.readouterr().err
+    assert run_quantize(["no/such-hub-id", str(out), "--calibrate"]) == 1
+    assert "is not empty" in capsys.readouterr().err  # and nothing was asked of the Hub
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
     assert run_quantize([str(source), str(out)]) == 0

@@ -16,6 +16,7 @@ from deepseek_engine.byte_sizes import parse_bytes
 from deepseek_engine.config import DTYPES
 from deepseek_engine.conversion.int8_checkpoint import Int8Options, write_int8_checkpoint
 from deepseek_engine.conversion.json_file import write_json
+from deepseek_engine.conversion.new_folder import check_free
 from deepseek_engine.conversion.output_errors import BUILT_IN_TEXT, measure_output_errors, text_tokens
 from deepseek_engine.conversion.report import ConversionReport
 from deepseek_engine.errors import ConversionError, EngineError
@@ -48,6 +49,7 @@ def run_quantize(arguments: Sequence[str]) -> int:
 
 def _convert(options: argparse.Namespace) -> ConversionReport:
     out = options.out.expanduser().resolve()
+    check_free(out)  # before a model is downloaded or read
     if options.report is not None and not options.report.parent.is_dir():
         raise ConversionError(f"--report {options.report}: there is no folder {options.report.parent}")
     text, text_name = _text(options)
@@ -94,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         "output channel, dynamic activations for each token). It gives the logits of --quantization int8.",
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="IN", help="folder of safetensors (FP8 too), .gguf file, or built-in name")
+    parser.add_argument(
+        "model", metavar="IN", help="folder of safetensors (FP8 too), .gguf file, built-in name, or hub id"
+    )
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; new, or empty")
     parser.add_argument(
         "--max-shard-size",

@@ -35,7 +35,7 @@ class Int8Options:
     """What to write, and where.
 
     Attributes:
-        model: a folder, a `.gguf` file or a built-in name.
+        model: a folder, a `.gguf` file, a built-in name or a hub id.
         out: a folder that does not exist, or is empty.
         max_shard_bytes: of a file of weights; about so much is in memory at once.
         dtype: of tensors that are neither quantised nor stored as floats: those of a GGUF file, and FP8 weights that
@@ -58,8 +58,8 @@ def write_int8_checkpoint(options: Int8Options) -> ConversionReport:
         ConversionError: there is something at `out`.
         OSError, SafetensorError: it cannot be written.
     """
-    path = resolve_model(options.model)
     check_free(options.out)
+    path = resolve_model(options.model)
     config, source = open_checkpoint(path)
     model = shape_of(config)
     fields = config_fields(path, source, _called(options.dtype or torch.bfloat16))
