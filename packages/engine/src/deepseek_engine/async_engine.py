@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import signal
 import time
@@ -98,6 +99,8 @@ class AsyncEngine:
     @property
     def vitals(self) -> CoreVitals:
         """How the core is doing."""
+        if self._link.is_lost:
+            return dataclasses.replace(self._watch.vitals, trouble="the engine core is gone")
         return self._watch.vitals
 
     def dump_state(self) -> None:

@@ -146,9 +146,18 @@ async def test_ready_says_no_while_the_core_is_in_trouble_and_requests_are_still
     assert (await server.post("/v1/generate", prompt="Hi", max_tokens=3)).status_code == 200
 
 
+async def test_a_core_that_is_gone_is_not_healthy(start_core):
+    server = await start_core(core_death_grace_s=5.0)
+    assert await server.metric("deepseek_engine_core_healthy") == 1
+    server.engine._process.kill()
+    await server.eventually(lambda: not server.engine.is_alive)
+    assert await server.metric("deepseek_engine_core_healthy") == 0
+    assert (await server.client.get("/ready")).status_code == 503
+
+
 async def test_a_signal_has_the_server_and_its_core_write_their_state(scripted, caplog, capfd):
     server = await scripted("Hello")
-    caplog.set_level("INFO")
+    caplog.set_level("ERROR")
     os.kill(os.getpid(), signal.SIGUSR1)
     await server.eventually(lambda: server.engine.num_dumps_asked_for == 1)
     assert "state of the server: 0 requests are being answered" in caplog.text
@@ -160,6 +169,7 @@ async def test_every_metric_is_documented_and_every_documented_metric_exists(sta
     await server.post("/v1/generate", prompt="Hi", max_tokens=3)
     await server.eventually(lambda: bool(server.engine.vitals.heartbeat.steps.kinds))
     server.state.metrics.count_adapter("a")
+    server.state.metrics.watch_request_log(lambda: 0)
     exposed = set(re.findall(r"^# TYPE (\S+) ", (await server.client.get("/metrics")).text, re.MULTILINE))
     exposed = {name for name in exposed if not name.endswith("_created")}
     documented = set(re.findall(r"^\| `([a-z_]+)", METRICS_PAGE.read_text(), re.MULTILINE))

@@ -61,7 +61,7 @@ def _of_vitals(vitals: CoreVitals) -> Iterator[Metric]:
     beat = vitals.heartbeat
     yield _gauge("core_silence_seconds", "Since anything was heard from the engine core", vitals.silence_s)
     yield _gauge("core_step_seconds", "How long the step under way has lasted, if it is a long one", beat.step_s)
-    yield _gauge("core_healthy", "0 while the core is silent or a step hangs, else 1", vitals.trouble is None)
+    yield _gauge("core_healthy", "0 while the core is gone or silent, or a step hangs, else 1", vitals.trouble is None)
     yield _gauge("core_resident_memory_bytes", "Memory of the core process", beat.rss_bytes)
     yield _counter("core_cpu_seconds", "Processor time of the core process", beat.cpu_s)
     yield _counter("core_dumps", "Times that the core wrote its state to the log", beat.num_dumps)

@@ -95,7 +95,7 @@ class Lifecycle:
 
     def dump_state(self) -> None:
         """Write down what is going on, here and in the core."""
-        logger.info(
+        logger.critical(  # as the core's: who asks gets it at every --log-level
             "state of the server: %d requests are being answered, %d tasks, draining=%s",
             self._state.running.num_running, len(asyncio.all_tasks()), self._state.is_draining,
         )  # fmt: skip
