@@ -169,3 +169,15 @@ def test_a_thinking_budget_of_a_model_that_does_not_think_is_refused(llama: LLM)
     with pytest.raises(InvalidRequestError) as caught:
         llama.generate(PROMPTS[0], SamplingParams(thinking_token_budget=5))
     assert caught.value.param == "thinking_token_budget"
+
+
+@pytest.mark.parametrize("prompt", [3, {"prompt": "x"}, None])
+def test_a_prompt_that_is_none_says_what_to_give(llama: LLM, prompt: object) -> None:
+    with pytest.raises(InvalidRequestError, match="give a text, or"):
+        llama.generate([prompt])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("messages", ["Hi", ["Hi"], [[{"role": "user", "content": "Hi"}], "Hi"]])
+def test_a_chat_of_a_bare_text_says_what_to_give(llama: LLM, messages: object) -> None:
+    with pytest.raises(InvalidRequestError, match="give a list of messages"):
+        llama.chat(messages)  # pyright: ignore[reportArgumentType]

@@ -117,6 +117,9 @@ def test_a_folder_gives_tokenizer_template_and_every_end_token(tmp_path: Path):
 
 
 def test_a_folder_without_a_usable_tokenizer_is_a_load_error(tmp_path: Path):
+    with pytest.raises(ModelLoadError, match=r"neither config\.json nor tokenizer\.json"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelLoadError, match=r"no tokenizer\.json"):
         load_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{}")

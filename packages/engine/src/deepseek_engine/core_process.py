@@ -76,8 +76,9 @@ def _serve(sock: socket.socket, runner: str) -> int:
     try:
         engine, grammars, load_s = _start_engine(config, runner, inbox, wake)
     except Exception as error:  # whatever loading a model may raise is the reason that the caller is told
-        reason = str(error) if isinstance(error, EngineError) else repr(error)
-        logger.exception("the engine did not start")
+        is_ours = isinstance(error, EngineError)  # its text says all that there is to know
+        reason = str(error) if is_ours else repr(error)
+        logger.log(logging.DEBUG if is_ours else logging.ERROR, "the engine did not start", exc_info=True)
         sender.send(StartFailed(reason))
         return 1
     watchdog = Watchdog(

@@ -28,6 +28,10 @@ def build_folder_tokenizer(folder: Path) -> FolderTokenizer:
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
+        if not (folder / "config.json").is_file():
+            raise ModelLoadError(
+                f"{folder} is not the folder of a model: it has neither config.json nor tokenizer.json"
+            )
         raise ModelLoadError(
             f"{folder} has no tokenizer.json: convert the tokenizer with transformers and save it there"
         )

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import msgspec
 from tqdm import tqdm
@@ -138,6 +138,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of several, through the model's chat template; raises as `generate` does."""
         conversations = [messages] if messages and isinstance(messages[0], dict) else messages
+        _check_conversations(conversations)
         ids = [self.tokenizer.encode_chat(conversation) for conversation in conversations]  # pyright: ignore[reportArgumentType] - narrowed by its first element
         prompts: list[Prompt] = [{"prompt_token_ids": token_ids} for token_ids in ids]
         return self.generate(prompts, sampling_params, lora_request, use_tqdm=use_tqdm)
@@ -186,7 +187,7 @@ class LLM:
     def _encode(self, prompts: Prompt | Sequence[Prompt]) -> tuple[list[str | None], list[list[int]]]:
         listed = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         texts = [prompt if isinstance(prompt, str) else None for prompt in listed]
-        return texts, [self.tokenizer.encode(p) if isinstance(p, str) else list(p["prompt_token_ids"]) for p in listed]
+        return texts, [self.tokenizer.encode(p) if isinstance(p, str) else _token_ids(p) for p in listed]
 
     def _next_id(self) -> str:
         return str(next(self._ids))
@@ -263,6 +264,25 @@ class LLM:
                     param="lora_request",
                 )
         return [adapter and adapter.lora_name for adapter in listed]
+
+
+def _token_ids(prompt: object) -> list[int]:
+    kind = type(prompt).__name__
+    if not isinstance(prompt, Mapping) or "prompt_token_ids" not in prompt:
+        raise InvalidRequestError(
+            f'a prompt is of type {kind}: give a text, or {{"prompt_token_ids": [...]}}', param="prompts"
+        )
+    return list(cast("Mapping[str, list[int]]", prompt)["prompt_token_ids"])
+
+
+def _check_conversations(conversations: object) -> None:
+    """Callers may well give a bare text, which is a sequence too."""
+    for messages in cast("Sequence[object]", conversations):
+        if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in cast("Sequence[object]", messages)):
+            raise InvalidRequestError(
+                'give a list of messages, such as [{"role": "user", "content": "Hi"}], or a list of such lists',
+                param="messages",
+            )
 
 
 def _one_each(params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int) -> list[SamplingParams]:

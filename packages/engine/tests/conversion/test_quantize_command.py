@@ -172,7 +172,9 @@ def test_output_errors_are_those_of_the_two_models_on_the_given_text(
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_an_fp8_checkpoint_becomes_int8_from_its_float32_values(tmp_path: Path, fused: bool) -> None:
+def test_an_fp8_checkpoint_becomes_int8_from_its_float32_values(
+    tmp_path: Path, fused: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = TinyModel(num_local_experts=4, intermediate_size=32, fused_experts=fused)
     source, block = write_tiny_checkpoint(tmp_path / "in", model), (16, 24)
     rewrite(source, lambda tensors: fp8_tensors(tensors, block), {**FP8, "weight_block_size": list(block)})
@@ -180,6 +182,7 @@ def test_an_fp8_checkpoint_becomes_int8_from_its_float32_values(tmp_path: Path, 
     expected = logits_at_every_position(source, some_tokens(), "int8")
     assert torch.equal(logits_at_every_position(tmp_path / "out", some_tokens()), expected)
     assert run_quantize([str(tmp_path / "out"), str(tmp_path / "again")]) == 0  # what is INT8 stays as it is
+    assert "relative error of weights: none\n" in capsys.readouterr().out
     first, second = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "again")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -17,6 +17,9 @@ import openai
 import psutil
 import pytest
 
+import deepseek_engine
+from deepseek_engine.server.command import parse_settings
+
 START_S = 120
 # One thread: on a busy machine, threads of a pool that wait for each other make every token slow.
 _QUIET = ("--max-model-len", "1024", "--threads", "1", "--drain-timeout", "120")
@@ -163,6 +166,7 @@ def test_a_killed_core_makes_the_server_exit_with_a_failure(server: ServerProces
         (["--quantization", "int3"], 2, "--quantization (ENGINE_QUANTIZATION)"),
         (["--tensor-parallel-size", "2"], 2, "unrecognized arguments"),
         (["--model-path", "/absent/model", "--port", "0"], 1, "no such file or folder"),
+        (["--max-model-len", "1000000", "--port", "0"], 1, "deepseek-server: max_model_len=1000000 is beyond the 8192"),
         (["--uds", "/absent/folder/x.sock"], 1, "cannot listen on /absent/folder/x.sock"),
     ],
 )
@@ -172,6 +176,7 @@ def test_a_wrong_setting_ends_at_once_and_names_itself(arguments: list[str], sta
     assert result.returncode == status
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) <= 3, "the reason does not drown in the list of flags"
 
 
 def test_a_taken_port_is_said_before_the_model_loads():
@@ -198,3 +203,10 @@ def test_help_lists_every_flag_with_its_default():
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     for flag in ("--model-path", "--batch-size", "--no-prefix-cache", "--drain-timeout", "--served-model-name"):
         assert flag in result.stdout
+
+
+def test_version_says_the_version(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        parse_settings(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"deepseek-server {deepseek_engine.__version__}\n"

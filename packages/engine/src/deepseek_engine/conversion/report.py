@@ -86,8 +86,9 @@ def _worst(title: str, errors: dict[str, float]) -> Iterator[str]:
     if not errors:
         return
     mean = sum(errors.values()) / len(errors)
-    yield f"{title}: {mean:.2%} on average, the largest:"
-    for name, error in sorted(errors.items(), key=lambda item: -item[1])[:NUM_WORST]:
+    worst = [(name, error) for name, error in sorted(errors.items(), key=lambda item: -item[1])[:NUM_WORST] if error]
+    yield f"{title}: {mean:.2%} on average, the largest:" if worst else f"{title}: none"
+    for name, error in worst:
         yield f"  {error:.2%}  {name}"
 
 

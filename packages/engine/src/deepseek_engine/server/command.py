@@ -11,6 +11,7 @@ from typing import Final
 
 import pydantic
 
+import deepseek_engine
 from deepseek_engine.errors import EngineError, InvalidRequestError
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.server.listener import ListenError
@@ -108,11 +109,14 @@ def build_parser() -> argparse.ArgumentParser:
     fields = ServerSettings.model_fields
     parser = argparse.ArgumentParser(
         prog="deepseek-server",
+        # Above an error, all flags would hide what is wrong.
+        usage="deepseek-server [options]; --help lists them\n       deepseek-server quantize IN OUT [options]",
         description="Serve a model over HTTP: /v1/generate, /v1/chat/completions, /v1/completions and more.",
         epilog="Every flag has a variable: --max-batch-size is ENGINE_MAX_BATCH_SIZE. Flags win. "
         "`deepseek-server quantize IN OUT` writes a checkpoint with INT8 weights.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {deepseek_engine.__version__}")
     for flag, name, kind, aliases in _FLAGS:
         field = fields[name]
         default = "" if field.default is None else f" (default {field.default})"
