@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="deepseek-bench", description="Measure the engine, or replay what it did.")
     commands = parser.add_subparsers(dest="command", required=True)
     offline = commands.add_parser("offline", help="prefill and decode rates and peak memory, without a server")
-    offline.add_argument("--model-path", default=DEFAULT_MODEL, help="folder, .gguf file or built-in name")
+    offline.add_argument("--model-path", default=DEFAULT_MODEL, help="folder, .gguf file, hub id or built-in name")
     offline.add_argument("--dtype", default="auto", choices=DTYPES)
     offline.add_argument("--quantization", choices=QUANTIZATIONS[1:], help="store and multiply weights as int8")
     offline.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16], metavar="N")

@@ -23,7 +23,7 @@ async def own_server(model: str, arguments: Sequence[str], timeout_s: float) -> 
     """Run `deepseek-server` on this model.
 
     Args:
-        model: folder, .gguf file or built-in name.
+        model: folder, .gguf file, hub id or built-in name.
         arguments: further flags of the server.
         timeout_s: for loading the model.
 
