@@ -64,6 +64,7 @@ def fuse(model: Transformer, cache: KVCache, max_model_len: int) -> FusedDecoder
     if (reason := obstacle(model, cache)) is not None:
         logger.info("computing with torch's operators, since the CPU kernels cannot run this model: %s", reason)
         return None
+    library.set_num_threads(torch.get_num_threads())  # a model loaded before in this process may have set another
     embedding = pack(model.embedding)
     head = embedding if config.tie_word_embeddings and model.head.bias is None else pack_linear(model.head)
     for parameter in (model.embedding, model.head.weight):
