@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 
-NUM_SHARDS = 4
+NUM_SHARDS = 2
 SMALL = TinyModel(hidden_size=512, intermediate_size=1408, num_attention_heads=8, num_key_value_heads=8, head_dim=64)
 LARGE = TinyModel(
     hidden_size=512, intermediate_size=1408, num_hidden_layers=16, num_attention_heads=8, num_key_value_heads=8,
@@ -43,7 +43,7 @@ print(status("VmHWM") - before, runner.info.weight_bytes)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A small checkpoint, and one of 4 shards of 50 MB."""
+    """A small checkpoint, and one of 2 shards of 100 MB."""
     root = tmp_path_factory.mktemp("memory")
     large = write_tiny_checkpoint(root / "large", LARGE)
     tensors = load_file(large / "model.safetensors")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from deepseek_engine.quantization.int8 import dequantize_rows, quantize_rows
 
-VALUES_AT_A_TIME: Final = 2**20
-"""Of float32: few enough to be small, many enough that a model is not a hundred thousand pieces."""
+VALUES_AT_A_TIME: Final = 2**18
+"""A megabyte of float32: it and its copies stay in a core's cache, and are little beside a shard for every thread."""
 
 Index = tuple[int | slice, ...]
 """Of outer dimensions; the last, over columns, is never cut."""
