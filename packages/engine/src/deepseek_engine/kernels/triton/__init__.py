@@ -1,0 +1,1 @@
+"""One operation a file, beside its slow twin in `kernels/reference`; for CUDA devices, or the interpreter."""
