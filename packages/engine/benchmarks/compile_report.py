@@ -16,13 +16,13 @@ def report(fn: Any, signature: Mapping[str, str], constants: Mapping[str, Any], 
 
     Args:
         fn: the `@triton.jit` function.
-        signature: each argument's type: `*bf16`, `*i8`, `*fp32`, `i32`, `fp32`; pointers are taken to be aligned to 16
-            bytes, as torch's memory is.
+        signature: each argument's type: `*bf16`, `*i8`, `*fp32`, `i32`, `fp32`; pointers and numbers are taken to be
+            multiples of 16, as torch's memory and most sizes are.
         constants: the constexpr arguments.
         options: num_warps, num_stages, launch_pdl.
     """
     types = {name: signature.get(name, "constexpr") for name in fn.arg_names}
-    aligned = {(fn.arg_names.index(name),): [["tt.divisibility", 16]] for name, of in types.items() if of[0] == "*"}
+    aligned = {(fn.arg_names.index(name),): [["tt.divisibility", 16]] for name, of in types.items() if of[0] in "*i"}
     source = triton.compiler.ASTSource(fn=fn, signature=types, constexprs=dict(constants), attrs=aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
