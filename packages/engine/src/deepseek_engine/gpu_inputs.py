@@ -1,0 +1,289 @@
+"""A scheduled batch on the device: one pinned array, one copy a step, at addresses that CUDA graphs may hold.
+
+Single tokens (decodes, and the drafts behind them) come first, each a row with a context of its own; prefill chunks
+follow, one behind the other.
+
+T tokens of the step, D single-token rows, C chunks, R rows whose logits are wanted, M blocks of a table.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
+
+Ints = np.ndarray[Any, np.dtype[np.int32]]
+
+NUM_BUFFERS: Final = 3
+"""Pinned arrays in turn: the device may still read those of the two steps before."""
+
+NOT_PENDING: Final = -1
+PADDING_SLOT: Final = -1
+ROW_FIELDS: Final = ("token_ids", "sources", "positions", "slots", "context_lens")
+
+
+@dataclass(frozen=True, slots=True)
+class SingleRows:
+    """Rows of one token each, on the device; those past the batch are padding, with a context of 0.
+
+    Attributes:
+        token_ids: int32 [D]; what a row embeds, unless it has a source.
+        sources: int32 [D], row of the step before whose sampled token is embedded instead; -1 for none.
+        positions: int32 [D].
+        slots: int32 [D], where a row is cached; -1 for padding.
+        context_lens: int32 [D], tokens with the row's own.
+        block_tables: int32 [D, M].
+    """
+
+    token_ids: Tensor
+    sources: Tensor
+    positions: Tensor
+    slots: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRows:
+    """Prefill chunks, on the device and, where the host decides by them, in lists.
+
+    Attributes:
+        token_ids: int32 [tokens].
+        positions: int32 [tokens].
+        slots: int32 [tokens].
+        cu_seqlens: int32 [C + 1], where each begins among the chunks' tokens.
+        context_lens: int32 [C].
+        prefix_lens: int32 [C].
+        block_tables: int32 [C, M].
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    cu_seqlens: Tensor
+    context_lens: Tensor
+    prefix_lens: Tensor
+    block_tables: Tensor
+    first_rows: Seq[int]
+    host_context_lens: Seq[int]
+    host_prefix_lens: Seq[int]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuStep:
+    """What a step computes.
+
+    Attributes:
+        num_singles: rows of `singles` that are the batch's; as many as there are without padding.
+        has_drafts: whether rows of one sequence need each other's keys.
+        row_ids: int32 [R], rows wanted, in the batch's order; None if they are the single rows as they come.
+        sampled_row_of: each sequence's row among those sampled, for the step after.
+    """
+
+    singles: SingleRows | None
+    chunks: ChunkRows | None
+    num_singles: int
+    has_drafts: bool
+    row_ids: Tensor | None
+    num_rows: int
+    sampled_row_of: Mapping[Sequence, int]
+
+
+class GpuInputs:
+    """Lays batches out. Block tables are kept from step to step: only what is new of them is looked at.
+
+    Args:
+        max_singles: rows of one token at most; more are copied the slow way.
+        max_blocks: of a sequence.
+        block_size: tokens a block.
+        device: where to.
+    """
+
+    def __init__(self, max_singles: int, max_blocks: int, block_size: int, device: torch.device) -> None:
+        self._max_singles, self._max_blocks, self._block_size = max_singles, max_blocks, block_size
+        self._device = device
+        self._is_cuda = device.type == "cuda"
+        size = max_singles * (len(ROW_FIELDS) + max_blocks)
+        self._pinned = [torch.zeros(size, dtype=torch.int32, pin_memory=self._is_cuda) for _ in range(NUM_BUFFERS)]
+        self._buffer = torch.zeros(size, dtype=torch.int32, device=device)
+        self._turn = 0
+        self._tables = np.zeros((max_singles + 1, max_blocks), dtype=np.int32)
+        self._free_places = list(range(max_singles, -1, -1))
+        self._places: dict[Sequence, _Place] = {}
+
+    def singles(self, num_rows: int) -> SingleRows:
+        """The static tensors of a batch of that many rows, padding included."""
+        return self._views(self._buffer, num_rows)
+
+    def prepare(
+        self, batch: Seq[ScheduledSequence], padded_to: int | None, previous: Mapping[Sequence, int] | None
+    ) -> GpuStep:
+        """Copy the batch to the device.
+
+        Args:
+            batch: sequences with blocks for all their tokens up to the last new one, or the last draft.
+            padded_to: rows of a batch of single tokens; None does not pad.
+            previous: each sequence's row in the step before, whose tokens are not known here yet.
+        """
+        decodes = [s for s in batch if s.num_new_tokens == 1]
+        prefills = [s for s in batch if s.num_new_tokens > 1]
+        num_singles = sum(1 + len(s.draft_token_ids) for s in decodes)
+        has_drafts = num_singles > len(decodes)
+        singles = self._singles(decodes, num_singles, padded_to, previous) if decodes else None
+        chunks = self._chunks(prefills) if prefills else None
+        rows, sampled_row_of = self._rows(batch, num_singles)
+        is_plain = not prefills and rows == list(range(num_singles))
+        row_ids = None if is_plain else self._to_device(np.array(rows, dtype=np.int32))
+        return GpuStep(singles, chunks, num_singles, has_drafts, row_ids, len(rows), sampled_row_of)
+
+    def _rows(self, batch: Seq[ScheduledSequence], num_singles: int) -> tuple[list[int], dict[Sequence, int]]:
+        rows: list[int] = []
+        sampled_row_of: dict[Sequence, int] = {}
+        next_single, next_chunk, num_sampled = 0, num_singles, 0
+        for s in batch:
+            if s.num_new_tokens == 1:
+                first, size = next_single, 1 + len(s.draft_token_ids)
+                next_single += size
+            else:
+                first, size = next_chunk, s.num_new_tokens
+                next_chunk += size
+            computed = s.sequence.num_computed_tokens
+            rows += [first + position - computed for position in s.read_positions]
+            if num_sampled_rows := s.num_sampled_rows:
+                sampled_row_of[s.sequence] = num_sampled
+                num_sampled += num_sampled_rows
+                rows += range(first + size - num_sampled_rows, first + size)
+        return rows, sampled_row_of
+
+    def _singles(
+        self,
+        decodes: Seq[ScheduledSequence],
+        num_rows: int,
+        padded_to: int | None,
+        previous: Mapping[Sequence, int] | None,
+    ) -> SingleRows:
+        num_padded = num_rows if padded_to is None else padded_to
+        # A batch with more drafts than rows were reserved for gets tensors of its own.
+        is_static = num_padded <= self._max_singles
+        size = num_padded * (len(ROW_FIELDS) + self._max_blocks)
+        if is_static:
+            self._turn = (self._turn + 1) % NUM_BUFFERS
+            host = self._pinned[self._turn][:size]
+        else:
+            host = torch.empty(size, dtype=torch.int32)
+        views = {name: host[i * num_padded : (i + 1) * num_padded].numpy() for i, name in enumerate(ROW_FIELDS)}
+        tables = host[len(ROW_FIELDS) * num_padded :].numpy().reshape(num_padded, self._max_blocks)
+        token_ids: list[int] = []
+        sources: list[int] = []
+        contexts: list[int] = []
+        places: list[int] = []
+        for s in decodes:
+            sequence, drafts = s.sequence, s.draft_token_ids
+            computed = sequence.num_computed_tokens
+            token_id = sequence.token_ids[computed]
+            source = NOT_PENDING
+            if token_id < 0:
+                assert previous is not None, "a pending token without the step that samples it"
+                token_id, source = 0, previous[sequence]
+            place = self._place_of(sequence)
+            token_ids.append(token_id)
+            sources.append(source)
+            contexts.append(computed + 1)
+            places.append(place)
+            if drafts:
+                token_ids += drafts
+                sources += [NOT_PENDING] * len(drafts)
+                contexts += range(computed + 2, computed + 2 + len(drafts))
+                places += [place] * len(drafts)
+        np.take(self._tables, places, axis=0, out=tables[:num_rows])
+        context_lens = np.array(contexts, dtype=np.int32)
+        positions = context_lens - 1
+        views["token_ids"][:num_rows] = token_ids
+        views["sources"][:num_rows] = sources
+        views["context_lens"][:num_rows] = context_lens
+        views["positions"][:num_rows] = positions
+        blocks = tables[np.arange(num_rows), positions // self._block_size]
+        views["slots"][:num_rows] = blocks * self._block_size + positions % self._block_size
+        if num_padded > num_rows:
+            for name, value in (("token_ids", 0), ("sources", NOT_PENDING), ("context_lens", 0), ("positions", 0)):
+                views[name][num_rows:] = value
+            views["slots"][num_rows:] = PADDING_SLOT
+            tables[num_rows:] = 0
+        if not is_static:
+            return self._views(host.to(self._device), num_padded)
+        self._buffer[:size].copy_(host, non_blocking=True)
+        return self._views(self._buffer, num_padded)
+
+    def _views(self, flat: Tensor, num_rows: int) -> SingleRows:
+        fields = [flat[i * num_rows : (i + 1) * num_rows] for i in range(len(ROW_FIELDS))]
+        start = len(ROW_FIELDS) * num_rows
+        tables = flat[start : start + num_rows * self._max_blocks].view(num_rows, self._max_blocks)
+        return SingleRows(*fields, tables)
+
+    def _chunks(self, prefills: Seq[ScheduledSequence]) -> ChunkRows:
+        token_ids: list[int] = []
+        first_rows = [0]
+        begins = [s.sequence.num_computed_tokens for s in prefills]
+        ends = [begin + s.num_new_tokens for begin, s in zip(begins, prefills, strict=True)]
+        num_blocks = -(-max(ends) // self._block_size)
+        tables = np.zeros((len(prefills), num_blocks), dtype=np.int32)
+        positions = np.concatenate([np.arange(b, e, dtype=np.int32) for b, e in zip(begins, ends, strict=True)])
+        slots = np.empty_like(positions)
+        for row, (s, begin, end) in enumerate(zip(prefills, begins, ends, strict=True)):
+            token_ids += s.sequence.token_ids[begin:end]
+            table = s.sequence.block_table[:num_blocks]
+            tables[row, : len(table)] = table
+            first = first_rows[-1]
+            first_rows.append(first + end - begin)
+            of_chunk = positions[first : first_rows[-1]]
+            slots[first : first_rows[-1]] = (
+                tables[row, of_chunk // self._block_size] * self._block_size + of_chunk % self._block_size
+            )
+        prefix_lens = [s.sequence.prefix_len for s in prefills]
+        num_tokens, count = len(token_ids), len(prefills)
+        parts = (token_ids, positions, slots, first_rows, ends, prefix_lens, tables.reshape(-1))
+        flat = self._to_device(np.concatenate([np.asarray(part, dtype=np.int32) for part in parts]))
+        sizes = (num_tokens, num_tokens, num_tokens, count + 1, count, count, count * num_blocks)
+        views = torch.split(flat, sizes)
+        return ChunkRows(
+            *views[:6], views[6].view(count, num_blocks), first_rows, ends, prefix_lens
+        )  # fmt: skip
+
+    def _to_device(self, values: Ints) -> Tensor:
+        """The caching allocator keeps pinned memory until the copy is done."""
+        host = torch.from_numpy(values)
+        return host.pin_memory().to(self._device, non_blocking=True) if self._is_cuda else host
+
+    def _place_of(self, sequence: Sequence) -> int:
+        """The row of `_tables` that holds the sequence's blocks, up to date."""
+        place = self._places.get(sequence)
+        if place is None:
+            if not self._free_places:
+                self._forget_idle()
+            place = self._places[sequence] = _Place(self._free_places.pop())
+        table = sequence.block_table
+        if place.num_preemptions != sequence.num_preemptions:
+            place.num_preemptions, place.num_blocks = sequence.num_preemptions, 0
+        if len(table) > place.num_blocks:
+            self._tables[place.index, place.num_blocks : len(table)] = table[place.num_blocks :]
+            place.num_blocks = len(table)
+        return place.index
+
+    def _forget_idle(self) -> None:
+        """Give back the places of sequences that do not run: fewer run than there are places."""
+        for sequence in [each for each in self._places if each.status is not SequenceStatus.RUNNING]:
+            self._free_places.append(self._places.pop(sequence).index)
+
+
+@dataclass(slots=True)
+class _Place:
+    """A sequence's row of block tables, and how many blocks of which life of the sequence are in it."""
+
+    index: int
+    num_preemptions: int = 0
+    num_blocks: int = 0

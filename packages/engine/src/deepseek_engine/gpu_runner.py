@@ -1,0 +1,186 @@
+"""The Runner of a GPU: steps of single tokens are replays of CUDA graphs, and no step waits for the one before.
+
+A step is one copy to the device, the launches of the decoder and the sampler, and one copy back. Tokens that the last
+step has sampled are read where they are, so that the next step may be launched before the host knows them.
+"""
+
+import gc
+import logging
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from deepseek_engine.gpu_inputs import GpuInputs, GpuStep
+from deepseek_engine.gpu_sampler import GpuSampler
+from deepseek_engine.kernels.sampling_rows import Needs
+from deepseek_engine.kernels.triton.embedding import embed
+from deepseek_engine.load_report import LoadReport
+from deepseek_engine.lora.host import LoraHost
+from deepseek_engine.models.gpu_decoder import GpuDecoder
+from deepseek_engine.prompt_reader import PromptReader
+from deepseek_engine.prompt_reading import PromptPart
+from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
+
+logger = logging.getLogger(__name__)
+
+NOTHING: Final = Needs(adjust=False, random=False, filter=False, report=False)
+"""What a greedy batch needs of the sampler beside the likeliest token."""
+
+_SMALL_SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+_LARGE_STEP: Final = 32
+
+
+def graph_sizes(max_rows: int) -> list[int]:
+    """Batch sizes that get a graph: a batch is padded to the next one, by an eighth or so at most."""
+    sizes = [size for size in _SMALL_SIZES if size < max_rows]
+    sizes += range(_SMALL_SIZES[-1] + _LARGE_STEP, max_rows, _LARGE_STEP)
+    return [*sizes, max_rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A captured step of so many single-token rows: forward, logits, and the likeliest tokens."""
+
+    graph: torch.cuda.CUDAGraph
+    hidden: Tensor
+    logits: Tensor
+
+
+class LaunchedStep:
+    """A step that the device has been given."""
+
+    def __init__(self, sampler: GpuSampler, row_of: Mapping[Sequence, int]) -> None:
+        self._sampler = sampler
+        self.row_of = row_of
+
+    def wait(self) -> list[SampledToken]:
+        """See `Launched`."""
+        return self._sampler.collect()
+
+
+class GpuRunner:
+    """Runs one model on one GPU.
+
+    Args:
+        decoder: with its cache.
+        inputs: for batches of up to `max_rows` single tokens.
+        info: of the model.
+        load_report: of the model.
+        max_rows: rows sampled in one step at most.
+    """
+
+    def __init__(
+        self, decoder: GpuDecoder, inputs: GpuInputs, info: RunnerInfo, load_report: LoadReport, max_rows: int
+    ) -> None:
+        self.adapters: LoraHost | None = None
+        self.info = info
+        self.load_report = load_report
+        self._decoder, self._inputs = decoder, inputs
+        self._max_rows = max_rows
+        device = decoder.device
+        self._sampled = torch.zeros(max_rows, dtype=torch.int64, device=device)
+        self._sampler = GpuSampler(info.vocab_size, max_rows, device)
+        self._prompt_reader = PromptReader(lambda hidden: decoder.logits(hidden).float(), info.vocab_size)
+        self._graphs: dict[int, _Graph] = {}
+        self._sizes: list[int] = []
+
+    @property
+    def launcher(self) -> "GpuRunner":
+        """See `Runner`: itself."""
+        return self
+
+    @property
+    def penalises_on_host(self) -> bool:
+        """See `Launcher`: counts are kept on the device."""
+        return False
+
+    @torch.inference_mode()
+    def capture(self, sizes: Seq[int]) -> None:
+        """Make the graphs of these batch sizes; the largest first, so that the others find their memory."""
+        began = time.monotonic()
+        pool = torch.cuda.graph_pool_handle()
+        for size in sorted(sizes, reverse=True):
+            step = GpuStep(self._inputs.singles(size), None, size, False, None, size, {})
+            self._compute_graphed(step)  # compiles what is not, outside of the capture
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                hidden, logits = self._compute_graphed(step)
+            self._graphs[size] = _Graph(graph, hidden, logits)
+        self._sizes = sorted(self._graphs)
+        torch.cuda.synchronize()
+        logger.info("captured %d CUDA graphs in %.1f s", len(sizes), time.monotonic() - began)
+
+    @torch.inference_mode()
+    def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
+        """Compute the batch; logits [sampled rows, vocab_size]."""
+        hidden, logits = self._compute(batch, None)[1:]
+        if any(scheduled.read_positions for scheduled in batch):
+            return self._decoder.logits(self._prompt_reader.split(hidden, batch))
+        return logits if logits is not None else self._decoder.logits(hidden)
+
+    @torch.inference_mode()
+    def read_prompts(self, batch: Seq[ScheduledSequence]) -> list[PromptPart]:
+        """What the last step says of each prompt that it was to read."""
+        return self._prompt_reader.read(batch)
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
+        """One token for each row, in the batch's order."""
+        sequences = [s.sequence for s in batch for _ in range(s.num_sampled_rows)]
+        if not sequences:
+            return []
+        self._sampler.prepare(sequences, [offset for s in batch for offset in range(s.num_sampled_rows)])
+        self._sampler.sample(logits, self._sampled)
+        self._sampler.send()
+        return self._sampler.collect()
+
+    @torch.inference_mode()
+    def launch(self, batch: Seq[ScheduledSequence], previous: LaunchedStep | None) -> LaunchedStep:
+        """See `Launcher`."""
+        step, hidden, logits = self._compute(batch, None if previous is None else previous.row_of)
+        self._sampler.prepare([s.sequence for s in batch if s.num_sampled_rows])
+        is_chosen = logits is not None and self._sampler.needs == NOTHING  # by the graph
+        if not is_chosen:
+            self._sampler.sample(self._decoder.logits(hidden) if logits is None else logits, self._sampled)
+        self._sampler.send()
+        return LaunchedStep(self._sampler, step.sampled_row_of)
+
+    def free_caches(self) -> None:
+        """Give back memory that is kept for the next step."""
+        self._prompt_reader.forget()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _compute(
+        self, batch: Seq[ScheduledSequence], previous: Mapping[Sequence, int] | None
+    ) -> tuple[GpuStep, Tensor, Tensor | None]:
+        """The step, the hidden states of its rows, and logits if a graph has made them."""
+        num_rows = len(batch)
+        is_plain = all(s.num_new_tokens == 1 and not s.draft_token_ids for s in batch)
+        size = next((size for size in self._sizes if size >= num_rows), None) if is_plain else None
+        step = self._inputs.prepare(batch, size, previous)
+        if size is None or step.row_ids is not None:
+            return step, self._hidden(step), None
+        graph = self._graphs[size]
+        graph.graph.replay()
+        return step, graph.hidden[:num_rows], graph.logits[:num_rows]
+
+    def _compute_graphed(self, step: GpuStep) -> tuple[Tensor, Tensor]:
+        hidden = self._hidden(step)
+        logits = self._decoder.logits(hidden)
+        self._sampler.sample(logits, self._sampled[: step.num_rows], NOTHING)
+        return hidden, logits
+
+    def _hidden(self, step: GpuStep) -> Tensor:
+        parts = [part.token_ids for part in (step.singles, step.chunks) if part is not None]
+        token_ids = parts[0] if len(parts) == 1 else torch.cat(parts)
+        sources = None if step.singles is None else step.singles.sources
+        return self._decoder.hidden(step, embed(token_ids, sources, self._sampled, self._decoder.embedding))

@@ -1,0 +1,233 @@
+"""The decoder on a GPU: the layers as launches of our kernels, over rows of single tokens and prefill chunks.
+
+One token takes the fused launches of `kernels/triton/single_token.py`, few rows products that read each weight once,
+many rows products that fill the matrix units; the kernels' own functions choose by shapes, so that a step of a given
+size is always the same launches and fits a CUDA graph.
+
+T tokens, H hidden_size, R rows wanted, V vocab_size.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deepseek_engine.gpu_inputs import GpuStep
+from deepseek_engine.kernels.paged_kv import PagedKV
+from deepseek_engine.kernels.triton import experts, single_token
+from deepseek_engine.kernels.triton.decode_attention import decode_scratch
+from deepseek_engine.kernels.triton.latent_decode import decode_counters
+from deepseek_engine.kernels.triton.norm import add_rms_norm
+from deepseek_engine.kernels.triton.router import MAX_FUSED_TOKENS, add_rms_norm_route, route
+from deepseek_engine.kernels.triton.silu_mul import silu_mul
+from deepseek_engine.kernels.triton.single_token import Choice, RouterWeights
+from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.layers.latent_attention import LOW_RANK_NORM_EPS
+from deepseek_engine.layers.rotary import rotary_table
+from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.models.gpu_attention import GpuAttention, GroupedQuery, Latent, StepRows, step_rows
+from deepseek_engine.models.gpu_linear import Rows, multiply, wants_int8
+from deepseek_engine.models.gpu_weights import (
+    DenseWeights,
+    ExpertWeights,
+    GpuLayer,
+    GroupedQueryWeights,
+    LatentWeights,
+    Matrix,
+    gain_of,
+    gather_layers,
+)
+from deepseek_engine.models.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    weights: GpuLayer
+    attention: GpuAttention
+    router: RouterWeights | None
+    choice: Choice | None
+
+
+class GpuDecoder:
+    """A loaded model and its cache; the model's own tensors are taken over.
+
+    Args:
+        model: on the device.
+        cache: on the device.
+        max_rows: single-token rows of a step at most.
+        max_model_len: positions of a sequence.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache, max_rows: int, max_model_len: int) -> None:
+        self.config: ModelConfig = model.config
+        self._block_size = cache.block_size
+        self._embedding = model.embedding.data
+        self._dtype = self._embedding.dtype
+        self._final_gain = gain_of(model.norm)
+        self._head = Matrix.of(model.head)
+        device = self._embedding.device
+        cos_sin = rotary_table(model.config.rope, max_model_len, torch.float32, device)
+        self._latent: LatentWeights | None = None
+        self._counters = decode_counters(device)
+        self._layers: list[_Layer] = []
+        scratch = None
+        for index, weights in enumerate(gather_layers(model)):
+            tensors = cache.layer(index)
+            if isinstance(weights.attention, GroupedQueryWeights):
+                kv = PagedKV(tensors[0], tensors[1], cache.block_size, *tensors[2:])
+                if scratch is None:
+                    scratch = decode_scratch(
+                        max_rows, weights.attention.config.num_attention_heads, kv, max_model_len,
+                        self._dtype.itemsize,
+                    )  # fmt: skip
+                attention: GpuAttention = GroupedQuery(weights.attention, kv, cos_sin, scratch)
+            else:
+                self._latent = weights.attention
+                attention = Latent(weights.attention, tensors[0], cache.block_size, cos_sin, self._counters)
+            self._layers.append(_Layer(weights, attention, *self._choosing(weights)))
+        self._is_fused = all(self._has_fused_launches(layer) for layer in self._layers)
+
+    def hidden(self, step: GpuStep, token_ids_T: Tensor) -> Tensor:
+        """Compute a step and fill the cache; [R, H] after the last norm.
+
+        Args:
+            step: from `GpuInputs`.
+            token_ids_T: int32 or int64, what is embedded: the single rows' tokens, then the chunks'.
+        """
+        rows = step_rows(step, self._latent, self._block_size, self._dtype)
+        x_TH = F.embedding(token_ids_T, self._embedding)
+        if self._is_fused and x_TH.shape[0] == 1 and rows.chunks is None:
+            return self._hidden_of_one(x_TH[0], rows)
+        return self._hidden_of_many(x_TH, rows, step.row_ids)
+
+    def logits(self, hidden_RH: Tensor) -> Tensor:
+        """[R, V], of the model's type."""
+        return multiply(Rows(hidden_RH), self._head)
+
+    def _hidden_of_many(self, x_TH: Tensor, rows: StepRows, row_ids: Tensor | None) -> Tensor:
+        num_tokens, eps = x_TH.shape[0], self.config.norm_eps
+        added: Tensor | None = None
+        for layer in self._layers:
+            weights = layer.weights
+            projection = _projection_in(weights)
+            reads_int8 = wants_int8(projection, num_tokens)
+            normed = add_rms_norm(
+                x_TH, weights.attention_gain, eps, rows=added, wants_values=not reads_int8, wants_int8=reads_int8
+            )
+            x_TH = normed.residual
+            projected = self._project(Rows(normed.values, normed.int8), weights)
+            attended = layer.attention.attend(projected, rows)
+            added = multiply(Rows(attended), weights.attention.output)
+            x_TH, added = self._feed_forward(x_TH, added, layer)
+        return self._last_norm(x_TH, added, row_ids)
+
+    def _last_norm(self, x_TH: Tensor, added: Tensor | None, row_ids: Tensor | None) -> Tensor:
+        normed = add_rms_norm(x_TH, self._final_gain, self.config.final_norm_eps, rows=added, row_ids=row_ids)
+        assert normed.values is not None
+        return normed.values
+
+    def _project(self, rows: Rows, weights: GpuLayer) -> Tensor:
+        """What attention takes: queries, keys and values, or queries and the latent."""
+        attention = weights.attention
+        if isinstance(attention, GroupedQueryWeights):
+            return multiply(rows, attention.qkv)
+        projected = multiply(rows, attention.input)
+        if attention.q_b is None or attention.q_gain is None:
+            return projected
+        rank = attention.config.q_lora_rank
+        compressed = projected[:, :rank].contiguous()
+        normed = add_rms_norm(compressed, attention.q_gain, LOW_RANK_NORM_EPS)
+        return torch.cat((multiply(Rows(normed.values), attention.q_b), projected[:, rank:]), dim=1)
+
+    def _feed_forward(self, x_TH: Tensor, added: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
+        """The new residual stream, and the rows that are still to be added to it."""
+        weights, eps, num_tokens = layer.weights, self.config.norm_eps, x_TH.shape[0]
+        network = weights.feed_forward
+        if isinstance(network, DenseWeights):
+            reads_int8 = wants_int8(network.gate_up, num_tokens)
+            normed = add_rms_norm(
+                x_TH, weights.feed_forward_gain, eps, rows=added, wants_values=not reads_int8, wants_int8=reads_int8
+            )
+            both = multiply(Rows(normed.values, normed.int8), network.gate_up)
+            act = silu_mul(both, wants_int8=wants_int8(network.down, num_tokens))
+            return normed.residual, multiply(Rows(act.values, act.int8), network.down)
+        shared = {"choice_bias": network.choice_bias, "num_shared": network.num_shared}
+        reads_int8 = experts.wants_int8(num_tokens * len_of(network), network.gate_up.weight.dtype)
+        if num_tokens <= MAX_FUSED_TOKENS:
+            normed, ids, shares = add_rms_norm_route(
+                x_TH, weights.feed_forward_gain, eps, network.router, network.routing, rows=added, **shared
+            )
+        else:
+            normed = add_rms_norm(x_TH, weights.feed_forward_gain, eps, rows=added, wants_int8=reads_int8)
+            assert normed.values is not None
+            ids, shares = route(normed.values, network.router, network.routing, **shared)
+        return normed.residual, _through_experts(normed, ids, shares, network)
+
+    def _hidden_of_one(self, x_H: Tensor, rows: StepRows) -> Tensor:
+        eps = self.config.norm_eps
+        spare_H, middle_H = torch.empty_like(x_H), torch.empty_like(x_H)
+        for layer in self._layers:
+            weights = layer.weights
+            projected = self._project_one(x_H, weights, eps)
+            attended = layer.attention.attend(projected[None], rows)[0]
+            output = weights.attention.output
+            single_token.linear_residual(
+                attended, output.weight, output.scale, output.bias, x_H, middle_H, layer.router, layer.choice
+            )
+            network = weights.feed_forward
+            places = 1 if layer.choice is None else layer.choice.ids.shape[0]
+            width = network.down.weight.shape[-1]
+            act = torch.empty(places, width, dtype=torch.float32, device=x_H.device)
+            gate_up, down = network.gate_up, network.down
+            single_token.gate_up(
+                middle_H, weights.feed_forward_gain, eps, gate_up.weight, gate_up.scale, gate_up.bias, act, layer.choice
+            )
+            single_token.down(act, down.weight, down.scale, down.bias, middle_H, spare_H, layer.choice)
+            x_H, spare_H = spare_H, x_H
+        return self._last_norm(x_H[None], None, None)
+
+    def _project_one(self, x_H: Tensor, weights: GpuLayer, eps: float) -> Tensor:
+        attention = weights.attention
+        first = _projection_in(weights)
+        out = torch.empty(first.weight.shape[0], dtype=x_H.dtype, device=x_H.device)
+        single_token.norm_linear(x_H, first.weight, first.scale, first.bias, weights.attention_gain, eps, out)
+        if isinstance(attention, GroupedQueryWeights) or attention.q_b is None:
+            return out
+        rank = cast("int", attention.config.q_lora_rank)
+        query = attention.q_b
+        width = query.weight.shape[0]
+        both = torch.empty(width + attention.config.latent_dim, dtype=x_H.dtype, device=x_H.device)
+        single_token.norm_linear(
+            out[:rank], query.weight, query.scale, None, attention.q_gain, LOW_RANK_NORM_EPS, both[:width]
+        )
+        both[width:] = out[rank:]
+        return both
+
+    def _choosing(self, weights: GpuLayer) -> tuple[RouterWeights | None, Choice | None]:
+        network = weights.feed_forward
+        if isinstance(network, DenseWeights) or not single_token.can_choose(network.routing):
+            return None, None
+        router = RouterWeights(
+            network.routing, weights.feed_forward_gain, self.config.norm_eps, network.router, network.choice_bias
+        )
+        output = weights.attention.output.weight
+        for layer in self._layers:  # one after another, layers may share
+            if layer.choice is not None and layer.router is not None and layer.router.config == network.routing:
+                return router, layer.choice
+        return router, single_token.make_choice(output, network.routing, network.num_shared)
+
+    def _has_fused_launches(self, layer: _Layer) -> bool:
+        attention, network = layer.weights.attention, layer.weights.feed_forward
+        matrices = [_projection_in(layer.weights), attention.output, network.gate_up, network.down]
+        if isinstance(attention, LatentWeights) and attention.q_b is not None:
+            matrices.append(attention.q_b)
+        if isinstance(network, ExpertWeights) and layer.choice is None:
+            return False
+        return all(single_token.can_compute(matrix.weight) for matrix in matrices)
+
+
+def _projection_in(weights: GpuLayer) -> Matrix:
+    attention = weights.attention
+    return attention.qkv if isinstance(attention, GroupedQueryWeights) else attention.input
