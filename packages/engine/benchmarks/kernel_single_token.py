@@ -5,7 +5,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from gpu_timing import bytes_line, time_us
@@ -56,7 +56,7 @@ class Layer:
         self.down = _weight(form, experts, shape.hidden, shape.width)
         self.router = torch.randn(shape.routing.num_experts, shape.hidden, device="cuda", dtype=dtype) * 0.02
         self.routing = fused.RouterWeights(shape.routing, self.gain, 1e-5, self.router, None)
-        self.choice = fused.make_choice(self.output[0], shape.routing, shape.num_shared)
+        self.choice = fused.make_choice(shape.routing, shape.num_shared, self.x.device)
         self.act = torch.empty(places, shape.width, device="cuda")
         self.run()
 
@@ -71,7 +71,9 @@ class Layer:
 
     def expand(self) -> None:
         """Gate and up."""
-        fused.gate_up(self.middle, self.gain, 1e-5, *self.gate_up, None, self.act, self.choice)
+        fused.gate_up(
+            self.middle, self.gain, 1e-5, *self.gate_up, None, self.act, self.routing, self.choice, self.down[0]
+        )
 
     def contract(self) -> None:
         """Down and residual."""
@@ -117,9 +119,26 @@ def lines(shape: Shape, form: str) -> Iterator[str]:
     yield bytes_line(f"{form} head", us, heads[0][0].nbytes)
 
 
+def tuning_lines(shape: Shape, form: str) -> Iterator[str]:
+    """Microseconds of each launch by rows of a tile and warps."""
+    layers = [Layer(shape, form) for _ in range(NUM_LAYERS)]
+    choose = fused.choose_tile
+    for name in ("project", "finish_attention", "expand", "contract"):
+        for num_warps in (2, 4, 8):
+            times: list[str] = []
+            for rows in (1, 2, 4, 8, 16):
+                fused.choose_tile = lambda weight, *, wanted=(rows, num_warps), **_: replace(
+                    choose(weight), rows=wanted[0], num_warps=wanted[1]
+                )
+                times.append(f"{rows}: {time_us([getattr(layer, name) for layer in layers]):6.1f}")
+            yield f"{form} {name} {num_warps} warps, us by rows  " + "  ".join(times)
+    fused.choose_tile = choose
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tune", action="store_true", help="try sizes of tiles")
     parser.add_argument("--without-overlap", action="store_true", help="launch each kernel after the one before it")
     options = parser.parse_args()
     if options.without_overlap:
@@ -127,7 +146,7 @@ def main() -> None:
         assert launch.has_dependent_launch is not fused.has_dependent_launch
     for name, shape in (("seed-3.4b", SEED), ("v2-lite", LITE)):
         for form in FORMATS if shape is SEED else FORMATS[1:]:
-            for line in lines(shape, form):
+            for line in (tuning_lines if options.tune else lines)(shape, form):
                 print(name, line, flush=True)
             torch.cuda.empty_cache()
 

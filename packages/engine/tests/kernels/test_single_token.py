@@ -91,15 +91,14 @@ def test_one_token_through_output_projection_router_and_experts(form: str, route
 
     assert fused.can_choose(config)
     routing = fused.RouterWeights(config, gain, 1e-5, of_router, choice_bias)
-    choice = fused.make_choice(output, config, num_shared)
+    choice = fused.make_choice(config, num_shared, DEVICE)
     middle, out = poisoned(hidden, dtype=dtype), poisoned(hidden, dtype=dtype)
     act = poisoned(places, width)
-    for _ in range(2):  # the second finds the counter as the first has left it
-        for poison in (choice.shares, choice.squares, choice.weights, choice.inverse):
-            poison.fill_(float("nan"))
+    for _ in range(2):  # the second finds the sums as the first has left them
+        choice.weights.fill_(float("nan"))
         choice.ids.fill_(-1)
         fused.linear_residual(attended, output, output_scale, None, x, middle, routing, choice)
-        fused.gate_up(middle, gain, 1e-5, gate_up, gate_up_scale, None, act, choice)
+        fused.gate_up(middle, gain, 1e-5, gate_up, gate_up_scale, None, act, routing, choice, down)
         fused.down(act, down, down_scale, None, middle, out, choice)
     ids = choice.ids
 

@@ -58,9 +58,7 @@ class GpuAttention(Protocol):
 class GroupedQuery:
     """Grouped-query attention."""
 
-    def __init__(
-        self, weights: GroupedQueryWeights, kv: PagedKV, cos_sin: Tensor, scratch: DecodeScratch
-    ) -> None:
+    def __init__(self, weights: GroupedQueryWeights, kv: PagedKV, cos_sin: Tensor, scratch: DecodeScratch) -> None:
         config = weights.config
         self._kv, self._cos_sin, self._scratch = kv, cos_sin, scratch
         self._scale = config.head_dim**-0.5

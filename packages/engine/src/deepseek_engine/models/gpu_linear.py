@@ -6,7 +6,6 @@ T rows, N outputs, K inputs.
 from dataclasses import dataclass
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from deepseek_engine.kernels.triton.linear import linear_float, linear_w8a8, linear_w8a16
