@@ -39,8 +39,10 @@ def test_queries_are_rotated_and_keys_and_values_cached(
     slots[[1, -1]] = -1  # rows of padding
     qkv, cos_sin, norms = draw.qkv(NUM_TOKENS), draw.table(NUM_TOKENS + 9), draw.norms() if is_normed else None
     expected_kv = copy_of(kv)
-    expected = reference.rope_and_cache(qkv, expected_kv, positions, slots, cos_sin, norms)
-    actual = rope_and_cache(qkv, kv, positions, slots, cos_sin, norms)
+    keys, expected_keys = torch.full((2, NUM_TOKENS, heads.keys, heads.dim), float("nan"), dtype=dtype, device=DEVICE)
+    expected = reference.rope_and_cache(qkv, expected_kv, positions, slots, cos_sin, norms, expected_keys)
+    actual = rope_and_cache(qkv, kv, positions, slots, cos_sin, norms, keys)
+    torch.testing.assert_close(keys, expected_keys, rtol=TOLERANCES[dtype], atol=1e-3, equal_nan=True)
     assert error_of(actual, expected) < TOLERANCES[dtype]
     assert_same_cache(kv, expected_kv, dtype)
 

@@ -3,6 +3,8 @@
 B rows, N query heads, K key/value heads, D head_dim, L tokens of a row, M blocks of a row.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -32,8 +34,7 @@ def decode_attention(
         slots = torch.where(context_lens > 0, blocks * kv.block_size + positions % kv.block_size, -1)
         queries = rope_and_cache(qkv, kv, positions, slots, cos_sin, norms)
     out = torch.zeros_like(queries)
-    contexts: list[int] = context_lens.tolist()
-    for row, context in enumerate(contexts):
+    for row, context in enumerate(cast("list[int]", context_lens.tolist())):
         if context:
             keys, values = cached_tokens(kv, block_tables[row], context)
             out[row] = attend(queries[row : row + 1], keys, values, scale, None)[0]
@@ -52,7 +53,7 @@ def cached_tokens(kv: PagedKV, block_table: Tensor, context: int) -> tuple[Tenso
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, scale: float, is_seen: Tensor | None) -> Tensor:
     """[queries, N, D] over [L, K, D], float64; `is_seen` [queries, L], None where all is seen."""
-    grouped = queries.double().view(len(queries), keys.shape[1], -1, keys.shape[2])
+    grouped = queries.double().view(len(queries), keys.shape[1], queries.shape[1] // keys.shape[1], keys.shape[2])
     scores = torch.einsum("qkgd,lkd->qkgl", grouped, keys) * scale
     if is_seen is not None:
         scores = scores.masked_fill(~is_seen[:, None, None], float("-inf"))

@@ -13,7 +13,13 @@ INT8_LARGEST = 127
 
 
 def rope_and_cache(
-    qkv: Tensor, kv: PagedKV, positions: Tensor, slot_mapping: Tensor, cos_sin: Tensor, norms: HeadNorms | None = None
+    qkv: Tensor,
+    kv: PagedKV,
+    positions: Tensor,
+    slot_mapping: Tensor,
+    cos_sin: Tensor,
+    norms: HeadNorms | None = None,
+    rotated_keys: Tensor | None = None,
 ) -> Tensor:
     """Rotate queries and keys, write keys and values to the cache; the arguments are the kernel's.
 
@@ -21,7 +27,8 @@ def rope_and_cache(
         [T, N, D], queries.
     """
     heads = qkv.reshape(len(qkv), -1, kv.head_dim)
-    q, k, v = heads.double().split((heads.shape[1] - 2 * kv.num_heads, kv.num_heads, kv.num_heads), dim=1)
+    num_heads = heads.shape[1] - 2 * kv.num_heads
+    q, k, v = heads.double().tensor_split((num_heads, num_heads + kv.num_heads), dim=1)
     if norms is not None:
         q, k = _normed(q, norms.query, norms.eps), _normed(k, norms.key, norms.eps)
     angles = cos_sin[positions.long()].double()
@@ -33,6 +40,8 @@ def rope_and_cache(
             cached[slots] = new[is_token].to(cached.dtype)
         else:
             cached[slots], scales[slots] = quantised(new[is_token])
+    if rotated_keys is not None:
+        rotated_keys[is_token] = k[is_token]
     return q
 
 

@@ -48,10 +48,10 @@ def quantised(x):
 
 @triton.jit
 def _rope_and_cache(
-    qkv, positions, slot_mapping, cos_sin, q_norm, k_norm, queries, keys, values, key_scales, value_scales,
+    qkv, positions, slot_mapping, cos_sin, q_norm, k_norm, queries, rotated_keys, keys, values, key_scales, value_scales,
     qkv_stride, eps,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
-    HAS_NORM: tl.constexpr, IS_INT8: tl.constexpr, IS_DEPENDENT: tl.constexpr,
+    HAS_NORM: tl.constexpr, IS_INT8: tl.constexpr, KEEPS_KEYS: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     Q_BLOCKS: tl.constexpr = (Q_HEADS + BLOCK_H - 1) // BLOCK_H
     KV_BLOCKS: tl.constexpr = (KV_HEADS + BLOCK_H - 1) // BLOCK_H
@@ -74,7 +74,10 @@ def _rope_and_cache(
             places = slot * KV_HEADS + heads
             if block < Q_BLOCKS + KV_BLOCKS:
                 x = rotated(row + (Q_HEADS + heads) * D, features, mask, table, k_norm, eps, D, HAS_NORM)
-                _write(keys, key_scales, places, x.to(qkv.dtype.element_ty), features, mask, D, IS_INT8)
+                x = x.to(qkv.dtype.element_ty)
+                _write(keys, key_scales, places, x, features, mask, D, IS_INT8)
+                if KEEPS_KEYS:
+                    tl.store(rotated_keys + (token * KV_HEADS + heads) * D + features, x, mask=mask)
             else:
                 x = tl.load(row + (Q_HEADS + KV_HEADS + heads) * D + features, mask=mask, other=0.0)
                 _write(values, value_scales, places, x, features, mask, D, IS_INT8)
@@ -91,7 +94,13 @@ def _write(cache, scales, places, x, features, mask, D: tl.constexpr, IS_INT8: t
 
 
 def rope_and_cache(
-    qkv: Tensor, kv: PagedKV, positions: Tensor, slot_mapping: Tensor, cos_sin: Tensor, norms: HeadNorms | None = None
+    qkv: Tensor,
+    kv: PagedKV,
+    positions: Tensor,
+    slot_mapping: Tensor,
+    cos_sin: Tensor,
+    norms: HeadNorms | None = None,
+    rotated_keys: Tensor | None = None,
 ) -> Tensor:
     """Rotate queries and keys, and write the new keys and values to the cache.
 
@@ -102,6 +111,8 @@ def rope_and_cache(
         slot_mapping: [T], int32 or int64; where a token is cached, negative for a row of padding.
         cos_sin: [positions, 2, D], float32, of `rotary_table`.
         norms: of query and key heads, where the model has them.
+        rotated_keys: [T, K, D], contiguous, of the activations' dtype: takes the keys as well, side by side, for
+            attention that does not read pages. Rows of padding are not written.
 
     Returns:
         [T, N, D], queries.
@@ -116,10 +127,12 @@ def rope_and_cache(
     num_blocks = -(-num_heads // block_heads) - 2 * (-num_kv_heads // block_heads)
     _rope_and_cache[(num_blocks, num_tokens)](
         qkv, positions, slot_mapping, cos_sin,
-        *((qkv, qkv) if norms is None else (norms.query, norms.key)), queries, kv.keys, kv.values, *kv.scales,
+        *((qkv, qkv) if norms is None else (norms.query, norms.key)), queries,
+        queries if rotated_keys is None else rotated_keys, kv.keys, kv.values, *kv.scales,
         qkv.stride(0), 0.0 if norms is None else norms.eps,
         Q_HEADS=num_heads, KV_HEADS=num_kv_heads, D=dim, BLOCK_H=block_heads, BLOCK_D=block_dim,
-        HAS_NORM=norms is not None, IS_INT8=kv.key_scales is not None, IS_DEPENDENT=is_dependent,
+        HAS_NORM=norms is not None, IS_INT8=kv.key_scales is not None,
+        KEEPS_KEYS=rotated_keys is not None, IS_DEPENDENT=is_dependent,
         num_warps=max(1, block_heads * block_dim // 256), launch_pdl=is_dependent,
     )  # fmt: skip
     return queries
