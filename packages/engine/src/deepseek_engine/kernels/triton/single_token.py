@@ -120,9 +120,7 @@ def _scores(
     total = 0.0
     for start in range(0, num_programs, BLOCK_P):
         at = start + programs
-        part = tl.load(
-            shares + at[:, None] * BLOCK_E + experts[None, :], mask=(at < num_programs)[:, None], other=0.0
-        )
+        part = tl.load(shares + at[:, None] * BLOCK_E + experts[None, :], mask=(at < num_programs)[:, None], other=0.0)
         logits += tl.sum(part, axis=0)
         total += tl.sum(tl.load(squares + at, mask=at < num_programs, other=0.0))
     inverse = tl.rsqrt(total / H + eps)
