@@ -1,0 +1,395 @@
+"""Attention of single rows over the paged cache of latents, absorbed: all heads read one vector a token.
+
+B rows, N heads, C kv_lora_rank, R qk_rope_head_dim, M blocks a sequence.
+
+A program takes one row, a block of heads and a span of its tokens. Scores and outputs are computed transposed, tokens
+or features by heads: tiles of 64 tokens fill the matrix units' rows however few heads there are, both products read
+the latents from shared memory, where they are loaded once, and no registers hold the queries.
+Where a row has several spans, the programs of the row meet at a counter and each combines a share of the outputs.
+Source: split keys as in Flash-Decoding (Dao et al., 2023); the absorbed form of DeepSeek-V2 (arXiv 2405.04434), 2.1.2.
+"""
+
+# pyright: basic, reportAttributeAccessIssue=false
+# Triton compiles these functions from their source: their values have no Python types.
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deepseek_engine.kernels.triton.launch import (
+    IS_INTERPRETED,
+    has_dependent_launch,
+    let_next_begin,
+    num_multiprocessors,
+    wait_for_inputs,
+)
+
+MAX_SPLITS = 128
+"""Of a row; what combining takes in at once."""
+
+LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _latent_decode(
+    q_ptr,
+    cache_ptr,
+    tables_ptr,
+    context_lens_ptr,
+    out_ptr,
+    partial_ptr,  # [B, head blocks, splits, BLOCK_H, BLOCK_C], each normalised by its own sum
+    lse_ptr,  # [B, head blocks, splits, BLOCK_H], to the base 2
+    counters_ptr,  # [B, head blocks]
+    scale_log2,
+    q_row_stride,
+    q_head_stride,
+    cache_stride,
+    table_stride,
+    num_splits,
+    NUM_HEADS: tl.constexpr,
+    C: tl.constexpr,
+    R: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    CHUNK_C: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    IS_LARGE: tl.constexpr,  # a cache whose offsets need 64 bits, which costs registers
+    IS_SPLIT: tl.constexpr,
+    MEET: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
+):
+    V_PARTS: tl.constexpr = BLOCK_C // BLOCK_V
+    row = tl.program_id(0).to(tl.int64)
+    head_block = tl.program_id(1) // V_PARTS
+    v_part = tl.program_id(1) % V_PARTS
+    split = tl.program_id(2)
+    wait_for_inputs(IS_DEPENDENT)
+    let_next_begin(IS_DEPENDENT)
+
+    context_len = tl.load(context_lens_ptr + row)
+    span = tl.cdiv(tl.cdiv(context_len, BLOCK_N), num_splits) * BLOCK_N
+    begin = split * span
+    end = tl.minimum(begin + span, context_len)
+    if (begin < end) | (split == 0):  # a row without tokens is padding: its first program writes zeros
+        heads = head_block * BLOCK_H + tl.arange(0, BLOCK_H)
+        in_heads = heads < NUM_HEADS
+        features = tl.arange(0, CHUNK_C)
+        rope = tl.arange(0, BLOCK_R)
+        q_head_ptrs = q_ptr + row * q_row_stride + heads[:, None] * q_head_stride
+        is_query = in_heads[:, None] & (features[None, :] < C)
+        q_latent = tl.load(q_head_ptrs + features[None, :], mask=is_query, other=0.0)
+        q_rope = tl.load(q_head_ptrs + C + rope[None, :], mask=in_heads[:, None] & (rope[None, :] < R), other=0.0)
+
+        v_features = v_part * BLOCK_V + tl.arange(0, BLOCK_V)
+        maximum = tl.full([BLOCK_H], float("-inf"), tl.float32)
+        total = tl.zeros([BLOCK_H], tl.float32)
+        acc = tl.zeros([BLOCK_V, BLOCK_H], tl.float32)
+        for start in range(begin, end, BLOCK_N):
+            tokens = start + tl.arange(0, BLOCK_N)
+            is_token = tokens < end
+            blocks = tl.load(tables_ptr + row * table_stride + tokens // BLOCK_SIZE, mask=is_token, other=0)
+            if IS_LARGE:
+                blocks = blocks.to(tl.int64)
+            slots = blocks * BLOCK_SIZE + tokens % BLOCK_SIZE
+            key_ptrs = cache_ptr + slots[:, None] * cache_stride
+            is_key = is_token[:, None] & (features[None, :] < C)
+            keys = tl.load(key_ptrs + features[None, :], mask=is_key, other=0.0)
+            key_rope = tl.load(key_ptrs + C + rope[None, :], mask=is_token[:, None] & (rope[None, :] < R), other=0.0)
+            scores = tl.dot(keys, tl.trans(q_latent), input_precision="ieee")
+            scores = tl.dot(key_rope, tl.trans(q_rope), scores, input_precision="ieee")
+            for first in tl.static_range(CHUNK_C, BLOCK_C, CHUNK_C):  # float32: more than registers hold at once
+                part = first + features[None, :]
+                q_part = tl.load(q_head_ptrs + part, mask=in_heads[:, None] & (part < C), other=0.0)
+                key_part = tl.load(key_ptrs + part, mask=is_token[:, None] & (part < C), other=0.0)
+                scores = tl.dot(key_part, tl.trans(q_part), scores, input_precision="ieee")
+            if BLOCK_V == CHUNK_C and V_PARTS == 1:
+                values = keys
+            else:
+                is_value = is_token[:, None] & (v_features[None, :] < C)
+                values = tl.load(key_ptrs + v_features[None, :], mask=is_value, other=0.0)
+
+            scores = tl.where(is_token[:, None], scores * scale_log2, float("-inf"))
+            new_maximum = tl.maximum(maximum, tl.max(scores, axis=0))
+            rescale = tl.exp2(maximum - new_maximum)
+            weights = tl.exp2(scores - new_maximum[None, :])
+            total = total * rescale + tl.sum(weights, axis=0)
+            acc = acc * rescale[None, :]
+            acc = tl.dot(tl.trans(values), weights.to(values.dtype), acc, input_precision="ieee")
+            maximum = new_maximum
+
+        is_empty = total == 0.0
+        acc = acc / tl.where(is_empty, 1.0, total)[None, :]
+        num_active = 1
+        if IS_SPLIT:
+            num_active = tl.maximum(tl.cdiv(context_len, tl.maximum(span, 1)), 1)
+        if num_active == 1:
+            out_ptrs = out_ptr + (row * NUM_HEADS + heads[None, :]) * C + v_features[:, None]
+            tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=in_heads[None, :] & (v_features[:, None] < C))
+        elif IS_SPLIT:
+            group = row * (tl.num_programs(1) // V_PARTS) + head_block
+            local_heads = tl.arange(0, BLOCK_H)
+            lse_ptrs = lse_ptr + group * num_splits * BLOCK_H
+            partial_ptrs = partial_ptr + group * num_splits * BLOCK_H * BLOCK_C
+            if v_part == 0:
+                tl.store(lse_ptrs + split * BLOCK_H + local_heads, maximum + tl.log2(total))
+            offsets = (split * BLOCK_H + local_heads[None, :]) * BLOCK_C + v_features[:, None]
+            tl.store(partial_ptrs + offsets, acc)
+
+            _combine_when_all_are_there(
+                out_ptr + row * NUM_HEADS * C,
+                partial_ptrs,
+                lse_ptrs,
+                counters_ptr + group,
+                split * V_PARTS + v_part,
+                num_active,
+                head_block * BLOCK_H,
+                NUM_HEADS,
+                C,
+                BLOCK_C,
+                BLOCK_H,
+                V_PARTS,
+                MEET,
+            )
+
+
+@triton.jit
+def _combine_when_all_are_there(
+    out_ptr,
+    partial_ptr,
+    lse_ptr,
+    counter_ptr,
+    program,
+    num_active,
+    first_head,
+    NUM_HEADS: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    V_PARTS: tl.constexpr,
+    MEET: tl.constexpr,
+):
+    num_programs = num_active * V_PARTS
+    tl.debug_barrier()  # every thread's stores come before one thread's release of the counter
+    arrived = tl.atomic_add(counter_ptr, 1, sem="acq_rel") + 1
+    first = 0
+    step = 1
+    combines = arrived == num_programs
+    if MEET:
+        while arrived < num_programs:
+            arrived = tl.atomic_add(counter_ptr, 0, sem="acquire")
+        first = program
+        step = num_programs
+        combines = True
+    if combines:
+        if num_active <= 8:
+            _combine(
+                out_ptr, partial_ptr, lse_ptr, first, step, num_active, first_head, NUM_HEADS, C, BLOCK_C, BLOCK_H, 8
+            )  # fmt: skip
+        elif num_active <= 32:
+            _combine(
+                out_ptr, partial_ptr, lse_ptr, first, step, num_active, first_head, NUM_HEADS, C, BLOCK_C, BLOCK_H, 32
+            )  # fmt: skip
+        else:
+            _combine(
+                out_ptr, partial_ptr, lse_ptr, first, step, num_active, first_head, NUM_HEADS, C, BLOCK_C, BLOCK_H, 128
+            )  # fmt: skip
+        if MEET:
+            combines = tl.atomic_add(counter_ptr, 1, sem="relaxed") + 1 == 2 * num_programs
+        if combines:  # nobody waits any longer
+            tl.store(counter_ptr, 0)
+
+
+@triton.jit
+def _combine(
+    out_ptr,
+    partial_ptr,
+    lse_ptr,
+    first,
+    step,
+    num_active,
+    first_head,
+    NUM_HEADS: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """Weigh the spans' results of every `step`th unit; a unit is a head's features, or a piece of them.
+
+    A tile of 8192 numbers at most, whatever the number of spans, and enough units that every program has one.
+    """
+    WIDTH: tl.constexpr = min(BLOCK_C, 8192 // BLOCK_S)
+    UNITS_A_HEAD: tl.constexpr = BLOCK_C // WIDTH
+    spans = tl.arange(0, BLOCK_S)
+    is_span = spans < num_active
+    for unit in range(first, BLOCK_H * UNITS_A_HEAD, step):
+        head = unit // UNITS_A_HEAD
+        columns = unit % UNITS_A_HEAD * WIDTH + tl.arange(0, WIDTH)
+        lse = tl.load(lse_ptr + spans * BLOCK_H + head, mask=is_span, other=float("-inf"), cache_modifier=".cg")
+        offsets = (spans[:, None] * BLOCK_H + head) * BLOCK_C + columns[None, :]
+        parts = tl.load(partial_ptr + offsets, mask=is_span[:, None], other=0.0, cache_modifier=".cg")
+        weights = tl.exp2(lse - tl.max(lse, axis=0))
+        combined = tl.sum(parts * weights[:, None], axis=0) / tl.sum(weights, axis=0)
+        out_ptrs = out_ptr + (first_head + head) * C + columns
+        is_output = (columns < C) & (first_head + head < NUM_HEADS)
+        tl.store(out_ptrs, combined.to(out_ptr.dtype.element_ty), mask=is_output)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentDecodeConfig:
+    """How the kernel cuts its work.
+
+    Attributes:
+        block_h: heads of a program, 16 at least.
+        block_n: tokens of a tile.
+        chunk_c: features multiplied at once; less than all of them only in float32, which has no matrix units.
+        block_v: output features of a program.
+        splits: spans of a row, at most.
+        meet: whether the programs of a row wait for each other and combine together; otherwise the last one combines.
+            All programs of the launch then have to run at once, so no two such launches may overlap.
+    """
+
+    block_h: int
+    block_n: int
+    chunk_c: int
+    block_v: int
+    splits: int
+    meet: bool
+    num_warps: int
+    num_stages: int
+
+
+def choose_config(
+    num_rows: int, num_heads: int, value_dim: int, max_context: int, dtype: torch.dtype, num_processors: int
+) -> LatentDecodeConfig:
+    """Spans enough to give every multiprocessor a program, and no more, so that all of them run at once.
+
+    Args:
+        num_rows: B.
+        num_heads: N.
+        value_dim: C.
+        max_context: tokens that the block tables have room for.
+        dtype: of queries and cache.
+        num_processors: of the device.
+    """
+    width = max(16, triton.next_power_of_2(value_dim))
+    is_float32 = dtype is torch.float32
+    block_h = 16 if num_heads <= 16 or is_float32 else 64
+    block_n = 32 if is_float32 else 64
+    chunk_c = min(width, 64) if is_float32 else width
+    block_v = chunk_c
+    programs = num_rows * -(-num_heads // block_h) * (width // block_v)
+    splits = max(1, min(num_processors // programs, -(-max_context // block_n), MAX_SPLITS))
+    return LatentDecodeConfig(
+        block_h=block_h,
+        block_n=block_n,
+        chunk_c=chunk_c,
+        block_v=block_v,
+        splits=splits,
+        meet=not IS_INTERPRETED,  # programs that run one after another cannot wait for each other
+        num_warps=8 if block_h == 64 else 4,
+        num_stages=2,
+    )
+
+
+def decode_counters(device: torch.device) -> Tensor:
+    """What the programs of a row meet at, [multiprocessors], int32 zeros: one for each stream that decodes."""
+    return torch.zeros(num_multiprocessors(device), dtype=torch.int32, device=device)
+
+
+def latent_decode_attention(
+    q: Tensor,
+    cache: Tensor,
+    block_tables: Tensor,
+    context_lens: Tensor,
+    block_size: int,
+    scale: float,
+    value_dim: int,
+    counters: Tensor,
+    config: LatentDecodeConfig | None = None,
+) -> Tensor:
+    """Each row attends to the first `context_len` tokens of its block table.
+
+    Args:
+        q: [B, N, C + R], folded into the latents' space; features lie together.
+        cache: a layer's latents, [slots, C + R]; the rows' own are in it.
+        block_tables: int32 [B, M].
+        context_lens: int32 [B], tokens with the row's own; 0 is padding, whose output is zeros.
+        block_size: tokens a block.
+        scale: of the scores.
+        value_dim: C.
+        counters: of `decode_counters`; zeros before and after. Launches that share them run one after another.
+        config: instead of `choose_config`'s, for tuning.
+
+    Returns:
+        [B, N, C].
+
+    Raises:
+        ValueError: q and cache are not of one width and type.
+    """
+    num_rows, num_heads, width = q.shape
+    if cache.shape[-1] != width or cache.dtype != q.dtype:
+        raise ValueError(
+            f"q is {q.dtype} of width {width}, the cache {cache.dtype} of width {cache.shape[-1]}: both hold C + R "
+            "numbers of one type"
+        )
+    assert q.stride(2) == 1
+    assert cache.stride(1) == 1
+    assert block_tables.stride(1) == 1
+    if config is None:
+        processors, room = num_multiprocessors(q.device), block_tables.shape[1] * block_size
+        config = choose_config(num_rows, num_heads, value_dim, room, q.dtype, processors)
+    out = torch.empty(num_rows, num_heads, value_dim, dtype=q.dtype, device=q.device)
+    head_blocks, block_c = -(-num_heads // config.block_h), max(16, triton.next_power_of_2(value_dim))
+    v_parts = block_c // config.block_v
+    is_split = config.splits > 1
+    partial = lse = out
+    if is_split:
+        assert num_rows * head_blocks <= counters.numel()
+        programs = num_rows * head_blocks * v_parts * config.splits
+        assert not config.meet or programs <= num_multiprocessors(q.device), "programs that meet have to run at once"
+        spans = (num_rows, head_blocks, config.splits, config.block_h)
+        partial = torch.empty(*spans, block_c, dtype=torch.float32, device=q.device)
+        lse = torch.empty(spans, dtype=torch.float32, device=q.device)
+    is_dependent = has_dependent_launch(q.device)
+    if num_rows:
+        _latent_decode[num_rows, head_blocks * v_parts, config.splits](
+            q,
+            cache,
+            block_tables,
+            context_lens,
+            out,
+            partial,
+            lse,
+            counters,
+            scale * LOG2_E,
+            q.stride(0),
+            q.stride(1),
+            cache.stride(0),
+            block_tables.stride(0),
+            config.splits,
+            NUM_HEADS=num_heads,
+            C=value_dim,
+            R=width - value_dim,
+            BLOCK_SIZE=block_size,
+            BLOCK_C=block_c,
+            BLOCK_R=max(16, triton.next_power_of_2(width - value_dim)),
+            BLOCK_H=config.block_h,
+            BLOCK_N=config.block_n,
+            CHUNK_C=config.chunk_c,
+            BLOCK_V=config.block_v,
+            IS_LARGE=cache.shape[0] * cache.stride(0) >= 1 << 31,
+            IS_SPLIT=is_split,
+            MEET=config.meet,
+            IS_DEPENDENT=is_dependent,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+            launch_pdl=is_dependent,
+        )
+    return out
