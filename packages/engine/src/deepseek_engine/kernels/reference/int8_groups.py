@@ -22,7 +22,7 @@ def quantize_groups(x: Tensor) -> tuple[Tensor, Tensor]:
     groups = F.pad(x.double(), (0, -size % GROUP_SIZE)).view(num_tokens, -(-size // GROUP_SIZE), GROUP_SIZE)
     largest = groups.abs().amax(dim=-1, keepdim=True)
     values = torch.where(largest > 0, groups * (127 / largest), 0.0).round().to(torch.int8)
-    return values.view(num_tokens, -1)[:, :size].contiguous(), (largest.squeeze(-1) / 127).float()
+    return values.flatten(1)[:, :size].contiguous(), (largest.squeeze(-1) / 127).float()
 
 
 def dequantize_groups(values: Tensor, scales: Tensor) -> Tensor:

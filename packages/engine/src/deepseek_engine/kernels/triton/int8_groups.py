@@ -15,17 +15,18 @@ _TO_EVEN: tl.constexpr = tl.constexpr(12582912.0)
 
 
 @triton.jit
-def store_groups(row, values_ptr, scales_ptr, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """Write a row, float32 [BLOCK] with zeros from SIZE on, as int8 [SIZE] and float32 [ceil(SIZE / 128)].
+def store_groups(part, first_group, values_ptr, scales_ptr, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """Write part of a row, float32 [BLOCK] with zeros from SIZE on, as int8 and a scale for each group.
 
-    BLOCK is a power of two from 128 on. A group of zeros has scale 0.
+    The part begins at `first_group`; the pointers are the row's, int8 [SIZE] and float32 [ceil(SIZE / 128)]. BLOCK is a
+    power of two from 128 on. A group of zeros has scale 0.
     """
     NUM_GROUPS: tl.constexpr = BLOCK // GROUP_SIZE
-    groups = tl.reshape(row, (NUM_GROUPS, GROUP_SIZE))
+    groups = tl.reshape(part, (NUM_GROUPS, GROUP_SIZE))
     largest = tl.max(tl.abs(groups), axis=1)
     factor = 127.0 / tl.maximum(largest, 1.0e-30)  # zeros stay zeros
     rounded = (groups * factor[:, None] + _TO_EVEN) - _TO_EVEN
-    group = tl.arange(0, NUM_GROUPS)
+    group = first_group + tl.arange(0, NUM_GROUPS)
     channel = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
     tl.store(values_ptr + channel, rounded.to(tl.int8), mask=channel < SIZE)
     tl.store(scales_ptr + group, largest / 127.0, mask=group * GROUP_SIZE < SIZE)

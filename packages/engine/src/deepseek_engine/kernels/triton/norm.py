@@ -4,6 +4,7 @@ T tokens, H hidden_size, R rows a token, G groups of 128 channels. One program a
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
 # Triton compiles these functions from their source: their values have no Python types.
 
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def _add_rms_norm(
     if WRITES_VALUES:
         tl.store(values_ptr + out_row * SIZE + channel, normed.to(values_ptr.dtype.element_ty), mask=mask)
     if WRITES_INT8:
-        store_groups(normed, int8_ptr + out_row * SIZE, scales_ptr + out_row * NUM_GROUPS, SIZE, BLOCK)
+        store_groups(normed, 0, int8_ptr + out_row * SIZE, scales_ptr + out_row * NUM_GROUPS, SIZE, BLOCK)
 
 
 def add_rms_norm(

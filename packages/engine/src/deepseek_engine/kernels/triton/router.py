@@ -4,6 +4,7 @@ T tokens, H hidden_size, E experts, K experts a token, S shared experts that eve
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
 # Triton compiles these functions from their source: their values have no Python types.
 
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ def _add_rms_norm_route(
             tl.store(residual_ptr + row * SIZE + channel, x.to(residual_ptr.dtype.element_ty), mask=mask)
         tl.store(values_ptr + row * SIZE + channel, rounded, mask=mask)
         if WRITES_INT8:
-            store_groups(normed, int8_ptr + row * SIZE, scales_ptr + row * INT8_GROUPS, SIZE, BLOCK)
+            store_groups(normed, 0, int8_ptr + row * SIZE, scales_ptr + row * INT8_GROUPS, SIZE, BLOCK)
         column_expert = expert_of_column(tl.arange(0, COLUMNS), NUM_EXPERTS, NUM_GROUPS, EXPERT_BLOCK)
         choice_bias = tl.zeros((COLUMNS,), tl.float32)
         if IS_SIGMOID:
