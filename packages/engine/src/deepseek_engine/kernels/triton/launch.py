@@ -37,6 +37,11 @@ def has_dependent_launch(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below it: what blocks are sized by."""
+    return 1 << (number - 1).bit_length()
+
+
 @triton.jit
 def wait_for_inputs(IS_DEPENDENT: tl.constexpr):
     """Wait until the kernels before this one are done and their results are there."""
