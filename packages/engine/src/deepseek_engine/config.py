@@ -22,7 +22,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Every choice of the engine core, with its default.
 
     Attributes:
-        model: a folder of safetensors, a `.gguf` file, a built-in name (`smollm2`), or a hub id (`org/name@revision`).
+        model: a folder of safetensors, a `.gguf` file, a built-in name (`smollm2`), a hub id (`org/name@revision`),
+            or `shape:` and the name of a built-in shape (`shapes.py`), which has random weights.
         dtype: of weights and KV cache; `auto` is bfloat16 where the device computes it natively, else float32.
         quantization: `int8` stores the weights of attention and feed-forward as INT8 and multiplies in INT8; None keeps
             them as the checkpoint has them, which for an INT8 checkpoint is INT8.

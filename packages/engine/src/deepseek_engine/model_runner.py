@@ -20,16 +20,18 @@ from deepseek_engine.load_report import LoadReport
 from deepseek_engine.lora.appliers import FusedApplier, LayerApplier
 from deepseek_engine.lora.host import LoraHost
 from deepseek_engine.lora.targets import Target, adaptable_projections
-from deepseek_engine.model_config import ModelConfig, read_model_config
+from deepseek_engine.model_config import ModelConfig, parse_model_config, read_model_config
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.models.fused_decoder import fuse
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.prompt_reader import PromptReader
 from deepseek_engine.prompt_reading import PromptPart
+from deepseek_engine.random_source import RandomSource
 from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.safetensors_source import SafetensorsSource
 from deepseek_engine.sampler import Sampler
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
+from deepseek_engine.shapes import is_shape, shape_fields
 from deepseek_engine.step_model import FusedModel, StepModel, TorchModel
 from deepseek_engine.weights import CheckpointSource, load_weights, store_as_int8
 
@@ -90,7 +92,7 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     dtype = choose_dtype(config.dtype)
-    model_config, source = open_checkpoint(resolve_model(config.model))
+    model_config, source = open_model(config.model, device)
     max_model_len = _choose_max_model_len(config, model_config)
     model = _make_model(config, model_config, source, max_model_len, dtype)
     with torch.inference_mode():
@@ -134,10 +136,7 @@ def _make_model(
     except (RuntimeError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelLoadError(f"there is no room for a model of the sizes in {config.model}: {reason}") from error
-    if config.quantization == "int8":
-        store_as_int8(model)
-    elif isinstance(source, DecodedSource):
-        store_as_checkpoint_does(model, source)
+    store_quantized(model, config.quantization, source)
     needed, free = sum(parameter.nbytes for parameter in model.parameters()), available_memory_bytes()
     if needed > free:
         raise ModelLoadError(
@@ -145,6 +144,14 @@ def _make_model(
             "quantization int8 or dtype bfloat16 takes less"
         )
     return model
+
+
+def store_quantized(model: Transformer, quantization: str | None, source: CheckpointSource) -> None:
+    """Give the INT8 form to the weights that the settings or else the checkpoint want in it, before they are loaded."""
+    if quantization == "int8":
+        store_as_int8(model)
+    elif isinstance(source, DecodedSource):
+        store_as_checkpoint_does(model, source)
 
 
 def _prepare(
@@ -156,6 +163,14 @@ def _prepare(
         return TorchModel(model, cache, None if adaptable is None else LayerApplier(adaptable))
     applier = None if adaptable is None else FusedApplier(adaptable, len(model.layers))
     return FusedModel(fused, cache.block_size, applier)
+
+
+def open_model(model: str, device: torch.device) -> tuple[ModelConfig, CheckpointSource]:
+    """The shape and the tensors of whatever `EngineConfig.model` names; those of a `shape:` are drawn on the device."""
+    if not is_shape(model):
+        return open_checkpoint(resolve_model(model))
+    model_config = parse_model_config(shape_fields(model), model)
+    return model_config, RandomSource(model_config, device)
 
 
 def open_checkpoint(path: Path) -> tuple[ModelConfig, CheckpointSource]:

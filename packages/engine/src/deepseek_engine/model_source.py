@@ -8,6 +8,7 @@ from typing import Final
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.hub import HubDownload, HubModel
 from deepseek_engine.pickled_files import PICKLE_SUFFIXES, refusal
+from deepseek_engine.shapes import is_shape
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def resolve_model(model: str) -> Path:
     exists wins over a hub id. A hub id is downloaded, unless it is in the Hub's local cache.
 
     Raises:
-        ModelLoadError: there is nothing there, or it is neither a folder nor a `.gguf` file.
+        ModelLoadError: there is nothing there, it is neither a folder nor a `.gguf` file, or it is a `shape:`, which
+            has no files.
     """
     hub_model = as_hub_model(model)
     if hub_model is not None:
@@ -33,6 +35,8 @@ def resolve_model(model: str) -> Path:
             return download.wait()
     if model in _BUILT_IN:
         return _built_in_file(model)
+    if is_shape(model):
+        raise ModelLoadError(f"{model} is a shape with random weights, which has no files")
     path = Path(model).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
         return path
@@ -64,7 +68,7 @@ def model_display_name(model: str) -> str:
 
     The built-in name, the repository of a hub id, else the last part of the path.
     """
-    if model in _BUILT_IN:
+    if model in _BUILT_IN or is_shape(model):
         return model
     hub_model = as_hub_model(model)
     if hub_model is not None:

@@ -10,6 +10,7 @@ from deepseek_engine.errors import EngineError
 from deepseek_engine.grammar.source import GrammarUse
 from deepseek_engine.messages import Delta, EmbedParams, Submit, ThinkingMarkers, TokenLogprobs
 from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.text_stream import NoTextStream
 from deepseek_engine.thinking_markers import markers_of_prompt
 from deepseek_engine.tokenizer import Tokenizer
 
@@ -85,7 +86,8 @@ class PendingRequest:
             request_id, text, ids, outputs, prompt_logprobs=None if params.prompt_logprobs is None else [None]
         )
         self.embedding: list[float] = []
-        self._detokenizers = [Detokenizer(tokenizer.text_stream(), params.stop) for _ in outputs]
+        new_stream = tokenizer.text_stream if params.detokenize else NoTextStream
+        self._detokenizers = [Detokenizer(new_stream(), params.stop) for _ in outputs]
 
     @property
     def is_finished(self) -> bool:

@@ -44,6 +44,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         logprobs: alternatives to report a token beside the chosen one; 0 is the chosen one only, None is off.
         prompt_logprobs: as `logprobs`, for the tokens of the prompt; such a prompt is computed in full, whatever the
             prefix cache holds.
+        detokenize: whether `LLM` makes text of the answer; off, `text` stays empty, which saves the host's time.
         priority: who goes first, from -100 to 100; lower is sooner, 0 is usual.
         deadline_s: seconds from submission after which the answers end as they are; None is no limit.
 
@@ -72,6 +73,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     deadline_s: float | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    detokenize: bool = True
 
     def __post_init__(self) -> None:
         _in_range("n", self.n, 1, MAX_N)
@@ -103,6 +105,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
                     "stop has an empty string: every text would match; leave it out", param="stop"
                 )
             _at_most("stop", len(text), MAX_STOP_STRING_CHARS, "characters in one string")
+        if self.stop and not self.detokenize:
+            raise InvalidRequestError("stop is looked for in text: it needs detokenize=True", param="stop")
         _at_most("stop_token_ids", len(self.stop_token_ids), MAX_STOP_TOKEN_IDS, "ids")
         if self.logit_bias is not None:
             _at_most("logit_bias", len(self.logit_bias), MAX_LOGIT_BIAS, "entries")

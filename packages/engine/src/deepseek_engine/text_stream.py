@@ -49,6 +49,18 @@ class ByteLevelTextStream:
         return self._decoder.decode(b"", final=True)
 
 
+class NoTextStream:
+    """For callers who want token ids alone."""
+
+    def push(self, token_id: int) -> str:  # noqa: ARG002 - of the protocol
+        """Nothing."""
+        return ""
+
+    def finish(self) -> str:
+        """Nothing."""
+        return ""
+
+
 class MarkupTextStream:
     """Around another stream: some special tokens are text here, as a parser looks for them.
 

@@ -16,6 +16,8 @@ from deepseek_engine.folder_tokenizer import build_folder_tokenizer, read_model_
 from deepseek_engine.gguf.metadata import read_gguf_metadata
 from deepseek_engine.gguf.tokenizer import build_gguf_tokenizer
 from deepseek_engine.model_source import resolve_model
+from deepseek_engine.numbers_tokenizer import numbers_tokenizer
+from deepseek_engine.shapes import is_shape, shape_fields
 from deepseek_engine.text_parsers.markup import AnswerFormat
 from deepseek_engine.text_parsers.parser import ReasoningStart
 from deepseek_engine.text_stream import ByteLevelTextStream, MarkupTextStream, TextStream, WindowTextStream
@@ -212,7 +214,7 @@ class Tokenizer:
 
 
 def load_tokenizer(model: str, *, chat_template: str | None = None, chat_format: str = "auto") -> Tokenizer:
-    """The tokenizer of whatever `resolve_model` knows: a folder, a `.gguf` file, a built-in name or a hub id.
+    """The tokenizer of whatever an engine can load: a folder, a `.gguf` file, a built-in name, a hub id or a shape.
 
     Args:
         model: which.
@@ -222,6 +224,8 @@ def load_tokenizer(model: str, *, chat_template: str | None = None, chat_format:
     Raises:
         ModelLoadError: there is none, or it is broken or of a kind not supported.
     """
+    if is_shape(model):
+        return Tokenizer(numbers_tokenizer(shape_fields(model)["vocab_size"]))
     path = resolve_model(model)
     if path.is_dir():
         parts, model_type = build_folder_tokenizer(path), read_model_type(path)
