@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from deepseek_engine.bench.ceilings import measure_ceilings
+
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
@@ -54,18 +56,9 @@ def time_us(variants: Sequence[Callable[[], object]], repeats: int = 20) -> floa
 
 @functools.cache
 def ceilings() -> Ceilings:
-    """Measure them: a copy of 2 GiB, and products of 8192 x 8192 matrices."""
-    source = torch.randint(0, 255, (2 << 30,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    copy_us = time_us([lambda: target.copy_(source)], 10)
-    num_bytes = 2 * source.numel()
-    size = 8192
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    bf16_us = time_us([lambda: a @ b], 10)
-    i, j = (torch.randint(-127, 128, (size, size), dtype=torch.int8, device="cuda") for _ in range(2))
-    int8_us = time_us([lambda: torch._int_mm(i, j.t())], 10)  # noqa: SLF001
-    operations = 2 * size**3
-    return Ceilings(num_bytes / copy_us / 1e3, operations / bf16_us / 1e6, operations / int8_us / 1e6)
+    """Measure them, once."""
+    measured = measure_ceilings(torch.device("cuda"), (torch.bfloat16, torch.int8))
+    return Ceilings(measured.copy_gb_s, measured.tera_ops["bfloat16"], measured.tera_ops["int8"])
 
 
 def bytes_line(name: str, us: float, num_bytes: float) -> str:

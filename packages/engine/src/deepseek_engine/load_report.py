@@ -41,7 +41,7 @@ class LoadReport:
         by_kind: Counter[str] = Counter()
         for name, parameter in model.named_parameters():
             by_dtype[str(parameter.dtype).removeprefix("torch.")] += parameter.nbytes
-            by_kind[_kind(name)] += parameter.nbytes
+            by_kind[kind_of(name)] += parameter.nbytes
         return cls(num_tensors, dict(by_dtype.most_common()), dict(by_kind.most_common()))
 
     @property
@@ -53,7 +53,8 @@ class LoadReport:
         return f"{_in_mb(self.bytes_by_dtype)} ({_in_mb(self.bytes_by_kind)})"
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """What part of a model a parameter belongs to, by its name."""
     return next((kind for part, kind in _KINDS if part in name), "other")
 
 

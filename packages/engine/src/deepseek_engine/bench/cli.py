@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from deepseek_engine.bench.replay import add_replay_command, run_replay
 from deepseek_engine.bench.serving.options import add_serving_command, serving_options
+from deepseek_engine.bench.workload_options import add_workload_options, wants_workloads, workload_command
 from deepseek_engine.config import DTYPES, QUANTIZATIONS, EngineConfig
 from deepseek_engine.errors import EngineError
 from deepseek_engine.model_source import DEFAULT_MODEL
@@ -15,7 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="deepseek-bench", description="Measure the engine, or replay what it did.")
     commands = parser.add_subparsers(dest="command", required=True)
-    offline = commands.add_parser("offline", help="prefill and decode rates and peak memory, without a server")
+    offline = commands.add_parser(
+        "offline", help="prefill and decode rates and peak memory, or whole workloads, without a server"
+    )
     offline.add_argument("--model-path", default=DEFAULT_MODEL, help="folder, .gguf file, hub id or built-in name")
     offline.add_argument("--dtype", default="auto", choices=DTYPES)
     offline.add_argument("--quantization", choices=QUANTIZATIONS[1:], help="store and multiply weights as int8")
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     offline.add_argument("--output-tokens", type=int, default=128)
     offline.add_argument("--runs", type=int, default=3, help="measured runs of each batch size, after a warm-up")
     offline.add_argument("--threads", type=int, default=None, help="CPU threads; one a core by default")
+    add_workload_options(offline)
     add_serving_command(commands.add_parser)
     add_replay_command(commands.add_parser)
     options = parser.parse_args(arguments)
@@ -45,6 +49,8 @@ def _serving(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
 
 
 def _offline(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if wants_workloads(options):
+        return _status_of(workload_command(options, parser))
     for name in ("prompt_tokens", "output_tokens", "runs", *(["threads"] if options.threads is not None else [])):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")

@@ -96,7 +96,7 @@ def run_offline(
         }
         print(f"{batch_size:>5} " + " ".join(f"{rate!s:>24}" for rate in rates.values()), flush=True)
         results.append({"batch_size": batch_size, **{name: asdict(rate) for name, rate in rates.items()}})
-    peak_mib = _peak_rss_mib()
+    peak_mib = peak_rss_mib()
     print(f"peak memory {peak_mib:.0f} MiB; weights {engine.info.weight_bytes / 2**20:.0f} MiB")
     summary = {
         "model": config.model,
@@ -115,6 +115,7 @@ def _spread(values: list[float]) -> Spread:
     return Spread(round(statistics.median(values), 2), round(min(values), 2), round(max(values), 2))
 
 
-def _peak_rss_mib() -> float:
+def peak_rss_mib() -> float:
+    """Greatest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
