@@ -141,9 +141,7 @@ class GpuSampler:
         """
         logits_RV = logits_RV[:, : self._vocab_size]
         wanted = self.needs if needs is None else needs
-        self._choose_tokens(
-            logits_RV, self._table, wanted, self._scratch, self._config, sampled_ids_R, self._results
-        )
+        self._choose_tokens(logits_RV, self._table, wanted, self._scratch, self._config, sampled_ids_R, self._results)
 
     def send(self) -> None:
         """Start the copy of the step's results to the host; behind `sample`, or the replay of its graph."""

@@ -6,6 +6,7 @@ T tokens: D single-token rows, then those of C chunks. N query heads, K key/valu
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,9 +77,16 @@ class GroupedQuery:
         if singles is not None:
             parts.append(self._decode(q[: rows.num_singles].flatten(1), singles, None))
         if chunks is not None:
-            of_chunks = q[rows.num_singles :]
-            parts.append(prefill_attention(of_chunks, self._kv, chunks, scale=self._scale).flatten(1))
+            parts.append(self._prefill(q[rows.num_singles :], chunks).flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _prefill(self, q: Tensor, chunks: ChunkRows) -> Tensor:
+        sizes = np.diff(chunks.first_rows)
+        return prefill_attention(
+            q, self._kv, chunks.block_tables, chunks.cu_seqlens, chunks.context_lens,
+            chunks.prefix_lens if any(chunks.host_prefix_lens) else None,
+            max_seqlen_q=int(sizes.max()), scale=self._scale,
+        )  # fmt: skip
 
     def _decode(self, projected: Tensor, singles: SingleRows, cos_sin: Tensor | None) -> Tensor:
         return decode_attention(

@@ -8,10 +8,9 @@ T tokens, H hidden_size, R rows wanted, V vocab_size.
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deepseek_engine.gpu_inputs import GpuStep
@@ -19,7 +18,8 @@ from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton import experts, single_token
 from deepseek_engine.kernels.triton.decode_attention import decode_scratch
 from deepseek_engine.kernels.triton.latent_decode import decode_counters
-from deepseek_engine.kernels.triton.norm import add_rms_norm
+from deepseek_engine.kernels.triton.norm import Normed, add_rms_norm
+from deepseek_engine.kernels.triton.quantize_groups import QuantizedRows
 from deepseek_engine.kernels.triton.router import MAX_FUSED_TOKENS, add_rms_norm_route, route
 from deepseek_engine.kernels.triton.silu_mul import silu_mul
 from deepseek_engine.kernels.triton.single_token import Choice, RouterWeights
@@ -40,6 +40,10 @@ from deepseek_engine.models.gpu_weights import (
     gather_layers,
 )
 from deepseek_engine.models.transformer import Transformer
+
+
+MIN_INT8_PAIRS: Final = 128
+"""Rows an expert from which on arithmetic counts more than weights: INT8 experts then read INT8 rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,11 @@ class GpuDecoder:
     def __init__(self, model: Transformer, cache: KVCache, max_rows: int, max_model_len: int) -> None:
         self.config: ModelConfig = model.config
         self._block_size = cache.block_size
-        self._embedding = model.embedding.data
-        self._dtype = self._embedding.dtype
+        self.embedding = model.embedding.data
+        self._dtype = self.embedding.dtype
         self._final_gain = gain_of(model.norm)
         self._head = Matrix.of(model.head)
-        device = self._embedding.device
+        device = self.embedding.device
         cos_sin = rotary_table(model.config.rope, max_model_len, torch.float32, device)
         self._latent: LatentWeights | None = None
         self._counters = decode_counters(device)
@@ -87,17 +91,17 @@ class GpuDecoder:
                 self._latent = weights.attention
                 attention = Latent(weights.attention, tensors[0], cache.block_size, cos_sin, self._counters)
             self._layers.append(_Layer(weights, attention, *self._choosing(weights)))
+        self.device = device
         self._is_fused = all(self._has_fused_launches(layer) for layer in self._layers)
 
-    def hidden(self, step: GpuStep, token_ids_T: Tensor) -> Tensor:
+    def hidden(self, step: GpuStep, x_TH: Tensor) -> Tensor:
         """Compute a step and fill the cache; [R, H] after the last norm.
 
         Args:
             step: from `GpuInputs`.
-            token_ids_T: int32 or int64, what is embedded: the single rows' tokens, then the chunks'.
+            x_TH: embeddings of the single rows' tokens, then of the chunks'.
         """
         rows = step_rows(step, self._latent, self._block_size, self._dtype)
-        x_TH = F.embedding(token_ids_T, self._embedding)
         if self._is_fused and x_TH.shape[0] == 1 and rows.chunks is None:
             return self._hidden_of_one(x_TH[0], rows)
         return self._hidden_of_many(x_TH, rows, step.row_ids)
@@ -117,7 +121,7 @@ class GpuDecoder:
                 x_TH, weights.attention_gain, eps, rows=added, wants_values=not reads_int8, wants_int8=reads_int8
             )
             x_TH = normed.residual
-            projected = self._project(Rows(normed.values, normed.int8), weights)
+            projected = self._project(_rows(normed), weights)
             attended = layer.attention.attend(projected, rows)
             added = multiply(Rows(attended), weights.attention.output)
             x_TH, added = self._feed_forward(x_TH, added, layer)
@@ -143,27 +147,55 @@ class GpuDecoder:
 
     def _feed_forward(self, x_TH: Tensor, added: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
         """The new residual stream, and the rows that are still to be added to it."""
-        weights, eps, num_tokens = layer.weights, self.config.norm_eps, x_TH.shape[0]
-        network = weights.feed_forward
-        if isinstance(network, DenseWeights):
-            reads_int8 = wants_int8(network.gate_up, num_tokens)
-            normed = add_rms_norm(
-                x_TH, weights.feed_forward_gain, eps, rows=added, wants_values=not reads_int8, wants_int8=reads_int8
-            )
-            both = multiply(Rows(normed.values, normed.int8), network.gate_up)
-            act = silu_mul(both, wants_int8=wants_int8(network.down, num_tokens))
-            return normed.residual, multiply(Rows(act.values, act.int8), network.down)
-        shared = {"choice_bias": network.choice_bias, "num_shared": network.num_shared}
-        reads_int8 = experts.wants_int8(num_tokens * len_of(network), network.gate_up.weight.dtype)
+        weights = layer.weights
+        if isinstance(weights.feed_forward, DenseWeights):
+            return self._through_network(x_TH, added, weights, weights.feed_forward)
+        return self._through_experts(x_TH, added, weights, weights.feed_forward)
+
+    def _through_network(
+        self, x_TH: Tensor, added: Tensor, weights: GpuLayer, network: DenseWeights
+    ) -> tuple[Tensor, Tensor]:
+        num_tokens = x_TH.shape[0]
+        reads_int8 = wants_int8(network.gate_up, num_tokens)
+        normed = add_rms_norm(
+            x_TH, weights.feed_forward_gain, self.config.norm_eps, rows=added, wants_values=not reads_int8,
+            wants_int8=reads_int8,
+        )  # fmt: skip
+        both = multiply(_rows(normed), network.gate_up)
+        reads_int8 = wants_int8(network.down, num_tokens)
+        values, int8, scales = silu_mul(both, wants_values=not reads_int8, wants_int8=reads_int8)
+        act = Rows(values, None if int8 is None or scales is None else QuantizedRows(int8, scales))
+        return normed.residual, multiply(act, network.down)
+
+    def _through_experts(
+        self, x_TH: Tensor, added: Tensor, weights: GpuLayer, network: ExpertWeights
+    ) -> tuple[Tensor, Tensor]:
+        gain, eps, rule = weights.feed_forward_gain, self.config.norm_eps, network.routing
+        gate_up, down = network.gate_up, network.down
+        num_tokens, num_experts = x_TH.shape[0], gate_up.weight.shape[0]
+        num_pairs = num_tokens * (rule.num_experts_per_tok + network.num_shared)
+        reads_int8 = gate_up.scale is not None and num_pairs >= MIN_INT8_PAIRS * num_experts
         if num_tokens <= MAX_FUSED_TOKENS:
             normed, ids, shares = add_rms_norm_route(
-                x_TH, weights.feed_forward_gain, eps, network.router, network.routing, rows=added, **shared
-            )
+                x_TH, gain, eps, network.router, rule, rows=added, choice_bias=network.choice_bias,
+                num_shared=network.num_shared, wants_int8=reads_int8,
+            )  # fmt: skip
         else:
-            normed = add_rms_norm(x_TH, weights.feed_forward_gain, eps, rows=added, wants_int8=reads_int8)
+            normed = add_rms_norm(x_TH, gain, eps, rows=added, wants_int8=reads_int8)
             assert normed.values is not None
-            ids, shares = route(normed.values, network.router, network.routing, **shared)
-        return normed.residual, _through_experts(normed, ids, shares, network)
+            ids, shares = route(
+                normed.values, network.router, rule, choice_bias=network.choice_bias, num_shared=network.num_shared
+            )  # fmt: skip
+        int8 = _rows(normed).int8
+        if reads_int8 and int8 is not None and gate_up.scale is not None and down.scale is not None:
+            routing = experts.route(ids, num_experts, torch.int8, torch.int8)
+            act = experts.gate_up_int8(int8, gate_up.weight, gate_up.scale, routing)
+            return normed.residual, experts.down_int8(act, down.weight, down.scale, shares, routing)
+        values = normed.values
+        assert values is not None
+        routing = experts.route(ids, num_experts, values.dtype, gate_up.weight.dtype)
+        act_values = experts.gate_up(values, gate_up.weight, gate_up.scale, routing)
+        return normed.residual, experts.down(act_values, down.weight, down.scale, shares, routing)
 
     def _hidden_of_one(self, x_H: Tensor, rows: StepRows) -> Tensor:
         eps = self.config.norm_eps
@@ -182,8 +214,9 @@ class GpuDecoder:
             act = torch.empty(places, width, dtype=torch.float32, device=x_H.device)
             gate_up, down = network.gate_up, network.down
             single_token.gate_up(
-                middle_H, weights.feed_forward_gain, eps, gate_up.weight, gate_up.scale, gate_up.bias, act, layer.choice
-            )
+                middle_H, weights.feed_forward_gain, eps, gate_up.weight, gate_up.scale, gate_up.bias, act, layer.router,
+                layer.choice, down.weight if layer.choice is not None else None,
+            )  # fmt: skip
             single_token.down(act, down.weight, down.scale, down.bias, middle_H, spare_H, layer.choice)
             x_H, spare_H = spare_H, x_H
         return self._last_norm(x_H[None], None, None)
@@ -212,11 +245,10 @@ class GpuDecoder:
         router = RouterWeights(
             network.routing, weights.feed_forward_gain, self.config.norm_eps, network.router, network.choice_bias
         )
-        output = weights.attention.output.weight
         for layer in self._layers:  # one after another, layers may share
             if layer.choice is not None and layer.router is not None and layer.router.config == network.routing:
                 return router, layer.choice
-        return router, single_token.make_choice(output, network.routing, network.num_shared)
+        return router, single_token.make_choice(network.routing, network.num_shared, network.router.device)
 
     def _has_fused_launches(self, layer: _Layer) -> bool:
         attention, network = layer.weights.attention, layer.weights.feed_forward
@@ -226,6 +258,13 @@ class GpuDecoder:
         if isinstance(network, ExpertWeights) and layer.choice is None:
             return False
         return all(single_token.can_compute(matrix.weight) for matrix in matrices)
+
+
+def _rows(normed: Normed) -> Rows:
+    """Normed rows for a product."""
+    if normed.int8 is None or normed.scales is None:
+        return Rows(normed.values)
+    return Rows(normed.values, QuantizedRows(normed.int8, normed.scales))
 
 
 def _projection_in(weights: GpuLayer) -> Matrix:

@@ -109,9 +109,7 @@ def scan_kernel(
     if ADJUST:
         if (flags & ADJUSTED) != 0:
             adjusted_row = adjusted_ptr + row * adjusted_stride
-            values = _adjust(
-                values, row, at, is_inside, adjusted_row, int64_ptr, int32_ptr, float32_ptr, start, BLOCK
-            )
+            values = _adjust(values, row, at, is_inside, adjusted_row, int64_ptr, int32_ptr, float32_ptr, start, BLOCK)
     greatest = tl.max(values, axis=0)
     if not REPORT:
         token = tl.min(tl.where(values == greatest, at, vocab_size), axis=0)

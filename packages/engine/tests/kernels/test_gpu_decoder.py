@@ -1,0 +1,159 @@
+"""Whole steps of the GPU decoder against the same model layer by layer in PyTorch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+import torch
+from transformers import DeepseekV2Config, DeepseekV3Config, PreTrainedConfig, Qwen3Config
+
+from deepseek_engine.gpu_inputs import GpuInputs
+from deepseek_engine.kernels.triton.embedding import embed
+from deepseek_engine.kv_cache.pool import KVCache
+from deepseek_engine.model_runner import open_checkpoint
+from deepseek_engine.models.gpu_decoder import GpuDecoder
+from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
+from deepseek_engine.step_inputs import prepare_step
+from deepseek_engine.step_model import TorchModel
+from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
+from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
+from deepseek_engine.weights import load_weights, store_as_int8
+
+DEVICE: Final = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+BLOCK_SIZE: Final = 16
+NUM_BLOCKS: Final = 24
+MAX_MODEL_LEN: Final = 128
+
+LATENT: Final = {
+    **TINY, "num_key_value_heads": 4, "kv_lora_rank": 32, "q_lora_rank": None, "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16, "v_head_dim": 16, "moe_intermediate_size": 32, "n_routed_experts": 8, "n_shared_experts": 2,
+    "num_experts_per_tok": 3, "first_k_dense_replace": 1,
+}  # fmt: skip
+
+Shape = TinyModel | PreTrainedConfig
+SHAPES: Final[dict[str, Shape]] = {
+    "llama-biases-tied": TinyModel(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "mixtral-16x2": TinyModel(num_local_experts=16),
+    "qwen3": Qwen3Config(**TINY, head_dim=32),
+    "deepseek-v2-lite": DeepseekV2Config(**LATENT, routed_scaling_factor=1.5),
+    "deepseek-v3": DeepseekV3Config(**{**LATENT, "q_lora_rank": 24}, n_group=4, topk_group=2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One model twice: as PyTorch runs it, and as the GPU decoder does."""
+
+    torch_model: TorchModel
+    decoder: GpuDecoder
+    inputs: GpuInputs
+
+    def expected(self, batch: list[ScheduledSequence]) -> torch.Tensor:
+        """Logits of the rows that the batch samples or reads."""
+        return self.torch_model.logits(self.torch_model.hidden(batch))
+
+    def computed(self, batch: list[ScheduledSequence], padded_to: int | None = None) -> torch.Tensor:
+        """The same from the decoder."""
+        step = self.inputs.prepare(batch, padded_to, None)
+        parts = [part.token_ids for part in (step.singles, step.chunks) if part is not None]
+        x = embed(torch.cat(parts), None, torch.zeros(1, dtype=torch.int32, device=DEVICE), self.decoder.embedding)
+        return self.decoder.logits(self.decoder.hidden(step, x))[: step.num_rows].float().cpu()
+
+
+def load(folder: Path, dtype: torch.dtype, quantization: str | None, device: torch.device) -> Transformer:
+    config, source = open_checkpoint(folder)
+    model = Transformer(config, MAX_MODEL_LEN, dtype)
+    if quantization == "int8":
+        store_as_int8(model)
+    load_weights(model, source)
+    return model.to(device)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, shape in SHAPES.items():
+        folder = found[name] = tmp_path_factory.mktemp(name)
+        if isinstance(shape, TinyModel):
+            write_tiny_checkpoint(folder, shape)
+        else:
+            write_family_checkpoint(folder, build_oracle(shape))
+    return found
+
+
+def pair_of(folder: Path, dtype: torch.dtype, quantization: str | None) -> Pair:
+    cpu = torch.device("cpu")
+    model = load(folder, dtype, quantization, cpu)
+    specs = model.config.cache_specs
+    torch_model = TorchModel(model, KVCache(specs, NUM_BLOCKS, BLOCK_SIZE, dtype, cpu))
+    with torch.inference_mode():
+        other = load(folder, dtype, quantization, DEVICE)
+        cache = KVCache(specs, NUM_BLOCKS, BLOCK_SIZE, dtype, DEVICE)
+        decoder = GpuDecoder(other, cache, max_rows=8, max_model_len=MAX_MODEL_LEN)
+    return Pair(torch_model, decoder, GpuInputs(8, MAX_MODEL_LEN // BLOCK_SIZE, BLOCK_SIZE, DEVICE))
+
+
+def sequence(seed: int, num_tokens: int, blocks: list[int], prefix_len: int = 0) -> Sequence:
+    generator = torch.Generator().manual_seed(seed)
+    token_ids = torch.randint(256, (num_tokens,), generator=generator).tolist()
+    made = Sequence(str(seed), 0, token_ids, SamplingParams(temperature=0.0), 0, prefix_len=prefix_len)
+    made.status = SequenceStatus.RUNNING
+    made.block_table = blocks
+    return made
+
+
+def steps(prefix_len: int = 0) -> Iterator[list[ScheduledSequence]]:
+    """A prompt in chunks, a second one beside its decodes, single tokens, and drafts."""
+    first = sequence(1, 37, [5, 2, 9, 14], prefix_len)
+    second = sequence(2, 21, [7, 1, 3])
+    third = sequence(3, 2, [11])
+
+    def run(*shares: tuple[Sequence, int, tuple[int, ...]]) -> Iterator[list[ScheduledSequence]]:
+        yield [ScheduledSequence(each, count, drafts) for each, count, drafts in shares]
+        for each, count, _ in shares:
+            each.num_computed_tokens += count
+            if each.num_computed_tokens == len(each.token_ids):
+                each.append((7 * len(each.token_ids)) % 256)
+
+    yield from run((first, 33, ()), (third, 1, ()))
+    yield from run((second, 21, ()), (first, 4, ()), (third, 1, ()))
+    yield from run((first, 1, ()))
+    yield from run((first, 1, ()), (second, 1, ()), (third, 1, ()))
+    yield from run((third, 1, ()), (first, 1, (9, 8)), (second, 1, ()))
+
+
+CASES: Final = [
+    *((name, "float32", None) for name in SHAPES),
+    ("mixtral-16x2", "bfloat16", None), ("mixtral-16x2", "bfloat16", "int8"),
+    ("deepseek-v2-lite", "bfloat16", None), ("deepseek-v2-lite", "bfloat16", "int8"),
+]  # fmt: skip
+TOLERANCE: Final = {"float32": 1e-4, "bfloat16": 4e-2}
+"""Of logits by their norm. bfloat16: two layers of roundings at 2**-8 in other places, and INT8 activations here."""
+
+
+@pytest.mark.parametrize(("name", "dtype", "quantization"), CASES)
+def test_steps_give_the_logits_that_torch_gives(
+    name: str, dtype: str, quantization: str | None, folders: dict[str, Path]
+) -> None:
+    pair = pair_of(folders[name], getattr(torch, dtype), quantization)
+    with torch.inference_mode():
+        for index, batch in enumerate(steps()):
+            expected = pair.expected(batch)
+            padded_to = 4 if index == 3 else None
+            out = pair.computed(batch, padded_to)
+            assert out.shape == expected.shape
+            error = (out - expected).norm() / expected.norm().clamp(min=1e-9)  # a step may want no row
+            assert error < TOLERANCE[dtype], f"step {index}: {error}"
+
+
+def test_a_bidirectional_prefix_is_seen_from_both_sides(folders: dict[str, Path]) -> None:
+    for name in ("mixtral-16x2", "deepseek-v2-lite"):
+        pair = pair_of(folders[name], torch.float32, None)
+        batch = next(steps(prefix_len=30))
+        with torch.inference_mode():
+            expected, out = pair.expected(batch), pair.computed(batch)
+        assert (out - expected).norm() / expected.norm() < TOLERANCE["float32"]
