@@ -102,7 +102,9 @@ def tuned_decode_lines() -> Iterator[str]:
             candidates |= {replace(config, splits=2) for config in candidates}
         for config in sorted(candidates, key=repr):
             us = time_us(decode_calls(num_rows, context, 8192, config))
-            yield f"latent decode {num_rows} x {context} {us:>9.1f} us {config}"
+            combining = "together" if config.meet else "the last"
+            tile = f"{config.block_n} tokens, {config.num_warps} warps, {config.num_stages} stages"
+            yield f"latent decode {num_rows} x {context} {us:>9.1f} us: {config.splits} spans, {combining}, {tile}"
 
 
 def around_lines() -> Iterator[str]:
@@ -213,7 +215,8 @@ def tuned_prefill_lines() -> Iterator[str]:
             config = LatentPrefillConfig(block_m, block_n, num_warps, num_stages)
             us = time_us(prefill_calls(num_sequences, length, config))
             operations = attention_flops(num_sequences, length) + expansion_flops(num_sequences * length)
-            yield flops_line(f"latent prefill {num_sequences} x {length} {config}"[:64], us, operations)
+            tile = f"{block_m} x {block_n}, {num_warps} warps, {num_stages} stages"
+            yield flops_line(f"latent prefill {num_sequences} x {length}: {tile}", us, operations)
 
 
 def lines() -> list[str]:

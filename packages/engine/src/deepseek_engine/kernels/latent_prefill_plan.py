@@ -55,7 +55,7 @@ class LatentChunks:
 
     def prefix_len(self, chunk: int) -> int:
         """0 if the chunk is causal."""
-        return self.prefix_lens[chunk] if self.prefix_lens else 0
+        return self.prefix_lens[chunk] if len(self.prefix_lens) else 0
 
 
 @dataclass(frozen=True, slots=True)

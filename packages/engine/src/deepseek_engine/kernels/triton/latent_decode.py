@@ -30,6 +30,9 @@ from deepseek_engine.kernels.triton.launch import (
 MAX_SPLITS = 128
 """Of a row; what combining takes in at once."""
 
+NUM_COUNTERS = 4096
+"""Rows times blocks of heads of a launch that cuts rows into spans, at most."""
+
 LOG2_E = 1.4426950408889634
 
 
@@ -303,8 +306,8 @@ def choose_config(
 
 
 def decode_counters(device: torch.device) -> Tensor:
-    """What the programs of a row meet at, [multiprocessors], int32 zeros: one for each stream that decodes."""
-    return torch.zeros(num_multiprocessors(device), dtype=torch.int32, device=device)
+    """What the programs of a row meet at, int32 zeros: one such tensor for each stream that decodes."""
+    return torch.zeros(NUM_COUNTERS, dtype=torch.int32, device=device)
 
 
 def latent_decode_attention(
