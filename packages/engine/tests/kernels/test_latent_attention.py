@@ -61,7 +61,7 @@ def block_tables(batch: list[ScheduledSequence]) -> Tensor:
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("q_lora_rank", [None, 16])
 @pytest.mark.parametrize("chunks", [[(1, 7), (1, 20), (1, 33)], [(20, 20), (9, 30)]], ids=["decode", "prefill"])
-@torch.inference_mode()
+@torch.no_grad()
 def test_kernels_stand_for_the_layer(
     chunks: list[tuple[int, int]], q_lora_rank: int | None, dtype: torch.dtype
 ) -> None:

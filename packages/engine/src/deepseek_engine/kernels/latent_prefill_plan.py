@@ -55,7 +55,7 @@ class LatentChunks:
 
     def prefix_len(self, chunk: int) -> int:
         """0 if the chunk is causal."""
-        return self.prefix_lens[chunk] if self.prefix_lens else 0
+        return self.prefix_lens[chunk] if len(self.prefix_lens) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +181,10 @@ def _expanded_pass(chunks: LatentChunks, spans: list[KeySpan]) -> ExpandedPass:
         first_row, prefix = chunks.first_rows[span.chunk], min(chunks.prefix_len(span.chunk), context_len)
         first_position = context_len - num_new
         table[row] = first_row, num_new, first_position, prefix, span.begin, span.end, places[row], span.begin == 0
-    owners = np.repeat([span.chunk for span in spans], lengths)
-    positions = np.arange(lengths.sum()) + np.repeat([span.begin for span in spans] - places, lengths)
+    owners = np.concatenate([np.full(span.end - span.begin, span.chunk, dtype=np.int32) for span in spans])
+    positions = np.concatenate([np.arange(span.begin, span.end, dtype=np.int32) for span in spans])
     return ExpandedPass(
-        slots=_slots(chunks, owners.astype(np.int32), positions.astype(np.int32)),
+        slots=_slots(chunks, owners, positions),
         table=_on_device(table, chunks.block_tables.device),
         num_spans=len(spans),
         max_new=max(chunks.num_new(span.chunk) for span in spans),

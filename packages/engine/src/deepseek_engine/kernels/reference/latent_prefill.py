@@ -16,12 +16,14 @@ def latent_prefill_attention(
     """[T, N, D + R] queries to [T, N * V]; of the plan only the chunks are read."""
     chunks, rank, nope = plan.chunks, config.kv_lora_rank, config.qk_nope_head_dim
     out = torch.zeros(q.shape[0], q.shape[1], config.v_head_dim, dtype=torch.float64, device=q.device)
-    key_b, value_b = kv_b.double().view(q.shape[1], -1, rank).split([nope, config.v_head_dim], dim=1)
+    of_heads = kv_b.double().view(q.shape[1], -1, rank)
+    key_b, value_b = of_heads[:, :nope], of_heads[:, nope:]
     for chunk, context_len in enumerate(chunks.context_lens):
         tokens = torch.arange(context_len, device=q.device)
         table = chunks.block_tables[chunk]
         slots = table[tokens // chunks.block_size].long() * chunks.block_size + tokens % chunks.block_size
-        latents, rope = cache[slots].double().split([rank, config.qk_rope_head_dim], dim=-1)
+        cached = cache[slots].double()
+        latents, rope = cached[:, :rank], cached[:, rank:]
         rows = slice(chunks.first_rows[chunk], chunks.first_rows[chunk + 1])
         scores = torch.einsum("tnd,nde,ke->ntk", q[rows, :, :nope].double(), key_b, latents)
         scores += torch.einsum("tnr,kr->ntk", q[rows, :, nope:].double(), rope)

@@ -27,10 +27,9 @@ def latent_prepare(
 
     def rotate(x: Tensor) -> Tensor:
         """[T, heads, R]."""
-        pairs = (
-            x.double().unflatten(-1, (-1, 2)) if interleaved else x.double().unflatten(-1, (2, -1)).transpose(-1, -2)
-        )
-        first, second = pairs.unbind(-1)
+        half = rope_dim // 2
+        evens, odds = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
+        first, second = x.double()[..., evens], x.double()[..., odds]
         swapped = torch.cat((second, first), dim=-1)
         return torch.cat((first, second), dim=-1) * table[:, None, 0] + swapped * table[:, None, 1]
 

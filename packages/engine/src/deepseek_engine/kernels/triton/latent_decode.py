@@ -9,7 +9,7 @@ Where a row has several spans, the programs of the row meet at a counter and eac
 Source: split keys as in Flash-Decoding (Dao et al., 2023); the absorbed form of DeepSeek-V2 (arXiv 2405.04434), 2.1.2.
 """
 
-# pyright: basic, reportAttributeAccessIssue=false
+# pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # Triton compiles these functions from their source: their values have no Python types.
 
 from dataclasses import dataclass
@@ -29,6 +29,9 @@ from deepseek_engine.kernels.triton.launch import (
 
 MAX_SPLITS = 128
 """Of a row; what combining takes in at once."""
+
+NUM_COUNTERS = 4096
+"""Rows times blocks of heads of a launch that cuts rows into spans, at most."""
 
 LOG2_E = 1.4426950408889634
 
@@ -76,6 +79,9 @@ def _latent_decode(
     span = tl.cdiv(tl.cdiv(context_len, BLOCK_N), num_splits) * BLOCK_N
     begin = split * span
     end = tl.minimum(begin + span, context_len)
+    num_active = 1
+    if IS_SPLIT:
+        num_active = tl.maximum(tl.cdiv(context_len, tl.maximum(span, 1)), 1)
     if (begin < end) | (split == 0):  # a row without tokens is padding: its first program writes zeros
         heads = head_block * BLOCK_H + tl.arange(0, BLOCK_H)
         in_heads = heads < NUM_HEADS
@@ -125,35 +131,31 @@ def _latent_decode(
 
         is_empty = total == 0.0
         acc = acc / tl.where(is_empty, 1.0, total)[None, :]
-        num_active = 1
-        if IS_SPLIT:
-            num_active = tl.maximum(tl.cdiv(context_len, tl.maximum(span, 1)), 1)
         if num_active == 1:
             out_ptrs = out_ptr + (row * NUM_HEADS + heads[None, :]) * C + v_features[:, None]
             tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=in_heads[None, :] & (v_features[:, None] < C))
-        elif IS_SPLIT:
-            group = row * (tl.num_programs(1) // V_PARTS) + head_block
-            local_heads = tl.arange(0, BLOCK_H)
-            lse_ptrs = lse_ptr + group * num_splits * BLOCK_H
-            partial_ptrs = partial_ptr + group * num_splits * BLOCK_H * BLOCK_C
+        else:
+            places = ((row * (tl.num_programs(1) // V_PARTS) + head_block) * num_splits + split) * BLOCK_H
+            places += tl.arange(0, BLOCK_H)
             if v_part == 0:
-                tl.store(lse_ptrs + split * BLOCK_H + local_heads, maximum + tl.log2(total))
-            offsets = (split * BLOCK_H + local_heads[None, :]) * BLOCK_C + v_features[:, None]
-            tl.store(partial_ptrs + offsets, acc)
-
+                tl.store(lse_ptr + places, maximum + tl.log2(total))
+            tl.store(partial_ptr + places[None, :] * BLOCK_C + v_features[:, None], acc)
+    if IS_SPLIT:
+        group = row * (tl.num_programs(1) // V_PARTS) + head_block
+        if (num_active > 1) & (MEET | (begin < end)):  # who had no tokens helps to combine
             _combine_when_all_are_there(
                 out_ptr + row * NUM_HEADS * C,
-                partial_ptrs,
-                lse_ptrs,
+                partial_ptr + group * num_splits * BLOCK_H * BLOCK_C,
+                lse_ptr + group * num_splits * BLOCK_H,
                 counters_ptr + group,
                 split * V_PARTS + v_part,
+                (num_splits if MEET else num_active) * V_PARTS,
                 num_active,
                 head_block * BLOCK_H,
                 NUM_HEADS,
                 C,
                 BLOCK_C,
                 BLOCK_H,
-                V_PARTS,
                 MEET,
             )
 
@@ -165,16 +167,15 @@ def _combine_when_all_are_there(
     lse_ptr,
     counter_ptr,
     program,
+    num_programs,
     num_active,
     first_head,
     NUM_HEADS: tl.constexpr,
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_H: tl.constexpr,
-    V_PARTS: tl.constexpr,
     MEET: tl.constexpr,
 ):
-    num_programs = num_active * V_PARTS
     tl.debug_barrier()  # every thread's stores come before one thread's release of the counter
     arrived = tl.atomic_add(counter_ptr, 1, sem="acq_rel") + 1
     first = 0
@@ -187,7 +188,11 @@ def _combine_when_all_are_there(
         step = num_programs
         combines = True
     if combines:
-        if num_active <= 8:
+        if num_active <= 4:
+            _combine(
+                out_ptr, partial_ptr, lse_ptr, first, step, num_active, first_head, NUM_HEADS, C, BLOCK_C, BLOCK_H, 4
+            )  # fmt: skip
+        elif num_active <= 8:
             _combine(
                 out_ptr, partial_ptr, lse_ptr, first, step, num_active, first_head, NUM_HEADS, C, BLOCK_C, BLOCK_H, 8
             )  # fmt: skip
@@ -220,24 +225,26 @@ def _combine(
     BLOCK_H: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """Weigh the spans' results of every `step`th unit; a unit is a head's features, or a piece of them.
+    """Weigh the spans' results of every `step`th unit: a tile of 8192 numbers, whatever the number of spans.
 
-    A tile of 8192 numbers at most, whatever the number of spans, and enough units that every program has one.
+    A unit is some heads, or a piece of one.
     """
-    WIDTH: tl.constexpr = min(BLOCK_C, 8192 // BLOCK_S)
-    UNITS_A_HEAD: tl.constexpr = BLOCK_C // WIDTH
-    spans = tl.arange(0, BLOCK_S)
+    COLUMNS: tl.constexpr = min(BLOCK_C, 8192 // BLOCK_S)
+    PIECES: tl.constexpr = BLOCK_C // COLUMNS
+    HEADS: tl.constexpr = min(BLOCK_H, 8192 // BLOCK_S // COLUMNS)
+    spans = tl.arange(0, BLOCK_S)[:, None]
     is_span = spans < num_active
-    for unit in range(first, BLOCK_H * UNITS_A_HEAD, step):
-        head = unit // UNITS_A_HEAD
-        columns = unit % UNITS_A_HEAD * WIDTH + tl.arange(0, WIDTH)
-        lse = tl.load(lse_ptr + spans * BLOCK_H + head, mask=is_span, other=float("-inf"), cache_modifier=".cg")
-        offsets = (spans[:, None] * BLOCK_H + head) * BLOCK_C + columns[None, :]
-        parts = tl.load(partial_ptr + offsets, mask=is_span[:, None], other=0.0, cache_modifier=".cg")
-        weights = tl.exp2(lse - tl.max(lse, axis=0))
-        combined = tl.sum(parts * weights[:, None], axis=0) / tl.sum(weights, axis=0)
-        out_ptrs = out_ptr + (first_head + head) * C + columns
-        is_output = (columns < C) & (first_head + head < NUM_HEADS)
+    for unit in range(first, BLOCK_H // HEADS * PIECES, step):
+        heads = unit // PIECES * HEADS + tl.arange(0, HEADS)
+        columns = unit % PIECES * COLUMNS + tl.arange(0, COLUMNS)
+        places = spans * BLOCK_H + heads[None, :]
+        lse = tl.load(lse_ptr + places, mask=is_span, other=float("-inf"), cache_modifier=".cg")
+        part_ptrs = partial_ptr + places[:, :, None] * BLOCK_C + columns[None, None, :]
+        parts = tl.load(part_ptrs, mask=is_span[:, :, None], other=0.0, cache_modifier=".cg")
+        weights = tl.exp2(lse - tl.max(lse, axis=0)[None, :])
+        combined = tl.sum(parts * weights[:, :, None], axis=0) / tl.sum(weights, axis=0)[:, None]
+        out_ptrs = out_ptr + (first_head + heads[:, None]) * C + columns[None, :]
+        is_output = (columns[None, :] < C) & (first_head + heads[:, None] < NUM_HEADS)
         tl.store(out_ptrs, combined.to(out_ptr.dtype.element_ty), mask=is_output)
 
 
@@ -280,7 +287,7 @@ def choose_config(
     """
     width = max(16, triton.next_power_of_2(value_dim))
     is_float32 = dtype is torch.float32
-    block_h = 16 if num_heads <= 16 or is_float32 else 64
+    block_h = 16 if num_heads <= 16 or is_float32 else 32  # 64 heads spill registers
     block_n = 32 if is_float32 else 64
     chunk_c = min(width, 64) if is_float32 else width
     block_v = chunk_c
@@ -293,14 +300,14 @@ def choose_config(
         block_v=block_v,
         splits=splits,
         meet=not IS_INTERPRETED,  # programs that run one after another cannot wait for each other
-        num_warps=8 if block_h == 64 else 4,
+        num_warps=4 if block_h == 16 else 8,
         num_stages=2,
     )
 
 
 def decode_counters(device: torch.device) -> Tensor:
-    """What the programs of a row meet at, [multiprocessors], int32 zeros: one for each stream that decodes."""
-    return torch.zeros(num_multiprocessors(device), dtype=torch.int32, device=device)
+    """What the programs of a row meet at, int32 zeros: one such tensor for each stream that decodes."""
+    return torch.zeros(NUM_COUNTERS, dtype=torch.int32, device=device)
 
 
 def latent_decode_attention(

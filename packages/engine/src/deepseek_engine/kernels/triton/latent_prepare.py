@@ -3,7 +3,7 @@
 T tokens, N heads, D qk_nope_head_dim, C kv_lora_rank, R qk_rope_head_dim.
 """
 
-# pyright: basic, reportAttributeAccessIssue=false
+# pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 # Triton compiles these functions from their source: their values have no Python types.
 
 import triton
