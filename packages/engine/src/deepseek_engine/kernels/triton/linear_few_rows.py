@@ -24,6 +24,7 @@ from deepseek_engine.kernels.triton.launch import (
     let_next_begin,
     num_multiprocessors,
     power_of_two,
+    prefetch_to_l2,
     wait_for_inputs,
 )
 from deepseek_engine.kernels.triton.products import add_product
@@ -90,6 +91,8 @@ class StreamConfig:
     num_splits: int
     num_warps: int
     num_stages: int
+    prefetched_lines: int = 8
+    """Lines of 128 bytes of each row that are fetched to L2 while the kernel before this one ends; a power of two."""
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -97,7 +100,7 @@ def _stream(
     x_ptr, weight_ptr, scale_ptr, bias_ptr, out_ptr, partials_ptr, counters_ptr, num_tokens, N,
     K: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr, NUM_SPLITS: tl.constexpr,
     SPLIT_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
-    IS_DEPENDENT: tl.constexpr,
+    PREFETCHED_LINES: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     # Programs that share rows of W follow one another, so that the second finds them in L2.
     split = tl.program_id(1)
@@ -110,6 +113,8 @@ def _stream(
     x_rows = x_ptr + tl.minimum(token, num_tokens - 1)[None, :].to(tl.int64) * K
     channel = tl.arange(0, BLOCK_K)
     let_next_begin(IS_DEPENDENT)
+    line = split * SPLIT_K + tl.arange(0, PREFETCHED_LINES) * (1024 // weight_ptr.dtype.element_ty.primitive_bitwidth)
+    prefetch_to_l2(weight_rows + tl.minimum(line, K - 1)[None, :], IS_DEPENDENT)
     wait_for_inputs(IS_DEPENDENT)
     total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     for step in range(SPLIT_K // BLOCK_K):
@@ -165,7 +170,8 @@ def stream(
     _stream[(blocks_t, num_splits, blocks_n)](
         x, weight, scale, bias, out, partials, arrival_counters(x.device), num_tokens, num_rows, K=size,
         HAS_SCALE=scale is not None, HAS_BIAS=bias is not None, NUM_SPLITS=num_splits, SPLIT_K=split_k,
-        BLOCK_N=config.block_n, BLOCK_T=config.block_t, BLOCK_K=config.block_k, IS_DEPENDENT=is_dependent,
+        BLOCK_N=config.block_n, BLOCK_T=config.block_t, BLOCK_K=config.block_k,
+        PREFETCHED_LINES=config.prefetched_lines, IS_DEPENDENT=is_dependent,
         num_warps=config.num_warps, num_stages=config.num_stages, launch_pdl=is_dependent,
     )  # fmt: skip
 
