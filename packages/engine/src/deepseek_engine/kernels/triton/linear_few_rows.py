@@ -27,10 +27,15 @@ from deepseek_engine.kernels.triton.launch import (
     prefetch_to_l2,
     wait_for_inputs,
 )
-from deepseek_engine.kernels.triton.products import add_product
-from deepseek_engine.kernels.triton.single_token import choose_tile, norm_linear
+from deepseek_engine.kernels.triton.product import add_product, load_tile
+from deepseek_engine.kernels.triton.single_token import norm_linear
 
 MAX_MULTIPLIED_ROWS = 4
+
+MULTIPLIED_BYTES = 16 * 1024
+"""Of a program's tile of W, 128 bytes a thread: all its loads are under way at once, and several programs at a time."""
+
+MAX_TILE_WIDTH = 2048
 
 
 @triton.jit
@@ -72,12 +77,13 @@ def multiply(x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | Non
     if num_tokens == 1:
         norm_linear(x[0], weight, scale, bias, None, 0.0, out[0])
         return
-    tile = choose_tile(size, weight.element_size(), rows=4)
+    block_k = min(power_of_two(size), MAX_TILE_WIDTH)
+    block_n = max(MULTIPLIED_BYTES // (block_k * weight.element_size()), 1)
     is_dependent = has_dependent_launch(x.device)
-    _multiply[(-(-num_rows // tile.rows),)](
+    _multiply[(-(-num_rows // block_n),)](
         x, weight, scale, bias, out, num_rows, K=size, NUM_TOKENS=num_tokens, HAS_SCALE=scale is not None,
-        HAS_BIAS=bias is not None, NUM_CHUNKS=tile.num_chunks, BLOCK_T=power_of_two(num_tokens), BLOCK_N=tile.rows,
-        BLOCK_K=tile.width, IS_DEPENDENT=is_dependent, num_warps=tile.num_warps, launch_pdl=is_dependent,
+        HAS_BIAS=bias is not None, NUM_CHUNKS=-(-size // block_k), BLOCK_T=power_of_two(num_tokens), BLOCK_N=block_n,
+        BLOCK_K=block_k, IS_DEPENDENT=is_dependent, num_warps=4, launch_pdl=is_dependent,
     )  # fmt: skip
 
 
@@ -119,12 +125,8 @@ def _stream(
     total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     for step in range(SPLIT_K // BLOCK_K):
         k = split * SPLIT_K + step * BLOCK_K + channel
-        if K % SPLIT_K == 0:
-            weight = tl.load(weight_rows + k[None, :])
-            x = tl.load(x_rows + k[:, None])
-        else:
-            weight = tl.load(weight_rows + k[None, :], mask=(k < K)[None, :], other=0.0)
-            x = tl.load(x_rows + k[:, None], mask=(k < K)[:, None], other=0.0)
+        weight = load_tile(weight_rows + k[None, :], (k < K)[None, :], K % SPLIT_K == 0)
+        x = load_tile(x_rows + k[:, None], (k < K)[:, None], K % SPLIT_K == 0)
         total = add_product(weight, x, total)
     is_last = True
     if NUM_SPLITS > 1:
