@@ -10,7 +10,7 @@ from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.kernels import linear_bitsandbytes as bitsandbytes_backend
 from deepseek_engine.kernels.linear_bitsandbytes import linear_bitsandbytes
 from deepseek_engine.kernels.reference import linear as reference
-from deepseek_engine.kernels.reference.int8_groups import quantize_groups
+from deepseek_engine.kernels.reference.quantize_groups import quantize_groups
 from deepseek_engine.kernels.triton.linear import choose_linear, linear_bf16, linear_w8a16
 from deepseek_engine.kernels.triton.linear_few_rows import StreamConfig, stream
 from deepseek_engine.kernels.triton.linear_int8 import Int8Config, linear_w8a8

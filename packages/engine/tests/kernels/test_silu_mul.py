@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepseek_engine.kernels.reference import silu_mul as reference
-from deepseek_engine.kernels.reference.int8_groups import dequantize_groups, quantize_groups
+from deepseek_engine.kernels.reference.quantize_groups import dequantize_groups, quantize_groups
 from deepseek_engine.kernels.triton.silu_mul import silu_mul
 
 ON_DEVICE = torch.cuda.is_available()

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepseek_engine.kernels.reference.int8_groups import dequantize_groups
+from deepseek_engine.kernels.reference.quantize_groups import dequantize_groups
 
 
 def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

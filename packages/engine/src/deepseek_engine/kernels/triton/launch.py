@@ -54,3 +54,15 @@ def let_next_begin(IS_DEPENDENT: tl.constexpr):
     """Let the next kernel's programs start where there is room; what they need of this one they wait for."""
     if IS_DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def prefetch_to_l2(pointers, IS_DEPENDENT: tl.constexpr):
+    """Have the lines at these addresses brought to L2, before `wait_for_inputs`: weights, which nobody writes.
+
+    Loads into shared memory begin only after the wait; so the memory works while the kernel before this one ends.
+    """
+    if IS_DEPENDENT:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+        )

@@ -24,12 +24,18 @@ from deepseek_engine.kernels.triton.launch import (
     let_next_begin,
     num_multiprocessors,
     power_of_two,
+    prefetch_to_l2,
     wait_for_inputs,
 )
-from deepseek_engine.kernels.triton.products import add_product
-from deepseek_engine.kernels.triton.single_token import choose_tile, norm_linear
+from deepseek_engine.kernels.triton.product import add_product, load_tile
+from deepseek_engine.kernels.triton.single_token import norm_linear
 
 MAX_MULTIPLIED_ROWS = 4
+
+MULTIPLIED_BYTES = 16 * 1024
+"""Of a program's tile of W, 128 bytes a thread: all its loads are under way at once, and several programs at a time."""
+
+MAX_TILE_WIDTH = 2048
 
 
 @triton.jit
@@ -71,12 +77,13 @@ def multiply(x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | Non
     if num_tokens == 1:
         norm_linear(x[0], weight, scale, bias, None, 0.0, out[0])
         return
-    tile = choose_tile(size, weight.element_size(), rows=4)
+    block_k = min(power_of_two(size), MAX_TILE_WIDTH)
+    block_n = max(MULTIPLIED_BYTES // (block_k * weight.element_size()), 1)
     is_dependent = has_dependent_launch(x.device)
-    _multiply[(-(-num_rows // tile.rows),)](
+    _multiply[(-(-num_rows // block_n),)](
         x, weight, scale, bias, out, num_rows, K=size, NUM_TOKENS=num_tokens, HAS_SCALE=scale is not None,
-        HAS_BIAS=bias is not None, NUM_CHUNKS=tile.num_chunks, BLOCK_T=power_of_two(num_tokens), BLOCK_N=tile.rows,
-        BLOCK_K=tile.width, IS_DEPENDENT=is_dependent, num_warps=tile.num_warps, launch_pdl=is_dependent,
+        HAS_BIAS=bias is not None, NUM_CHUNKS=-(-size // block_k), BLOCK_T=power_of_two(num_tokens), BLOCK_N=block_n,
+        BLOCK_K=block_k, IS_DEPENDENT=is_dependent, num_warps=4, launch_pdl=is_dependent,
     )  # fmt: skip
 
 
@@ -90,6 +97,8 @@ class StreamConfig:
     num_splits: int
     num_warps: int
     num_stages: int
+    prefetched_lines: int = 8
+    """Lines of 128 bytes of each row that are fetched to L2 while the kernel before this one ends; a power of two."""
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -97,7 +106,7 @@ def _stream(
     x_ptr, weight_ptr, scale_ptr, bias_ptr, out_ptr, partials_ptr, counters_ptr, num_tokens, N,
     K: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr, NUM_SPLITS: tl.constexpr,
     SPLIT_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
-    IS_DEPENDENT: tl.constexpr,
+    PREFETCHED_LINES: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     # Programs that share rows of W follow one another, so that the second finds them in L2.
     split = tl.program_id(1)
@@ -110,16 +119,14 @@ def _stream(
     x_rows = x_ptr + tl.minimum(token, num_tokens - 1)[None, :].to(tl.int64) * K
     channel = tl.arange(0, BLOCK_K)
     let_next_begin(IS_DEPENDENT)
+    line = split * SPLIT_K + tl.arange(0, PREFETCHED_LINES) * (1024 // weight_ptr.dtype.element_ty.primitive_bitwidth)
+    prefetch_to_l2(weight_rows + tl.minimum(line, K - 1)[None, :], IS_DEPENDENT)
     wait_for_inputs(IS_DEPENDENT)
     total = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
     for step in range(SPLIT_K // BLOCK_K):
         k = split * SPLIT_K + step * BLOCK_K + channel
-        if K % SPLIT_K == 0:
-            weight = tl.load(weight_rows + k[None, :])
-            x = tl.load(x_rows + k[:, None])
-        else:
-            weight = tl.load(weight_rows + k[None, :], mask=(k < K)[None, :], other=0.0)
-            x = tl.load(x_rows + k[:, None], mask=(k < K)[:, None], other=0.0)
+        weight = load_tile(weight_rows + k[None, :], (k < K)[None, :], K % SPLIT_K == 0)
+        x = load_tile(x_rows + k[:, None], (k < K)[:, None], K % SPLIT_K == 0)
         total = add_product(weight, x, total)
     is_last = True
     if NUM_SPLITS > 1:
@@ -165,7 +172,8 @@ def stream(
     _stream[(blocks_t, num_splits, blocks_n)](
         x, weight, scale, bias, out, partials, arrival_counters(x.device), num_tokens, num_rows, K=size,
         HAS_SCALE=scale is not None, HAS_BIAS=bias is not None, NUM_SPLITS=num_splits, SPLIT_K=split_k,
-        BLOCK_N=config.block_n, BLOCK_T=config.block_t, BLOCK_K=config.block_k, IS_DEPENDENT=is_dependent,
+        BLOCK_N=config.block_n, BLOCK_T=config.block_t, BLOCK_K=config.block_k,
+        PREFETCHED_LINES=config.prefetched_lines, IS_DEPENDENT=is_dependent,
         num_warps=config.num_warps, num_stages=config.num_stages, launch_pdl=is_dependent,
     )  # fmt: skip
 

@@ -13,8 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepseek_engine.kernels.triton.int8_groups import GROUP_SIZE
 from deepseek_engine.kernels.triton.launch import has_dependent_launch, let_next_begin, wait_for_inputs
+from deepseek_engine.kernels.triton.product import load_tile
+from deepseek_engine.kernels.triton.quantize_groups import GROUP_SIZE
+
+_GROUP_SIZE: tl.constexpr = tl.constexpr(GROUP_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Int8Config:
 @triton.jit(do_not_specialize=["num_tokens"])
 def _linear_w8a8(
     x_ptr, x_scale_ptr, weight_ptr, scale_ptr, bias_ptr, out_ptr, num_tokens, N,
-    K: tl.constexpr, NUM_GROUPS: tl.constexpr, HAS_TAIL: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_T: tl.constexpr,
+    K: tl.constexpr, NUM_GROUPS: tl.constexpr, IS_WHOLE: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_T: tl.constexpr,
     HALF_N: tl.constexpr, NUM_HALVES: tl.constexpr, GROUP_T: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     # Programs that run together cover a square of the output, whose operands L2 then holds.
@@ -46,7 +49,7 @@ def _linear_w8a8(
     second = first + HALF_N
     let_next_begin(IS_DEPENDENT)
     wait_for_inputs(IS_DEPENDENT)
-    k = tl.arange(0, GROUP_SIZE)
+    k = tl.arange(0, _GROUP_SIZE)
     # Rows past the end repeat the last one: a load without a mask is a plain copy of 16 bytes.
     at_token = tl.minimum(token, num_tokens - 1).to(tl.int64)
     x_tiles = x_ptr + at_token[:, None] * K + k[None, :]
@@ -57,25 +60,17 @@ def _linear_w8a8(
     second_total = tl.zeros((BLOCK_T, HALF_N), tl.float32)
     for group in range(NUM_GROUPS):
         x_scale = tl.load(x_scales + group)[:, None]
-        at = group * GROUP_SIZE
+        at = group * _GROUP_SIZE
         # A sum over 128 channels fits int32 many times over; each half is scaled while the other is multiplied.
-        x = _load(x_tiles + at, (k < K - at)[None, :], HAS_TAIL)
-        weight = _load(first_tiles + at, (k < K - at)[:, None], HAS_TAIL)
+        x = load_tile(x_tiles + at, (k < K - at)[None, :], IS_WHOLE)
+        weight = load_tile(first_tiles + at, (k < K - at)[:, None], IS_WHOLE)
         total += tl.dot(x, weight, out_dtype=tl.int32).to(tl.float32) * x_scale
         if NUM_HALVES == 2:
-            second_weight = _load(second_tiles + at, (k < K - at)[:, None], HAS_TAIL)
+            second_weight = load_tile(second_tiles + at, (k < K - at)[:, None], IS_WHOLE)
             second_total += tl.dot(x, second_weight, out_dtype=tl.int32).to(tl.float32) * x_scale
     _store(total, token, first, scale_ptr, bias_ptr, out_ptr, num_tokens, N, HAS_BIAS)
     if NUM_HALVES == 2:
         _store(second_total, token, second, scale_ptr, bias_ptr, out_ptr, num_tokens, N, HAS_BIAS)
-
-
-@triton.jit
-def _load(tiles, mask, HAS_TAIL: tl.constexpr):
-    """A tile of one group; only the last group of a K that is no multiple of 128 needs its mask."""
-    if HAS_TAIL:
-        return tl.load(tiles, mask=mask, other=0)
-    return tl.load(tiles)
 
 
 @triton.jit
@@ -123,7 +118,7 @@ def linear_w8a8(
     num_programs = -(-num_tokens // config.block_t) * -(-num_rows // (config.half_n * config.num_halves))
     _linear_w8a8[(num_programs,)](
         x, x_scale, weight, scale, bias, out, num_tokens, num_rows, K=size, NUM_GROUPS=x_scale.shape[1],
-        HAS_TAIL=size % GROUP_SIZE.value != 0, HAS_BIAS=bias is not None,
+        IS_WHOLE=size % GROUP_SIZE == 0, HAS_BIAS=bias is not None,
         BLOCK_T=config.block_t, HALF_N=config.half_n, NUM_HALVES=config.num_halves, GROUP_T=config.group_t,
         IS_DEPENDENT=is_dependent, num_warps=config.num_warps, num_stages=config.num_stages, launch_pdl=is_dependent,
     )  # fmt: skip

@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepseek_engine.kernels.triton.int8_groups import empty_groups, store_groups
+from deepseek_engine.kernels.triton.int8_groups import store_groups
 from deepseek_engine.kernels.triton.launch import has_dependent_launch, let_next_begin, power_of_two, wait_for_inputs
+from deepseek_engine.kernels.triton.quantize_groups import QuantizedRows
 
 MAX_SIZE = 8192
 """A row must fit one program's registers."""
@@ -137,7 +138,8 @@ def add_rms_norm(
         residual = torch.empty_like(x) if is_changed and row_ids is None else x
     writes_residual = residual is not x or (is_changed and row_ids is None)
     values = torch.empty(num_rows, size, dtype=weight.dtype, device=x.device) if wants_values else None
-    int8, scales = empty_groups(num_rows, size, x.device) if wants_int8 else (None, None)
+    quantized = QuantizedRows.empty(num_rows, size, x.device) if wants_int8 else None
+    int8, scales = (quantized.values, quantized.scales) if quantized else (None, None)
     if num_rows == 0:
         return Normed(residual, values, int8, scales)
     block = max(power_of_two(size), 128)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepseek_engine.kernels.triton.arrivals import NUM_COUNTERS, arrival_counters, is_last_arrival
 from deepseek_engine.kernels.triton.expert_choice import choice_constants, choose_experts, expert_of_column
-from deepseek_engine.kernels.triton.int8_groups import empty_groups, store_groups
+from deepseek_engine.kernels.triton.int8_groups import store_groups
 from deepseek_engine.kernels.triton.launch import (
     has_dependent_launch,
     let_next_begin,
@@ -25,7 +25,8 @@ from deepseek_engine.kernels.triton.launch import (
     wait_for_inputs,
 )
 from deepseek_engine.kernels.triton.norm import Normed, add_rows, check_rows, normalise
-from deepseek_engine.kernels.triton.products import add_product
+from deepseek_engine.kernels.triton.product import add_product
+from deepseek_engine.kernels.triton.quantize_groups import QuantizedRows
 from deepseek_engine.model_config import RouterConfig
 
 MAX_FUSED_TOKENS = 64
@@ -69,7 +70,7 @@ def _route(
         k = start + channel
         x = tl.load(x_rows + k[None, :], mask=is_token[:, None] & (k < SIZE)[None, :], other=0.0)
         weight = tl.load(weight_rows + k[:, None], mask=is_expert[None, :] & (k < SIZE)[:, None], other=0.0)
-        logits = add_product(x.to(weight.dtype), weight, logits)
+        logits = add_product(x, weight, logits)
     ids, weights = choose_experts(
         logits, choice_bias, NUM_EXPERTS, NUM_GROUPS, GROUP_BLOCK, EXPERT_BLOCK, TOP_GROUPS, TOP_K,
         OUT_BLOCK, IS_SIGMOID, IS_NORMALISED, SCALE, BLOCK_M,
@@ -230,7 +231,8 @@ def add_rms_norm_route(
     if residual is None:
         residual = torch.empty_like(x) if is_changed else x
     values = torch.empty(num_tokens, size, dtype=norm_weight.dtype, device=x.device)
-    int8, scales = empty_groups(num_tokens, size, x.device) if wants_int8 else (None, None)
+    quantized = QuantizedRows.empty(num_tokens, size, x.device) if wants_int8 else None
+    int8, scales = (quantized.values, quantized.scales) if quantized else (None, None)
     normed = Normed(residual, values, int8, scales)
     ids, weights = _empty_choice(num_tokens, constants.num_outputs, x.device)
     if num_tokens == 0:

@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepseek_engine.kernels.triton.int8_groups import empty_groups, store_groups
+from deepseek_engine.kernels.triton.int8_groups import store_groups
 from deepseek_engine.kernels.triton.launch import has_dependent_launch, let_next_begin, wait_for_inputs
+from deepseek_engine.kernels.triton.quantize_groups import QuantizedRows
 
 BLOCK = 1024
 """Channels of a program: 8 groups, and with 4 warps 16 bytes of bfloat16 a thread."""
@@ -56,7 +57,8 @@ def silu_mul(
     """
     num_tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
     values = torch.empty(num_tokens, size, dtype=gate_up.dtype, device=gate_up.device) if wants_values else None
-    int8, scales = empty_groups(num_tokens, size, gate_up.device) if wants_int8 else (None, None)
+    quantized = QuantizedRows.empty(num_tokens, size, gate_up.device) if wants_int8 else None
+    int8, scales = (quantized.values, quantized.scales) if quantized else (None, None)
     if num_tokens == 0:
         return values, int8, scales
     is_dependent = has_dependent_launch(gate_up.device)
