@@ -9,6 +9,7 @@ from deepseek_engine.errors import InvalidRequestError
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = (None, "int8")
 DEVICES = ("auto", "cpu", "cuda")
+KV_CACHE_DTYPES = ("auto", "int8")
 SPECULATIONS = (None, "ngram")
 PROMPT_ATTENTIONS = ("causal", "bidirectional")
 MAX_DRAFTS: Final = 32
@@ -32,6 +33,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         max_num_seqs: sequences in one step at most (`--max-batch-size`).
         max_num_batched_tokens: the token budget of one step; longer prompts are prefilled in chunks of it.
         block_size: tokens a KV-cache block.
+        kv_cache_dtype: `auto` keeps keys and values in `dtype`; `int8` as INT8 with a float32 scale for each token and
+            head, about half of bfloat16's bytes: on GPUs, for grouped-query attention.
         kv_cache_memory_bytes: size of the KV cache; None is room for max_num_seqs sequences of an eighth of the
             context, or one whole context if that is more, capped by a quarter of free memory.
         num_kv_blocks: blocks of KV cache, instead of bytes.
@@ -69,6 +72,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 2048
     block_size: int = 16
+    kv_cache_dtype: str = "auto"
     kv_cache_memory_bytes: int | None = None
     num_kv_blocks: int | None = None
     enable_prefix_caching: bool = True
@@ -93,7 +97,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         choices = (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("device", DEVICES))
         others = (("speculation", SPECULATIONS), ("prompt_attention", PROMPT_ATTENTIONS))
-        for name, allowed in (*choices, *others):
+        for name, allowed in (*choices, *others, ("kv_cache_dtype", KV_CACHE_DTYPES)):
             if getattr(self, name) not in allowed:
                 raise InvalidRequestError(
                     f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}", param=name

@@ -20,7 +20,7 @@ from deepseek_engine.load_report import LoadReport
 from deepseek_engine.lora.appliers import FusedApplier, LayerApplier
 from deepseek_engine.lora.host import LoraHost
 from deepseek_engine.lora.targets import Target, adaptable_projections
-from deepseek_engine.model_config import ModelConfig, parse_model_config, read_model_config
+from deepseek_engine.model_config import GroupedQueryConfig, ModelConfig, parse_model_config, read_model_config
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.models.fused_decoder import fuse
 from deepseek_engine.models.transformer import Transformer
@@ -94,11 +94,14 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     dtype = choose_dtype(config.dtype)
     model_config, source = open_model(config.model, device)
     max_model_len = _choose_max_model_len(config, model_config)
+    is_int8_cache = config.kv_cache_dtype == "int8"
+    if is_int8_cache:
+        _check_int8_cache(model_config, device)
     model = _make_model(config, model_config, source, max_model_len, dtype)
     with torch.inference_mode():
         report = load_weights(model, source)
     num_blocks = _choose_num_blocks(config, model_config, max_model_len, dtype)
-    cache = KVCache(model_config.cache_specs, num_blocks, config.block_size, dtype, device)
+    cache = KVCache(model_config.cache_specs, num_blocks, config.block_size, dtype, device, is_int8=is_int8_cache)
     info = RunnerInfo(
         max_model_len=max_model_len,
         vocab_size=model_config.vocab_size,
@@ -212,8 +215,22 @@ def _choose_max_model_len(config: EngineConfig, model_config: ModelConfig) -> in
     return chosen
 
 
+def _check_int8_cache(model_config: ModelConfig, device: torch.device) -> None:
+    kinds = {type(layer.attention) for layer in model_config.layers}
+    if kinds != {GroupedQueryConfig}:
+        raise ModelLoadError(
+            f"kv_cache_dtype='int8' is for grouped-query attention, and {model_config.architecture} has another kind: "
+            "use kv_cache_dtype='auto'"
+        )
+    if device.type != "cuda":
+        raise ModelLoadError(
+            f"kv_cache_dtype='int8' needs a GPU, and the device is {device.type!r}: use kv_cache_dtype='auto'"
+        )
+
+
 def _choose_num_blocks(config: EngineConfig, model_config: ModelConfig, max_model_len: int, dtype: torch.dtype) -> int:
-    block_bytes = model_config.kv_elements_per_token * dtype.itemsize * config.block_size
+    token_bytes = model_config.kv_bytes_per_token(dtype.itemsize, is_int8=config.kv_cache_dtype == "int8")
+    block_bytes = token_bytes * config.block_size
     whole_context = -(-max_model_len // config.block_size)
     free = available_memory_bytes()
     if config.num_kv_blocks is not None:

@@ -19,7 +19,7 @@ class RunnerInfo:
         vocab_size: token ids are below this.
         num_blocks: blocks of the KV cache.
         block_size: tokens a block.
-        dtype: of weights and KV cache, by torch's name.
+        dtype: of weights, and of the KV cache unless that is INT8, by torch's name.
         device: `cpu` or `cuda`.
         weight_bytes_by_dtype: `weight_bytes`, by torch's name of the type.
         hidden_size: numbers of an embedding.

@@ -47,7 +47,7 @@ def equal_prefill_attention(
     Returns:
         [T, N, D].
     """
-    q, k, v = (x.unflatten(0, (num_sequences, -1)).transpose(1, 2) for x in (queries, keys, values))
+    q, k, v = (x.view(num_sequences, -1, *x.shape[1:]).transpose(1, 2) for x in (queries, keys, values))
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
     return out.transpose(1, 2).reshape(queries.shape)

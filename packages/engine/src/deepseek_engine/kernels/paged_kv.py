@@ -3,7 +3,9 @@
 S slots, K key/value heads, D head_dim.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,6 +33,11 @@ class PagedKV:
         assert self.keys.is_contiguous(), "a slot is one run of memory"
         assert self.values.is_contiguous(), "a slot is one run of memory"
         assert (self.keys.dtype == torch.int8) == (self.key_scales is not None) == (self.value_scales is not None)
+
+    @classmethod
+    def of(cls, layer: Sequence[Tensor], block_size: int) -> Self:
+        """What `KVCache.layer` gives: keys and values, and their scales if they are INT8."""
+        return cls(layer[0], layer[1], block_size, *layer[2:])
 
     @property
     def num_heads(self) -> int:

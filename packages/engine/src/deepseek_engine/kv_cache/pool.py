@@ -17,18 +17,30 @@ CACHE_LINE_BYTES: Final = 64
 class KVCache:
     """`num_blocks * block_size` slots a layer; slot = block * block_size + position within the block.
 
-    Layers may keep different things, by their specs. All begins as zeros, so that a padded slot is never NaN.
+    Layers may keep different things, by their specs. All begins as zeros, so that a padded slot is never NaN. An INT8
+    cache has a float32 scale beside each head's numbers: the largest magnitude of a head is 127 of them.
     """
 
     def __init__(
-        self, specs: Sequence[CacheSpec], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        specs: Sequence[CacheSpec],
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        is_int8: bool = False,
     ) -> None:
         self.block_size = block_size
         num_slots = num_blocks * block_size
-        self._layers = [tuple(_zeros((num_slots, *shape), dtype, device) for shape in spec.entries) for spec in specs]
+        self._layers: list[tuple[Tensor, ...]] = []
+        for spec in specs:
+            entries = [_zeros((num_slots, *shape), torch.int8 if is_int8 else dtype, device) for shape in spec.entries]
+            scales = [_zeros((num_slots, *shape[:-1]), torch.float32, device) for shape in spec.entries if is_int8]
+            self._layers.append((*entries, *scales))
 
     def layer(self, index: int) -> tuple[Tensor, ...]:
-        """One layer's tensors in the order of its spec, each [slots, *shape]."""
+        """One layer's tensors in the order of its spec, each [slots, *shape]; then their scales, if it is INT8."""
         return self._layers[index]
 
     @property

@@ -2,6 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Final
+
+SCALE_BYTES: Final = 4
+"""Of an INT8 head's scale, float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +22,9 @@ class CacheSpec:
     def num_elements(self) -> int:
         """Numbers a token."""
         return sum(math.prod(shape) for shape in self.entries)
+
+    def num_bytes(self, element_bytes: int, *, is_int8: bool) -> int:
+        """Bytes a token: numbers of `element_bytes` each, or INT8 and a scale for each head."""
+        if not is_int8:
+            return self.num_elements * element_bytes
+        return self.num_elements + SCALE_BYTES * sum(math.prod(shape[:-1]) for shape in self.entries)

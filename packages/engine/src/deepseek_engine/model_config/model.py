@@ -55,3 +55,7 @@ class ModelConfig:
     def kv_elements_per_token(self) -> int:
         """Numbers that the KV cache holds for one token, all layers together."""
         return sum(spec.num_elements for spec in self.cache_specs)
+
+    def kv_bytes_per_token(self, element_bytes: int, *, is_int8: bool) -> int:
+        """Bytes that the KV cache takes for one token, all layers together."""
+        return sum(spec.num_bytes(element_bytes, is_int8=is_int8) for spec in self.cache_specs)

@@ -25,6 +25,9 @@ class ServerSettings(BaseSettings):
         (), description="names that requests may use, the first in answers; the model's own name if not given"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of weights and KV cache")
+    kv_cache_dtype: Literal["auto", "int8"] = Field(
+        "auto", description="int8 takes about half of bfloat16's memory; on GPUs, for grouped-query attention"
+    )
     quantization: Literal["int8"] | None = Field(None, description="store and multiply weights as int8")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="only CPUs so far")
     max_model_len: int | None = Field(None, ge=1, description="context in tokens; the checkpoint's own, at most 8192")
@@ -143,6 +146,7 @@ class ServerSettings(BaseSettings):
             model=self.model_path,
             dtype=self.dtype,
             quantization=self.quantization,
+            kv_cache_dtype=self.kv_cache_dtype,
             device=self.device,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_batch_size,

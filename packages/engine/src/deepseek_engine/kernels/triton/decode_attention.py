@@ -35,8 +35,8 @@ MATRIX_ROWS = 16
 PROGRAMS_A_MULTIPROCESSOR = 4
 """What keeps enough loads on their way, and evens out the end."""
 
-MAX_COMBINED_ELEMENTS = 8192
-"""Numbers of partial results that are added up at a time: 64 a thread."""
+COMBINED_ELEMENTS = 4096
+"""Numbers of partial results that are added up at a time: 32 a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,12 @@ def decode_scratch(max_batch: int, num_heads: int, kv: PagedKV, max_context: int
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits", "min_split"])
 def _decode_attention(  # noqa: C901 - one program, from its share of the context to the row's result
     qkv, out, keys, values, key_scales, value_scales, cos_sin, q_norm, k_norm, block_tables, context_lens,
-    partials, totals, counters, qkv_stride, table_stride, scale, eps,
+    partials, totals, counters, qkv_stride, table_stride, num_splits, min_split, scale, eps,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, MIN_SPLIT: tl.constexpr, NUM_SPLITS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     COMBINED: tl.constexpr, IS_FUSED: tl.constexpr, HAS_NORM: tl.constexpr, IS_INT8: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -121,8 +121,7 @@ def _decode_attention(  # noqa: C901 - one program, from its share of the contex
     features = tl.arange(0, BLOCK_D)[None, :]
     q_mask = (group < GROUP) & (features < D)
     out += (row * KV_HEADS + head) * GROUP * D
-    share = tl.cdiv(tl.cdiv(context, NUM_SPLITS), BLOCK_N) * BLOCK_N
-    share = tl.maximum(share, MIN_SPLIT)
+    share = tl.maximum(tl.cdiv(tl.cdiv(context, num_splits), BLOCK_N) * BLOCK_N, min_split)
     begin = split * share
     if begin >= context:
         if split == 0:  # a row of padding: what comes after must not meet what nobody wrote
@@ -200,7 +199,7 @@ def _decode_attention(  # noqa: C901 - one program, from its share of the contex
         result = weighted / total[:, None]
         tl.store(out + group * D + features, result.to(out.dtype.element_ty), mask=q_mask)
         return
-    first = (row * KV_HEADS + head) * NUM_SPLITS
+    first = (row * KV_HEADS + head) * num_splits
     heads = tl.arange(0, BLOCK_G)
     place = (first + split) * GROUP + heads
     tl.store(totals + place * 2, largest, mask=heads < GROUP)
@@ -283,16 +282,15 @@ def decode_attention(
     assert num_rows * num_kv_heads <= scratch.counters.numel(), "scratch is for fewer rows"
     block_dim = triton.next_power_of_2(dim)
     least_rows = 1 if qkv.dtype == torch.float32 else MATRIX_ROWS
-    combined = min(triton.next_power_of_2(config.num_splits), MAX_COMBINED_ELEMENTS // block_dim)
     is_dependent = has_dependent_launch(qkv.device)
     _decode_attention[(num_kv_heads, num_rows, config.num_splits)](
         qkv, out, kv.keys, kv.values, *kv.scales, qkv if cos_sin is None else cos_sin,
         *((qkv, qkv) if norms is None else (norms.query, norms.key)), block_tables, context_lens,
-        scratch.partials, scratch.totals, scratch.counters, qkv.stride(0), block_tables.stride(0), scale * LOG2_E,
-        0.0 if norms is None else norms.eps,
+        scratch.partials, scratch.totals, scratch.counters, qkv.stride(0), block_tables.stride(0),
+        config.num_splits, config.min_split, scale * LOG2_E, 0.0 if norms is None else norms.eps,
         KV_HEADS=num_kv_heads, GROUP=group, BLOCK_G=max(least_rows, triton.next_power_of_2(group)), D=dim,
-        BLOCK_D=block_dim, BLOCK_SIZE=kv.block_size, BLOCK_N=config.block_n, MIN_SPLIT=config.min_split,
-        NUM_SPLITS=config.num_splits, COMBINED=combined, IS_FUSED=cos_sin is not None,
+        BLOCK_D=block_dim, BLOCK_SIZE=kv.block_size, BLOCK_N=config.block_n,
+        COMBINED=max(1, COMBINED_ELEMENTS // block_dim), IS_FUSED=cos_sin is not None,
         HAS_NORM=norms is not None, IS_INT8=kv.key_scales is not None, IS_DEPENDENT=is_dependent,
         num_warps=config.num_warps, num_stages=config.num_stages, launch_pdl=is_dependent,
     )  # fmt: skip

@@ -38,12 +38,11 @@ class PrefillConfig:
     num_stages: int
 
 
-def choose_config(max_seqlen_q: int, kv: PagedKV, element_bytes: int) -> PrefillConfig:
+def choose_config(max_seqlen_q: int, element_bytes: int) -> PrefillConfig:
     """By shapes alone.
 
     Args:
         max_seqlen_q: new tokens of a sequence at most.
-        kv: the layer's cache.
         element_bytes: of an activation; 4 is multiplied without matrix units.
     """
     if element_bytes == 4:
@@ -129,15 +128,8 @@ def _step(
         slots = tl.load(table + tokens // BLOCK_SIZE).to(tl.int64) * BLOCK_SIZE + tokens % BLOCK_SIZE
     places = slots * KV_HEADS + head
     offsets = places[:, None] * D + features[None, :]
-    if IS_MASKED:
-        mask = is_token[:, None] & (features < D)[None, :]
-        k = tl.load(keys + offsets, mask=mask, other=0)
-    elif D < BLOCK_D:
-        mask = (ahead < BLOCK_N)[:, None] & (features < D)[None, :]
-        k = tl.load(keys + offsets, mask=mask, other=0)
-    else:
-        mask = None
-        k = tl.load(keys + offsets)
+    mask = (is_token if IS_MASKED else ahead < BLOCK_N)[:, None] & (features < D)[None, :]
+    k = tl.load(keys + offsets, mask=mask, other=0)
     if IS_INT8:
         k = k.to(tl.float32).to(q.dtype)  # exact: bfloat16 has 8 bits
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -151,10 +143,7 @@ def _step(
     total = total * kept + tl.sum(weights, axis=1)
     if IS_INT8:
         weights *= tl.load(value_scales + places, mask=is_token, other=0.0)[None, :]
-    if IS_MASKED or D < BLOCK_D:
-        v = tl.load(values + offsets, mask=mask, other=0)
-    else:
-        v = tl.load(values + offsets)
+    v = tl.load(values + offsets, mask=mask, other=0)
     if IS_INT8:
         v = v.to(tl.float32).to(q.dtype)
     weighted = tl.dot(weights.to(q.dtype), v, weighted * kept[:, None], input_precision="ieee")
@@ -192,7 +181,7 @@ def prefill_attention(
     """
     _, num_heads, dim = queries.shape
     assert queries.is_contiguous()
-    config = config or choose_config(max_seqlen_q, kv, queries.element_size())
+    config = config or choose_config(max_seqlen_q, queries.element_size())
     out = torch.empty_like(queries)
     is_dependent = has_dependent_launch(queries.device)
     _prefill_attention[(num_heads, block_tables.shape[0], -(-max_seqlen_q // config.block_m))](

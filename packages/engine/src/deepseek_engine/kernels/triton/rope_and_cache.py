@@ -48,8 +48,8 @@ def quantised(x):
 
 @triton.jit
 def _rope_and_cache(
-    qkv, positions, slot_mapping, cos_sin, q_norm, k_norm, queries, rotated_keys, keys, values, key_scales, value_scales,
-    qkv_stride, eps,
+    qkv, positions, slot_mapping, cos_sin, q_norm, k_norm, queries, rotated_keys,
+    keys, values, key_scales, value_scales, qkv_stride, eps,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
     HAS_NORM: tl.constexpr, IS_INT8: tl.constexpr, KEEPS_KEYS: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip

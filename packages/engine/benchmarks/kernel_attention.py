@@ -1,0 +1,257 @@
+"""Attention over pages on a GPU: microseconds beside the bytes or operations needed, and torch's own kernels.
+
+python benchmarks/kernel_attention.py          # the table
+python benchmarks/kernel_attention.py --tune   # every way to cut the launches
+
+The seed's heads: 16 of queries, 8 of keys, 128 features.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate, product
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from gpu_timing import bytes_line, flops_line, time_us
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from deepseek_engine.kernels.fresh_prefill import equal_prefill_attention, varlen_prefill_attention
+from deepseek_engine.kernels.paged_kv import PagedKV
+from deepseek_engine.kernels.triton.decode_attention import (
+    DecodeConfig,
+    choose_config,
+    decode_attention,
+    decode_scratch,
+)
+from deepseek_engine.kernels.triton.prefill_attention import PrefillConfig, prefill_attention
+from deepseek_engine.kernels.triton.rope_and_cache import rope_and_cache
+
+Q_HEADS: Final = 16
+KV_HEADS: Final = 8
+DIM: Final = 128
+SCALE: Final = DIM**-0.5
+MAX_CONTEXT: Final = 8192
+L2_BYTES: Final = 50_000_000
+DECODES: Final = ((1, 256), (1, 8192), (32, 512), (256, 640))
+PREFILLS: Final = {
+    "16 x 4096": [4096] * 16,
+    "32 x 512": [512] * 32,
+    "mixed": [37, 4096, 512, 129, 2048, 3000, 64, 1000, 700, 4000],
+}
+
+DECODE_TILES: Final = ((32, 4, 6), (64, 4, 4), (64, 4, 8), (128, 4, 4), (128, 8, 6), (32, 2, 6), (64, 2, 6))
+PREFILL_TILES: Final = (
+    PrefillConfig(128, 64, 8, 4),
+    PrefillConfig(128, 64, 8, 6),
+    PrefillConfig(128, 128, 8, 4),
+    PrefillConfig(64, 64, 4, 4),
+    PrefillConfig(64, 64, 4, 6),
+    PrefillConfig(64, 32, 4, 4),
+)
+
+Launch = Callable[[], object]
+
+
+class Pages(NamedTuple):
+    """A layer's cache with sequences in it."""
+
+    kv: PagedKV
+    tables: Tensor
+    contexts: Tensor
+    angles: Tensor
+
+
+def pages(contexts: Sequence[int], dtype: torch.dtype, *, is_int8: bool = False, block_size: int = 16) -> Pages:
+    """A cache of random numbers whose sequences lie in shuffled blocks; room for MAX_CONTEXT in the tables."""
+    counts = [-(-context // block_size) for context in contexts]
+    num_blocks = sum(counts)
+    blocks = torch.randperm(num_blocks, device="cuda", dtype=torch.int32)
+    tables = torch.zeros(len(contexts), MAX_CONTEXT // block_size, dtype=torch.int32, device="cuda")
+    for row, (end, count) in enumerate(zip(accumulate(counts), counts, strict=True)):
+        tables[row, :count] = blocks[end - count : end]
+    shape = (num_blocks * block_size, KV_HEADS, DIM)
+    if is_int8:
+        keys, values = (torch.randint(-127, 128, shape, dtype=torch.int8, device="cuda") for _ in range(2))
+        scales = (torch.rand(shape[:2], device="cuda") / 64 for _ in range(2))
+        kv = PagedKV(keys, values, block_size, *scales)
+    else:
+        kv = PagedKV(*(torch.randn(shape, dtype=dtype, device="cuda") for _ in range(2)), block_size)
+    angles = torch.rand(MAX_CONTEXT, 2, DIM, device="cuda")
+    return Pages(kv, tables, torch.tensor(contexts, dtype=torch.int32, device="cuda"), angles)
+
+
+def qkv_of(num_tokens: int, dtype: torch.dtype) -> Tensor:
+    """The fused projection's output."""
+    return torch.randn(num_tokens, (Q_HEADS + 2 * KV_HEADS) * DIM, dtype=dtype, device="cuda")
+
+
+def decode_bytes(batch: int, context: int, dtype: torch.dtype, *, is_int8: bool) -> int:
+    """Keys and values, and what goes in and out."""
+    head_bytes = DIM + 4 if is_int8 else DIM * dtype.itemsize
+    return batch * (2 * context * KV_HEADS * head_bytes + 2 * (Q_HEADS + KV_HEADS) * DIM * dtype.itemsize)
+
+
+def caches(batch: int, context: int, dtype: torch.dtype, *, is_int8: bool = False, block_size: int = 16) -> list[Pages]:
+    """As many that L2 holds none until its turn comes again."""
+    count = max(1, min(16, 2 * L2_BYTES // decode_bytes(batch, context, dtype, is_int8=is_int8) + 1))
+    return [pages([context] * batch, dtype, is_int8=is_int8, block_size=block_size) for _ in range(count)]
+
+
+def decodes(all_pages: Sequence[Pages], dtype: torch.dtype, config: DecodeConfig | None = None) -> list[Launch]:
+    """The launch on each of the caches."""
+    batch, kv = len(all_pages[0].contexts), all_pages[0].kv
+    qkv = qkv_of(batch, dtype)
+    scratch = decode_scratch(batch, Q_HEADS, kv, MAX_CONTEXT, dtype.itemsize)
+    if config is not None:
+        rows = batch * config.num_splits * Q_HEADS
+        partials, totals = (torch.empty(rows * size, dtype=torch.float32, device="cuda") for size in (DIM, 2))
+        scratch = replace(scratch, partials=partials, totals=totals)
+
+    def launch(of: Pages) -> Launch:
+        return lambda: decode_attention(
+            qkv, of.kv, of.tables, of.contexts, scratch, scale=SCALE, cos_sin=of.angles, config=config
+        )
+
+    return [launch(of) for of in all_pages]
+
+
+def torch_decodes(batch: int, context: int, dtype: torch.dtype, backend: SDPBackend) -> list[Launch]:
+    """SDPA over keys and values that lie side by side, each sequence of the same length; no rotation, no write."""
+    num_caches = max(1, min(16, 2 * L2_BYTES // decode_bytes(batch, context, dtype, is_int8=False) + 1))
+    q = torch.randn(batch, Q_HEADS, 1, DIM, dtype=dtype, device="cuda")
+
+    def launch(k: Tensor, v: Tensor) -> Launch:
+        def call() -> Tensor:
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(q, k, v, scale=SCALE, enable_gqa=True)
+
+        return call
+
+    shape = (batch, KV_HEADS, context, DIM)
+    return [launch(*(torch.randn(shape, dtype=dtype, device="cuda") for _ in range(2))) for _ in range(num_caches)]
+
+
+def decode_lines() -> Iterator[str]:
+    """Decoding: the bytes bound it."""
+    for batch, context in DECODES:
+        shape = f"{batch} x {context}"
+        for name, dtype, is_int8, block_size in (
+            ("bfloat16", torch.bfloat16, False, 16),
+            ("bfloat16, blocks of 256", torch.bfloat16, False, 256),
+            ("bfloat16, INT8 cache", torch.bfloat16, True, 16),
+            ("float32", torch.float32, False, 16),
+        ):
+            us = time_us(decodes(caches(batch, context, dtype, is_int8=is_int8, block_size=block_size), dtype))
+            yield bytes_line(f"decode {shape} {name}", us, decode_bytes(batch, context, dtype, is_int8=is_int8))
+        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+            us = time_us(torch_decodes(batch, context, torch.bfloat16, backend))
+            num_bytes = decode_bytes(batch, context, torch.bfloat16, is_int8=False)
+            yield bytes_line(f"decode {shape} bfloat16, SDPA {backend.name}, attention alone", us, num_bytes)
+
+
+def cache_lines() -> Iterator[str]:
+    """Rotation and the cache write of prompt chunks."""
+    for num_tokens, is_int8 in product((32, 8192, 16384), (False, True)):
+        dtype = torch.bfloat16
+        of = pages([num_tokens], dtype, is_int8=is_int8)
+        positions = torch.arange(num_tokens, dtype=torch.int32, device="cuda") % MAX_CONTEXT
+        slots = torch.randperm(num_tokens, device="cuda")
+        inputs = [qkv_of(num_tokens, dtype) for _ in range(4)]
+        us = time_us([partial(rope_and_cache, qkv, of.kv, positions, slots, of.angles) for qkv in inputs])
+        written = Q_HEADS * DIM * 2 + 2 * KV_HEADS * (DIM + 4 if is_int8 else DIM * 2)
+        yield bytes_line(
+            f"rope and cache, {num_tokens} tokens{', INT8 cache' if is_int8 else ''}", us,
+            num_tokens * (written + (Q_HEADS + 2 * KV_HEADS) * DIM * 2),
+        )  # fmt: skip
+
+
+def prefill_operations(lengths: Sequence[int]) -> int:
+    """Of the two products, the masked half left out."""
+    return sum(2 * length * (length + 1) * DIM * Q_HEADS for length in lengths)
+
+
+def prefill_lines() -> Iterator[str]:
+    """Whole prompts by the three ways: over pages, and side by side by flash attention and by cuDNN."""
+    dtype = torch.bfloat16
+    for name, lengths in PREFILLS.items():
+        num_tokens, longest = sum(lengths), max(lengths)
+        begins = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cuda")
+        q, k, v = (
+            x.view(num_tokens, -1, DIM)
+            for x in qkv_of(num_tokens, dtype).split((Q_HEADS * DIM, KV_HEADS * DIM, KV_HEADS * DIM), dim=1)
+        )
+        queries, operations = q.contiguous(), prefill_operations(lengths)
+        for is_int8, block_size in ((False, 16), (False, 256), (True, 16)):
+            us = time_us(
+                [paged_prefill(queries, pages(lengths, dtype, is_int8=is_int8, block_size=block_size), begins)]
+            )
+            yield flops_line(
+                f"prefill {name}, blocks of {block_size}{', INT8 cache' if is_int8 else ''}", us, operations
+            )
+        us = time_us([
+            lambda q=queries, k=k, v=v, begins=begins, longest=longest: varlen_prefill_attention(
+                q, k, v, begins, max_seqlen=longest, scale=SCALE
+            )
+        ])  # fmt: skip
+        yield flops_line(f"prefill {name}, varlen_attn", us, operations)
+        if len(set(lengths)) == 1:
+            count = len(lengths)
+            us = time_us([
+                lambda q=queries, k=k, v=v, count=count: equal_prefill_attention(
+                    q, k, v, num_sequences=count, scale=SCALE
+                )
+            ])  # fmt: skip
+            yield flops_line(f"prefill {name}, cuDNN", us, operations)
+
+
+def paged_prefill(queries: Tensor, of: Pages, begins: Tensor, config: PrefillConfig | None = None) -> Launch:
+    """The launch, each sequence new from its first token on."""
+    longest = int(of.contexts.max())
+    return lambda: prefill_attention(
+        queries, of.kv, of.tables, begins, of.contexts, None, max_seqlen_q=longest, scale=SCALE, config=config
+    )
+
+
+def lines() -> list[str]:
+    """The whole table."""
+    return [*decode_lines(), *cache_lines(), *prefill_lines()]
+
+
+def tuning_lines() -> Iterator[str]:
+    """Ways to cut the launches: decoding by its tiles, then by its shares; the chosen one first."""
+    dtype = torch.bfloat16
+    for (batch, context), is_int8 in product(DECODES, (False, True)):
+        all_pages = caches(batch, context, dtype, is_int8=is_int8)
+        chosen = choose_config(batch, all_pages[0].kv, MAX_CONTEXT, dtype.itemsize)
+        programs = batch * KV_HEADS
+        splits = sorted({max(1, -(-a_multiprocessor * 132 // programs)) for a_multiprocessor in (1, 2, 4, 8)} | {2})
+        configs = [chosen, *(replace(chosen, block_n=n, num_warps=w, num_stages=s) for n, w, s in DECODE_TILES)]
+        configs += [
+            replace(chosen, num_splits=num_splits, min_split=min_split)
+            for num_splits, min_split in product(splits, (64, 128, 256, 1024))
+        ]
+        for config in configs:
+            us = time_us(decodes(all_pages, dtype, config))
+            name = f"decode {batch} x {context}{' int8' if is_int8 else ''}"
+            shares = f"{config.num_splits} shares of {config.min_split} or more"
+            tiles = f"n{config.block_n} w{config.num_warps} s{config.num_stages}"
+            yield bytes_line(f"{name}, {shares}, {tiles}", us, decode_bytes(batch, context, dtype, is_int8=is_int8))
+    for (name, lengths), is_int8 in product(PREFILLS.items(), (False, True)):
+        begins = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cuda")
+        queries = torch.randn(sum(lengths), Q_HEADS, DIM, dtype=dtype, device="cuda")
+        of = pages(lengths, dtype, is_int8=is_int8)
+        for config in PREFILL_TILES:
+            us = time_us([paged_prefill(queries, of, begins, config)])
+            tiles = f"m{config.block_m} n{config.block_n} w{config.num_warps} s{config.num_stages}"
+            yield flops_line(f"prefill {name}{' int8' if is_int8 else ''}, {tiles}", us, prefill_operations(lengths))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tune", action="store_true", help="time other ways to cut the launches")
+    for line in tuning_lines() if parser.parse_args().tune else lines():
+        print(line, flush=True)
