@@ -1,5 +1,7 @@
 """Pairs of tokens and experts sorted by expert, straight from the definition. See kernels/triton/align_pairs.py."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ def align_pairs(expert_ids_TK: Tensor, num_experts: int, block_size: int) -> tup
     Returns:
         the pairs, int32 [blocks * block_size], and each block's expert, int32 [blocks].
     """
-    expert_of_pair = expert_ids_TK.flatten().tolist()
+    expert_of_pair = cast("list[int]", expert_ids_TK.flatten().tolist())
     pairs: list[int] = []
     block_experts: list[int] = []
     for expert in range(num_experts):

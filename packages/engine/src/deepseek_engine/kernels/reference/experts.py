@@ -1,5 +1,7 @@
 """The experts' products, straight from the definition. See kernels/triton/experts.py."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,7 +39,7 @@ def _expert_linear(rows: Tensor, weight: Tensor, scale: Tensor | None, expert_id
     """Each row times its expert's matrix [out, in], one expert at a time."""
     out = torch.empty(rows.shape[0], weight.shape[1], dtype=torch.float64, device=rows.device)
     experts = expert_ids_TK.flatten()
-    for expert in experts.unique().tolist():
+    for expert in cast("list[int]", experts.unique().tolist()):
         matrix = weight[expert].double()
         if scale is not None:
             matrix *= scale[expert].double()[:, None]

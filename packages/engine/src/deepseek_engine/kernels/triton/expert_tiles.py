@@ -34,8 +34,8 @@ class TilesConfig:
 
 def choose_tiles_config(block_m: int, x_dtype: torch.dtype, *, is_gated: bool) -> TilesConfig:
     """The largest tile whose sums fit into registers; gated ones hold two."""
-    if x_dtype is torch.int8:
-        return TilesConfig(128, GROUP_SIZE, 3, 8 if is_gated or block_m > 64 else 4)
+    if x_dtype is torch.int8:  # int32 sums of one step beside the float32 ones
+        return TilesConfig(128, GROUP_SIZE, 3, (16 if is_gated else 8) if block_m > 64 else (8 if is_gated else 4))
     if x_dtype is torch.float32:
         return TilesConfig(64, 32, 3, 8 if is_gated else 4)
     return TilesConfig(128 if is_gated else 256, 64, 3, 8 if block_m > 64 else 4)

@@ -53,8 +53,10 @@ def choose_plan(num_tokens: int, top_k: int, num_experts: int, x_dtype: torch.dt
     """
     num_pairs = num_tokens * top_k
     rows_per_expert = num_pairs / min(num_experts, num_pairs)
+    if x_dtype is torch.int8 and num_tokens > MAX_UNSORTED_TOKENS:
+        return Plan("stream" if rows_per_expert <= 96 else "tiles", 64 if rows_per_expert <= 192 else 128)
     if x_dtype is torch.int8:
-        return Plan("tiles", 128 if rows_per_expert > 128 else 64)
+        return Plan("stream")
     if num_pairs <= 16:
         return Plan("vectors")
     if x_dtype is torch.float32:  # without matrix units arithmetic counts: no rows that nobody asked for
@@ -151,10 +153,9 @@ def gate_up_int8(
     Returns:
         T * K rows of I channels, in the order of pairs.
     """
-    assert routing.pairs is not None
     num_pairs, size = routing.expert_ids_TK.numel(), weight.shape[1] // 2
     out = QuantizedRows.empty(num_pairs, size, weight.device) if out is None else out
-    multiply_tiles(x, weight, scale, routing.expert_ids_TK.shape[1], routing.pairs, None, out)
+    _multiply(x, weight, scale, routing, None, out)
     return out
 
 
@@ -179,24 +180,30 @@ def down_int8(
     Returns:
         [T * K, H], in the order of pairs.
     """
-    assert routing.pairs is not None
     if out is None:
         out = torch.empty(act.values.shape[0], weight.shape[1], dtype=torch.bfloat16, device=weight.device)
-    multiply_tiles(act, weight, scale, routing.expert_ids_TK.shape[1], routing.pairs, weights_TK, out)
+    _multiply(act, weight, scale, routing, weights_TK, out)
     return out
 
 
 def _multiply(
-    x: Tensor, weight: Tensor, scale: Tensor | None, routing: Routing, weights_TK: Tensor | None, out: Tensor
+    x: Tensor | QuantizedRows,
+    weight: Tensor,
+    scale: Tensor | None,
+    routing: Routing,
+    weights_TK: Tensor | None,
+    out: Tensor | QuantizedRows,
 ) -> None:
     expert_ids_TK, pairs = routing.expert_ids_TK, routing.pairs
-    if routing.plan.method == "vectors":
-        multiply_vectors(x, weight, scale, expert_ids_TK, weights_TK, out)
-    elif routing.plan.method == "stream":
+    if routing.plan.method == "stream":
         multiply_stream(x, weight, scale, expert_ids_TK, pairs, weights_TK, out)
-    else:
+    elif routing.plan.method == "tiles":
         assert pairs is not None
         multiply_tiles(x, weight, scale, expert_ids_TK.shape[1], pairs, weights_TK, out)
+    else:
+        assert isinstance(x, Tensor)
+        assert isinstance(out, Tensor)
+        multiply_vectors(x, weight, scale, expert_ids_TK, weights_TK, out)
 
 
 def _check(x: Tensor, weight: Tensor, scale: Tensor | None) -> None:

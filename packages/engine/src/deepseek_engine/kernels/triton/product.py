@@ -1,4 +1,4 @@
-"""Loading tiles and multiplying them, the same on the device and in Triton's interpreter."""
+"""Loading tiles and multiplying them; the interpreter gets what it needs to do the same."""
 
 # pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
 # Triton compiles these functions from their source: their values have no Python types.
@@ -32,3 +32,16 @@ def load_tile(pointers, is_there, IS_WHOLE: tl.constexpr):
     else:
         tile = tl.load(pointers, mask=is_there, other=0)
     return tile
+
+
+@triton.jit
+def fetch_to_l2(pointers):
+    """Let the 128 bytes at each pointer come to L2; nothing waits for them. Not in the interpreter."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+        "=r,l",
+        [pointers.to(tl.int64)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
