@@ -1,11 +1,13 @@
-"""`sampler.py` for a GPU: the same tokens, chosen on the device, so that the next step may begin before the host knows.
+"""`sampler.py` for a GPU: the same tokens, chosen on the device; the next step may begin before the host knows them.
 
-R rows of logits, V vocabulary. A step is four calls, on one stream: `prepare` writes what the rows ask for and copies it
-to the device, `sample` launches kernels and nothing else (a CUDA graph may hold it), `send` starts the copy of the
-results to the host, and `collect` waits for it. The next step may be prepared before this one is collected.
+R rows of logits, V vocabulary. A step is four calls, on one stream: `prepare` writes what the rows ask for and copies
+it to the device, `sample` launches kernels and nothing else (a CUDA graph may hold it), `send` starts the copy of the
+results to the host, and `collect` waits for it. The next step may be prepared before this one is collected, but not
+before this one is sent.
 """
 
 import importlib
+import os
 from collections import deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -141,9 +143,7 @@ class GpuSampler:
         """
         logits_RV = logits_RV[:, : self._vocab_size]
         wanted = self.needs if needs is None else needs
-        self._choose_tokens(
-            logits_RV, self._table, wanted, self._scratch, self._config, sampled_ids_R, self._results
-        )
+        self._choose_tokens(logits_RV, self._table, wanted, self._scratch, self._config, sampled_ids_R, self._results)
 
     def send(self) -> None:
         """Start the copy of the step's results to the host; behind `sample`, or the replay of its graph."""
@@ -232,9 +232,7 @@ class _Settings:
         ids, values = np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
         stop_ids = np.array(sorted(sequence.stop_token_ids) if params.min_tokens else [], np.int32)
         if stop_ids.size > MAX_FORBIDDEN:
-            raise ValueError(
-                f"min_tokens with {stop_ids.size} stop tokens: at most {MAX_FORBIDDEN} can be kept from ending an answer"
-            )
+            raise ValueError(f"min_tokens with {stop_ids.size} stop tokens: at most {MAX_FORBIDDEN} can be forbidden")
         return cls(record, params.logprobs, np.concatenate((ids, values.view(np.int32))), stop_ids)
 
 
@@ -301,10 +299,6 @@ def _logprobs(result: Records, num_top: int) -> TokenLogprobs:
 
 def _kernels(device: torch.device) -> Any:
     """The module of kernels for a device; Triton is imported only where it is used."""
-    is_fast = device.type == "cuda"
-    if not is_fast:
-        from os import environ
-
-        is_fast = environ.get("TRITON_INTERPRET") == "1"
-    name = "triton" if is_fast else "reference"
+    runs_triton = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    name = "triton" if runs_triton else "reference"
     return importlib.import_module(f"deepseek_engine.kernels.{name}.sampling").choose_tokens

@@ -42,7 +42,8 @@ IS_ADJUSTED: Final = 4
 IS_REPORTED: Final = 8
 
 IN_PROMPT: Final = 1
-"""A token's count is twice how often it is in the answer, and this if the repetition penalty knows it from the prompt."""
+"""A token's count is twice how often it is in the answer, plus this if the repetition penalty asks about the prompt and
+it is there."""
 IN_ANSWER: Final = 2
 
 MAX_FORBIDDEN: Final = 320

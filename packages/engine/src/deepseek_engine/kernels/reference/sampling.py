@@ -3,6 +3,7 @@
 R rows of logits, V vocabulary.
 """
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,6 @@ def choose_tokens(
 def _counts_at(address: int, vocab_size: int) -> np.ndarray[Any, np.dtype[np.int32]] | None:
     if address == 0:
         return None
-    import ctypes
-
     return np.ctypeslib.as_array((ctypes.c_int32 * vocab_size).from_address(address))
 
 
@@ -73,9 +72,8 @@ def _adjusted(
     if counts is not None:
         known = counts > 0
         in_answer = (counts[known] // IN_ANSWER).astype(np.float32)
-        some = values[known]
-        repetition = record["repetition_penalty"]
-        some = np.where(some > 0, some / repetition, some * repetition)
+        old, repetition = values[known], record["repetition_penalty"]
+        some: Any = np.where(old > 0, old / repetition, old * repetition)
         some -= record["frequency_penalty"] * in_answer
         some -= record["presence_penalty"] * (in_answer > 0)
         values[known] = some
@@ -92,8 +90,8 @@ def _adjusted(
 
 def _draw(values: np.ndarray[Any, np.dtype[np.float32]], record: Record) -> int:
     number = uniform([int(record["seed"])], [int(record["position"])])[0]
-    weights = np.exp((values.astype(np.float64) - float(values.max())) / float(record["temperature"]))
-    order = np.arange(values.size)
+    weights: Any = np.exp((values.astype(np.float64) - float(values.max())) / float(record["temperature"]))
+    order: Any = np.arange(values.size)
     if record["flags"] & IS_FILTERED:
         order = np.argsort(-values, kind="stable")
         if record["top_k"] > 0:
