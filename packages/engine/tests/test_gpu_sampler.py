@@ -91,7 +91,7 @@ def test_a_mixed_batch_gets_the_tokens_of_the_cpu_sampler(
     generator = torch.Generator().manual_seed(logits_seed)
     ours, theirs = sampler(), Sampler(VOCAB)
     if use_reference:
-        ours._choose_tokens = reference.choose_tokens
+        ours.set_kernels(reference.choose_tokens)
     sequences = [
         Sequence("r", row, [(row + 11 * i) % VOCAB for i in range(length)], params, seed, stop_token_ids=STOPS)
         for row, (params, seed, length, _) in enumerate(batch)
@@ -139,7 +139,7 @@ def test_among_equal_logits_the_lower_ids_are_kept_and_come_first(top_k: int) ->
     params = SamplingParams(top_k=top_k, top_p=0.8)
     rows = [sequence(params, seed) for seed in (1, 2)]
     ours, oracle = sampler(), sampler()
-    oracle._choose_tokens = reference.choose_tokens
+    oracle.set_kernels(reference.choose_tokens)
     oracle_logits = logits.repeat(2, 1)
     if DEVICE.type == "cuda":
         pytest.skip("the plain twins are for the CPU")

@@ -9,6 +9,7 @@ before this one is sent.
 import importlib
 import os
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -87,6 +88,10 @@ class GpuSampler:
         counts = TokenCounts(vocab_size, max_rows, torch.device("cpu")).max_bytes
         table = RowTable.empty(max_rows, vocab_size, torch.device("meta")).buffer.nbytes
         return scratch_bytes(max_rows, vocab_size, config) + counts + table + max_rows * RESULT_WORDS * 4
+
+    def set_kernels(self, choose_tokens: Callable[..., None]) -> None:
+        """Launch others than the device's: the plain twins, or the same with other settings. For tests and tuning."""
+        self._choose_tokens = choose_tokens
 
     def prepare(self, sequences: Seq[Sequence], offsets: Seq[int] | None = None) -> None:
         """Write what the rows of the next step ask for, and start its copy to the device.
@@ -297,8 +302,8 @@ def _logprobs(result: Records, num_top: int) -> TokenLogprobs:
     return TokenLogprobs(float(floats[1]), tuple(map(TopLogprob, ids, values)))
 
 
-def _kernels(device: torch.device) -> Any:
-    """The module of kernels for a device; Triton is imported only where it is used."""
+def _kernels(device: torch.device) -> Callable[..., None]:
+    """`choose_tokens` for a device; Triton is imported only where it is used."""
     runs_triton = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
     name = "triton" if runs_triton else "reference"
     return importlib.import_module(f"deepseek_engine.kernels.{name}.sampling").choose_tokens

@@ -99,7 +99,7 @@ class SamplingConfig:
     group: int = 64
     candidates: int = 256
     capacity: int = 1024
-    tile: int = 8192
+    tile: int = 4096
 
     @property
     def report_capacity(self) -> int:
