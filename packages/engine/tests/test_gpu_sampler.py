@@ -1,4 +1,4 @@
-"""The GPU's sampler against the CPU's: the same tokens, in Triton's interpreter here and on the device where there is one.
+"""The GPU's sampler against the CPU's: the same tokens, in Triton's interpreter, or on a device if there is one.
 
 Where a number lies within 1e-6 of the boundary between two tokens, float32 rounding may give the other one; the draws
 here are the same every time, and on small vocabularies none of them lies there.
@@ -25,7 +25,7 @@ from deepseek_engine.thinking import ThinkingState
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB = 299
 STOPS = frozenset({1, 2})
-SMALL = SamplingConfig(block=128, group=8, candidates=8, capacity=64, tile=256)
+SMALL = SamplingConfig(block=128, group=2, candidates=8, capacity=32, tile=256)
 """So that a vocabulary of a few hundred has blocks, groups, and rows that candidates do not decide."""
 
 
@@ -76,12 +76,12 @@ params_strategy = st.builds(
     logprobs=st.sampled_from((None, None, 0, 3)),
 )
 batches = st.lists(
-    st.tuples(params_strategy, st.integers(0, 2**63 - 1), st.integers(1, 40), st.booleans()), min_size=2, max_size=4
+    st.tuples(params_strategy, st.integers(0, 2**63 - 1), st.integers(1, 40), st.booleans()), min_size=2, max_size=3
 )
 
 
 @pytest.mark.parametrize("use_reference", [False, True], ids=["kernels", "reference"])
-@settings(max_examples=6 if DEVICE.type == "cpu" else 100, deadline=None, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=4 if DEVICE.type == "cpu" else 100, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(batch=batches, logits_seed=st.integers(0, 10_000), spread=st.sampled_from((0.3, 3.0)))
 def test_a_mixed_batch_gets_the_tokens_of_the_cpu_sampler(
     use_reference: bool, batch: list[tuple[SamplingParams, int, int, bool]], logits_seed: int, spread: float
@@ -91,7 +91,7 @@ def test_a_mixed_batch_gets_the_tokens_of_the_cpu_sampler(
     generator = torch.Generator().manual_seed(logits_seed)
     ours, theirs = sampler(), Sampler(VOCAB)
     if use_reference:
-        ours._choose_tokens = reference.choose_tokens
+        ours.set_kernels(reference.choose_tokens)
     sequences = [
         Sequence("r", row, [(row + 11 * i) % VOCAB for i in range(length)], params, seed, stop_token_ids=STOPS)
         for row, (params, seed, length, _) in enumerate(batch)
@@ -137,10 +137,10 @@ def test_among_equal_logits_the_lower_ids_are_kept_and_come_first(top_k: int) ->
     """As bfloat16 logits are; the CPU's sampler leaves their order open, so the definition is the oracle."""
     logits = (random_logits(1, spread=1.0) * 2).round() / 2
     params = SamplingParams(top_k=top_k, top_p=0.8)
-    rows = [sequence(params, seed) for seed in (1, 2, 3)]
+    rows = [sequence(params, seed) for seed in (1, 2)]
     ours, oracle = sampler(), sampler()
-    oracle._choose_tokens = reference.choose_tokens
-    oracle_logits = logits.repeat(3, 1)
+    oracle.set_kernels(reference.choose_tokens)
+    oracle_logits = logits.repeat(2, 1)
     if DEVICE.type == "cuda":
         pytest.skip("the plain twins are for the CPU")
     assert choose(ours, oracle_logits, rows) == choose(oracle, oracle_logits, rows)

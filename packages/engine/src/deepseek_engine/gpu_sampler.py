@@ -1,12 +1,15 @@
-"""`sampler.py` for a GPU: the same tokens, chosen on the device, so that the next step may begin before the host knows.
+"""`sampler.py` for a GPU: the same tokens, chosen on the device; the next step may begin before the host knows them.
 
-R rows of logits, V vocabulary. A step is four calls, on one stream: `prepare` writes what the rows ask for and copies it
-to the device, `sample` launches kernels and nothing else (a CUDA graph may hold it), `send` starts the copy of the
-results to the host, and `collect` waits for it. The next step may be prepared before this one is collected.
+R rows of logits, V vocabulary. A step is four calls, on one stream: `prepare` writes what the rows ask for and copies
+it to the device, `sample` launches kernels and nothing else (a CUDA graph may hold it), `send` starts the copy of the
+results to the host, and `collect` waits for it. The next step may be prepared before this one is collected, but not
+before this one is sent.
 """
 
 import importlib
+import os
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -85,6 +88,10 @@ class GpuSampler:
         counts = TokenCounts(vocab_size, max_rows, torch.device("cpu")).max_bytes
         table = RowTable.empty(max_rows, vocab_size, torch.device("meta")).buffer.nbytes
         return scratch_bytes(max_rows, vocab_size, config) + counts + table + max_rows * RESULT_WORDS * 4
+
+    def set_kernels(self, choose_tokens: Callable[..., None]) -> None:
+        """Launch others than the device's: the plain twins, or the same with other settings. For tests and tuning."""
+        self._choose_tokens = choose_tokens
 
     def prepare(self, sequences: Seq[Sequence], offsets: Seq[int] | None = None) -> None:
         """Write what the rows of the next step ask for, and start its copy to the device.
@@ -230,9 +237,7 @@ class _Settings:
         ids, values = np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
         stop_ids = np.array(sorted(sequence.stop_token_ids) if params.min_tokens else [], np.int32)
         if stop_ids.size > MAX_FORBIDDEN:
-            raise ValueError(
-                f"min_tokens with {stop_ids.size} stop tokens: at most {MAX_FORBIDDEN} can be kept from ending an answer"
-            )
+            raise ValueError(f"min_tokens with {stop_ids.size} stop tokens: at most {MAX_FORBIDDEN} can be forbidden")
         return cls(record, params.logprobs, np.concatenate((ids, values.view(np.int32))), stop_ids)
 
 
@@ -297,12 +302,8 @@ def _logprobs(result: Records, num_top: int) -> TokenLogprobs:
     return TokenLogprobs(float(floats[1]), tuple(map(TopLogprob, ids, values)))
 
 
-def _kernels(device: torch.device) -> Any:
-    """The module of kernels for a device; Triton is imported only where it is used."""
-    is_fast = device.type == "cuda"
-    if not is_fast:
-        from os import environ
-
-        is_fast = environ.get("TRITON_INTERPRET") == "1"
-    name = "triton" if is_fast else "reference"
+def _kernels(device: torch.device) -> Callable[..., None]:
+    """`choose_tokens` for a device; Triton is imported only where it is used."""
+    runs_triton = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    name = "triton" if runs_triton else "reference"
     return importlib.import_module(f"deepseek_engine.kernels.{name}.sampling").choose_tokens

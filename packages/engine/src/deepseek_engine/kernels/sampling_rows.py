@@ -42,7 +42,8 @@ IS_ADJUSTED: Final = 4
 IS_REPORTED: Final = 8
 
 IN_PROMPT: Final = 1
-"""A token's count is twice how often it is in the answer, and this if the repetition penalty knows it from the prompt."""
+"""A token's count is twice how often it is in the answer, plus this if the repetition penalty asks about the prompt and
+it is there."""
 IN_ANSWER: Final = 2
 
 MAX_FORBIDDEN: Final = 320
@@ -98,7 +99,7 @@ class SamplingConfig:
     group: int = 64
     candidates: int = 256
     capacity: int = 1024
-    tile: int = 8192
+    tile: int = 4096
 
     @property
     def report_capacity(self) -> int:

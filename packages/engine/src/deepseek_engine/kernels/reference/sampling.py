@@ -3,7 +3,8 @@
 R rows of logits, V vocabulary.
 """
 
-from typing import Any
+import ctypes
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from deepseek_engine.kernels.sampling_rows import (
 from deepseek_engine.sampler import uniform
 from deepseek_engine.sampling_params import MAX_LOGPROBS
 
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 Record = Any
 """An element of an array of ROW."""
 
@@ -61,21 +63,16 @@ def choose_tokens(
 def _counts_at(address: int, vocab_size: int) -> np.ndarray[Any, np.dtype[np.int32]] | None:
     if address == 0:
         return None
-    import ctypes
-
     return np.ctypeslib.as_array((ctypes.c_int32 * vocab_size).from_address(address))
 
 
-def _adjusted(
-    logits: np.ndarray[Any, np.dtype[np.float32]], record: Record, counts: Any, words: Any
-) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _adjusted(logits: Floats, record: Record, counts: Any, words: Any) -> Floats:
     values = logits.copy()
     if counts is not None:
         known = counts > 0
         in_answer = (counts[known] // IN_ANSWER).astype(np.float32)
-        some = values[known]
-        repetition = record["repetition_penalty"]
-        some = np.where(some > 0, some / repetition, some * repetition)
+        old, repetition = values[known], record["repetition_penalty"]
+        some = cast("Floats", np.where(old > 0, old / repetition, old * repetition))
         some -= record["frequency_penalty"] * in_answer
         some -= record["presence_penalty"] * (in_answer > 0)
         values[known] = some
@@ -90,9 +87,10 @@ def _adjusted(
     return values
 
 
-def _draw(values: np.ndarray[Any, np.dtype[np.float32]], record: Record) -> int:
+def _draw(values: Floats, record: Record) -> int:
     number = uniform([int(record["seed"])], [int(record["position"])])[0]
-    weights = np.exp((values.astype(np.float64) - float(values.max())) / float(record["temperature"]))
+    scaled = (values.astype(np.float64) - float(values.max())) / float(record["temperature"])
+    weights = np.exp(scaled)
     order = np.arange(values.size)
     if record["flags"] & IS_FILTERED:
         order = np.argsort(-values, kind="stable")
@@ -103,7 +101,8 @@ def _draw(values: np.ndarray[Any, np.dtype[np.float32]], record: Record) -> int:
             order = order[running - weights[order] < record["top_p"] * running[-1]]
         order = order[weights[order] >= record["min_p"]]
     running = weights[order].cumsum()
-    place = int(np.searchsorted(running, number * running[-1], side="right"))
+    target: float = number * float(running[-1])
+    place = int(np.searchsorted(running, target, side="right"))
     return int(order[min(place, len(order) - 1)])
 
 

@@ -6,7 +6,7 @@ weights are float64: the conversions cost a few microseconds of the time that th
 sum of 100,000 weights would move the boundaries between tokens by more than 1e-6.
 """
 
-# pyright: basic, reportAttributeAccessIssue=false
+# pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false
 # Triton compiles these functions from their source: their values have no Python types.
 
 from dataclasses import dataclass

@@ -108,7 +108,7 @@ def choose_kernel(
     ids = tl.load(block_id_ptr + row * num_blocks + block, mask=block < num_blocks, other=vocab_size)
     token = tl.min(tl.where(first == tl.max(first, axis=0), ids, vocab_size), axis=0)
     is_decided = token >= 0
-    if DRAW:
+    if DRAW:  # noqa: SIM102 - decided when compiling, the next when running
         if (flags & RANDOM) != 0:
             inverse_t = inverse_temperature(float32_ptr, row)
             number = uniform(int64_ptr, row)

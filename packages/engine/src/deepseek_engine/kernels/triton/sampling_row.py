@@ -31,16 +31,16 @@ REPORTED = tl.constexpr(IS_REPORTED)
 ANSWER = tl.constexpr(IN_ANSWER)
 RESULTS = tl.constexpr(RESULT_WORDS)
 
-_PLACES = {name: ROW.fields[name] for name in ROW.names}
+_FIELDS = dict(ROW.fields or {})
 SEED, POSITION, COUNTS, TOP_P, MIN_P = (
-    tl.constexpr(_PLACES[name][1] // 8) for name in ("seed", "position", "counts_address", "top_p", "min_p")
+    tl.constexpr(_FIELDS[name][1] // 8) for name in ("seed", "position", "counts_address", "top_p", "min_p")
 )
 TEMPERATURE, REPETITION, PRESENCE, FREQUENCY = (
-    tl.constexpr(_PLACES[name][1] // 4)
+    tl.constexpr(_FIELDS[name][1] // 4)
     for name in ("temperature", "repetition_penalty", "presence_penalty", "frequency_penalty")
 )
 FLAGS, TOP_K, FORCED, MASK_AT, BIAS_AT, NUM_BIAS, FORBIDDEN_AT, NUM_FORBIDDEN = (
-    tl.constexpr(_PLACES[name][1] // 4)
+    tl.constexpr(_FIELDS[name][1] // 4)
     for name in ("flags", "top_k", "forced_token_id", "mask_at", "bias_at", "num_bias", "forbidden_at", "num_forbidden")
 )
 
@@ -122,8 +122,8 @@ def finish(
 
 @triton.jit
 def collect_candidates(
-    logits_ptr, adjusted_ptr, group_max_ptr, groups_ptr, candidates_ptr, flags, greatest, wanted, vocab_size, num_groups,
-    GROUP: tl.constexpr, GROUPS: tl.constexpr, CAPACITY: tl.constexpr, ADJUST: tl.constexpr,
+    logits_ptr, adjusted_ptr, group_max_ptr, groups_ptr, candidates_ptr, flags, greatest, wanted,
+    vocab_size, num_groups, GROUP: tl.constexpr, GROUPS: tl.constexpr, CAPACITY: tl.constexpr, ADJUST: tl.constexpr,
 ):  # fmt: skip
     """A row's first tokens in their order, at least `wanted` of them if there are as many.
 

@@ -99,14 +99,14 @@ def scan_kernel(
     let_next_begin(IS_DEPENDENT)
     wait_for_inputs(IS_DEPENDENT)
     flags = tl.load(int32_ptr + row * WORDS_32 + FLAGS)
-    if REPORT:
+    if REPORT:  # noqa: SIM102 - decided when compiling, the next when running
         if (flags & REPORTED) == 0:
             return
     start = block * BLOCK
     at = start + tl.arange(0, BLOCK)
     is_inside = at < vocab_size
     values = tl.load(logits_ptr + row * stride + at, mask=is_inside, other=-float("inf")).to(tl.float32)
-    if ADJUST:
+    if ADJUST:  # noqa: SIM102 - decided when compiling, the next when running
         if (flags & ADJUSTED) != 0:
             adjusted_row = adjusted_ptr + row * adjusted_stride
             values = _adjust(values, row, at, is_inside, adjusted_row, int64_ptr, int32_ptr, float32_ptr, start, BLOCK)
@@ -120,7 +120,7 @@ def scan_kernel(
         group = block * per_block + tl.arange(0, per_block)
         maxima = tl.max(tl.reshape(values, (per_block, GROUP)), axis=1)
         tl.store(group_max_ptr + row * num_groups + group, maxima)
-    if DRAW or REPORT:
+    if DRAW or REPORT:  # noqa: SIM102 - decided when compiling, the next when running
         if REPORT or (flags & RANDOM) != 0:
             inverse_t = 1.0
             if not REPORT:

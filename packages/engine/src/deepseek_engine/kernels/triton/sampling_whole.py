@@ -42,7 +42,7 @@ def whole_row_kernel(
     is_undecided_ptr, out_ptr, results_ptr, stride, adjusted_stride, num_blocks,
     VOCAB: tl.constexpr, BLOCKS: tl.constexpr, TILE: tl.constexpr, ADJUST: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """One program a row; nothing to do where `choose_kernel` has decided. VOCAB is fixed so that loops are pipelined."""
+    """One program a row; nothing to do where `choose_kernel` has decided. With VOCAB fixed, loops are pipelined."""
     row = tl.program_id(0).to(tl.int64)
     let_next_begin(IS_DEPENDENT)
     wait_for_inputs(IS_DEPENDENT)
