@@ -28,7 +28,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         dtype: of weights and KV cache; `auto` is bfloat16 where the device computes it natively, else float32.
         quantization: `int8` stores the weights of attention and feed-forward as INT8 and multiplies in INT8; None keeps
             them as the checkpoint has them, which for an INT8 checkpoint is INT8.
-        device: `auto` and `cpu` compute on the CPU; `cuda` is refused at load, this version has no kernels for it.
+        device: `auto` is the GPU where torch finds one, else the CPU.
         max_model_len: context in tokens; None is the checkpoint's own, at most 8192.
         max_num_seqs: sequences in one step at most (`--max-batch-size`).
         max_num_batched_tokens: the token budget of one step; longer prompts are prefilled in chunks of it.
@@ -37,6 +37,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             head, about half of bfloat16's bytes: on GPUs, for grouped-query attention.
         kv_cache_memory_bytes: size of the KV cache; None is room for max_num_seqs sequences of an eighth of the
             context, or one whole context if that is more, capped by a quarter of free memory.
+        gpu_memory_utilization: share of a GPU's memory that weights, cache and steps may take together; the cache gets what
+            is left, unless its size is given.
         num_kv_blocks: blocks of KV cache, instead of bytes.
         enable_prefix_caching: reuse the KV of equal prompt beginnings.
         max_waiting: requests that may wait for a place before new ones are refused.
@@ -74,6 +76,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 16
     kv_cache_dtype: str = "auto"
     kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
     num_kv_blocks: int | None = None
     enable_prefix_caching: bool = True
     max_waiting: int = 1024
@@ -114,6 +117,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidRequestError(
                     f"{name}={getattr(self, name)}: it must be above 0 and at most {MAX_SECONDS}", param=name
                 )
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise InvalidRequestError(
+                f"gpu_memory_utilization={self.gpu_memory_utilization:g}: it must be above 0 and at most 1",
+                param="gpu_memory_utilization",
+            )
         if self.step_exit_s < self.step_timeout_s:
             raise InvalidRequestError(
                 f"step_exit_s={self.step_exit_s:g} is below step_timeout_s={self.step_timeout_s:g}: a core writes down "

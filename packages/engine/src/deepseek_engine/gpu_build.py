@@ -1,48 +1,184 @@
-"""From settings to a GpuRunner: the model on its device, memory measured, the cache as large as fits, graphs captured."""
+"""From a loaded model to a GpuRunner: memory measured, the cache as large as fits, kernels compiled, graphs captured."""
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
 from deepseek_engine.config import EngineConfig
-from deepseek_engine.gpu_runner import GpuRunner
+from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.gpu_inputs import GpuInputs
+from deepseek_engine.gpu_runner import GpuRunner, graph_sizes
+from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport
+from deepseek_engine.models.gpu_decoder import GpuDecoder
 from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
 
 logger = logging.getLogger(__name__)
 
-PROFILE_BLOCKS: Final = 2
-"""Of a cache that only serves to measure what a step needs beside it: every slot is written to, none is read."""
+GRAPH_BYTES: Final = 512 << 20
+"""Kept free of the cache for CUDA graphs and what libraries take as they are first used."""
+WARM_UP_TOKENS: Final = (1024, 515, 130, 17)
+"""Prompt tokens of steps that are run at the start, as far as the budget allows: sizes are compiled for by class (few
+rows or many) and by whether they are multiples of 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPlan:
+    """What the settings come to on this device.
+
+    Attributes:
+        max_rows: rows that one step samples at most.
+    """
+
+    config: EngineConfig
+    max_model_len: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that one step samples at most."""
+        drafts = self.config.num_speculative_tokens if self.config.speculation is not None else 0
+        return min(self.config.max_num_seqs * (1 + drafts), self.config.max_num_batched_tokens)
+
+    @property
+    def max_blocks(self) -> int:
+        """Of a sequence."""
+        return -(-self.max_model_len // self.config.block_size)
 
 
 def put_on_device(model: Transformer, device: torch.device) -> None:
     """Give a model that was made on the meta device its memory, without values."""
     model.to_empty(device=device)
+    model.cos_sin = model.cos_sin.to(device)
     if model.config.tie_word_embeddings:
         model.head.weight = model.embedding
 
 
-def build_gpu_runner(
-    config: EngineConfig,
-    model: Transformer,
-    report: LoadReport,
-    max_model_len: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> GpuRunner:
+def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> GpuRunner:
     """Make the runner of a loaded model.
 
     Args:
-        config: of the engine.
         model: on the device; its tensors are taken over.
         report: of what was loaded.
-        max_model_len: context in tokens.
-        dtype: of weights and, unless it is quantised, of the cache.
-        device: of CUDA.
+        plan: for the device.
 
     Raises:
         ModelLoadError: memory does not suffice.
     """
-    began = time.monotonic()
+    config, began = plan.config, time.monotonic()
+    decoder = GpuDecoder(model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len)
+    num_blocks = _choose_num_blocks(model, decoder, report, plan)
+    cache = _make_cache(model, num_blocks, plan)
+    decoder.attach(cache)
+    info = RunnerInfo(
+        max_model_len=plan.max_model_len,
+        vocab_size=model.config.vocab_size,
+        hidden_size=model.config.hidden_size,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        dtype=str(plan.dtype).removeprefix("torch."),
+        device=plan.device.type,
+        weight_bytes=report.num_bytes,
+        weight_bytes_by_dtype=dict(report.bytes_by_dtype),
+        kv_cache_bytes=cache.num_bytes,
+        max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
+    )
+    runner = _make_runner(decoder, info, report, plan)
+    if plan.device.type == "cuda":
+        runner.capture(graph_sizes(config.max_num_seqs))
+        for num_tokens in WARM_UP_TOKENS:
+            if num_tokens <= min(config.max_num_batched_tokens, plan.max_model_len):
+                runner.forward([_prompt_of(num_tokens, plan), *([_prompt_of(1, plan)] if num_tokens % 2 else [])])
+        torch.cuda.synchronize()
+    logger.info(
+        "loaded %s: %s, %d tensors, %.0f MB of weights as %s, %d KV blocks of %d tokens (%.0f MB), ready %.1f s later",
+        config.model, model.config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
+        num_blocks, config.block_size, cache.num_bytes / 1e6, time.monotonic() - began,
+    )  # fmt: skip
+    logger.info("weights: %s", report)
+    for line in decoder.kernels():
+        logger.info("kernels: %s", line)
+    return runner
+
+
+def _make_runner(decoder: GpuDecoder, info: RunnerInfo, report: LoadReport, plan: GpuPlan) -> GpuRunner:
+    inputs = GpuInputs(plan.max_rows, plan.max_blocks, plan.config.block_size, plan.device)
+    return GpuRunner(decoder, inputs, info, report, plan.max_rows)
+
+
+def _make_cache(model: Transformer, num_blocks: int, plan: GpuPlan) -> KVCache:
+    config = plan.config
+    try:
+        return KVCache(
+            model.config.cache_specs, num_blocks, config.block_size, plan.dtype, plan.device,
+            is_int8=config.kv_cache_dtype == "int8",
+        )  # fmt: skip
+    except torch.OutOfMemoryError as error:
+        raise ModelLoadError(
+            f"a KV cache of {num_blocks} blocks does not fit the GPU: give a smaller gpu_memory_utilization, "
+            "kv_cache_memory_bytes or num_kv_blocks"
+        ) from error
+
+
+def _choose_num_blocks(model: Transformer, decoder: GpuDecoder, report: LoadReport, plan: GpuPlan) -> int:
+    config = plan.config
+    token_bytes = model.config.kv_bytes_per_token(plan.dtype.itemsize, is_int8=config.kv_cache_dtype == "int8")
+    block_bytes = token_bytes * config.block_size
+    if config.num_kv_blocks is not None:
+        return config.num_kv_blocks
+    if config.kv_cache_memory_bytes is not None:
+        num_blocks, given = config.kv_cache_memory_bytes // block_bytes, f"{config.kv_cache_memory_bytes=}"
+    else:
+        room = _measure_room(decoder, report, plan)
+        num_blocks, given = room // block_bytes, f"{config.gpu_memory_utilization=}"
+    if num_blocks < 1:
+        raise ModelLoadError(
+            f"{given.removeprefix('config.')} leaves no room for a KV cache beside "
+            f"{report.num_bytes / 1e9:.2g} GB of weights and what a step needs: one block takes {block_bytes} bytes"
+        )
+    # More than every sequence's whole context is of no use but to keep prefixes, and fills a large card for nothing.
+    return num_blocks
+
+
+def _measure_room(decoder: GpuDecoder, report: LoadReport, plan: GpuPlan) -> int:
+    """Bytes that a cache may take beside the weights, the largest step and the worst sampling."""
+    config = plan.config
+    if plan.device.type != "cuda":
+        return 1 << 28
+    torch.cuda.reset_peak_memory_stats()
+    info = RunnerInfo(
+        max_model_len=plan.max_model_len, vocab_size=decoder.config.vocab_size, num_blocks=1,
+        block_size=config.block_size, dtype="", device="cuda", weight_bytes=report.num_bytes, kv_cache_bytes=0,
+    )  # fmt: skip
+    runner = _make_runner(decoder, info, report, plan)
+    batch: list[ScheduledSequence] = []
+    left = config.max_num_batched_tokens
+    while left > 0 and len(batch) < config.max_num_seqs:
+        batch.append(_prompt_of(min(left, plan.max_model_len - 1), plan))
+        left -= batch[-1].num_new_tokens
+    runner.forward(batch)
+    rows = [_prompt_of(1, plan) for _ in range(config.max_num_seqs)]
+    runner.sample(runner.forward(rows), rows)
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated()
+    del runner
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    outside = total - free - torch.cuda.memory_reserved()  # other processes, and what libraries hold
+    return int(total * config.gpu_memory_utilization) - outside - peak - GRAPH_BYTES
+
+
+def _prompt_of(num_tokens: int, plan: GpuPlan) -> ScheduledSequence:
+    """A step of a prompt that nobody asked for; all its blocks are the first one."""
+    params = SamplingParams(temperature=0.7, top_p=0.9, top_k=50, seed=0)
+    sequence = Sequence("warm-up", 0, [0] * num_tokens, params, 0)
+    sequence.status = SequenceStatus.RUNNING
+    sequence.block_table = [0] * (num_tokens // plan.config.block_size + 1)
+    return ScheduledSequence(sequence, num_tokens)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.prompt_reader import PromptReader
 from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.random_source import RandomSource
-from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.runner_protocol import Runner, RunnerInfo
 from deepseek_engine.safetensors_source import SafetensorsSource
 from deepseek_engine.sampler import Sampler
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
@@ -82,16 +82,27 @@ class ModelRunner:
         return_freed_memory()
 
 
-def build_runner(config: EngineConfig) -> ModelRunner:
-    """Load the model that `config` names and reserve its KV cache.
+class LoadedRunner(Runner[Tensor], Protocol):
+    """A runner, with what it loaded."""
+
+    load_report: LoadReport
+
+
+def build_runner(config: EngineConfig) -> LoadedRunner:
+    """Load the model that `config` names onto the device that it names, and reserve its KV cache.
 
     Raises:
         ModelLoadError: the checkpoint is missing, broken or not supported, or does not fit the settings.
     """
-    device = _choose_device(config.device)
+    device = choose_device(config.device)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    dtype = choose_dtype(config.dtype)
+    return build_cpu_runner(config) if device.type == "cpu" else _build_on_gpu(config, device)
+
+
+def build_cpu_runner(config: EngineConfig) -> ModelRunner:
+    """`build_runner` for the CPU, whatever `config.device` is."""
+    device, dtype = torch.device("cpu"), choose_dtype(config.dtype)
     model_config, source = open_model(config.model, device)
     max_model_len = _choose_max_model_len(config, model_config)
     is_int8_cache = config.kv_cache_dtype == "int8"
@@ -128,6 +139,36 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     assert step_model.applier is not None
     adapters = LoraHost(targets, step_model.applier, max_rank=config.max_lora_rank, dtype=dtype)
     return ModelRunner(step_model, info, report, adapters)
+
+
+def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
+    if config.enable_lora:
+        raise ModelLoadError("enable_lora is for device='cpu' in this version: GPUs compute without adapters")
+    try:  # Triton is not there on machines without a GPU, nor needed
+        from deepseek_engine.gpu_build import GpuPlan, build_gpu_runner, put_on_device
+        from deepseek_engine.models.gpu_weights import obstacle
+    except ModuleNotFoundError as error:
+        raise ModelLoadError(f"device='cuda' needs {error.name}: pip install 'deepseek-engine[cuda]'") from error
+    dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
+    model_config, source = open_model(config.model, device)
+    max_model_len = _choose_max_model_len(config, model_config)
+    if config.kv_cache_dtype == "int8":
+        _check_int8_cache(model_config, device)
+    if (reason := obstacle(model_config)) is not None:
+        raise ModelLoadError(f"{config.model} does not run on a GPU yet, since {reason}: use device='cpu'")
+    with torch.device("meta"):
+        model = Transformer(model_config, max_model_len, dtype)
+        store_quantized(model, config.quantization, source)
+    needed, free = sum(parameter.nbytes for parameter in model.parameters()), torch.cuda.mem_get_info(device)[0]
+    if needed > free:
+        raise ModelLoadError(
+            f"the weights of {config.model} take {needed / 1e9:.2g} GB and {free / 1e9:.2g} GB of the GPU are free: "
+            "quantization int8 or dtype bfloat16 takes less"
+        )
+    put_on_device(model, device)
+    with torch.inference_mode():
+        report = load_weights(model, source)
+        return build_gpu_runner(model, report, GpuPlan(config, max_model_len, dtype, device))
 
 
 def _make_model(
@@ -196,10 +237,16 @@ def choose_dtype(name: str) -> torch.dtype:
     return torch.bfloat16 if is_native else torch.float32
 
 
-def _choose_device(name: str) -> torch.device:
-    if name == "cuda":
-        raise ModelLoadError("device='cuda' is not supported in this version: use device='cpu' or 'auto'")
-    return torch.device("cpu")
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        ModelLoadError: `cuda` is asked for and not there.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise ModelLoadError("device='cuda', and torch finds no GPU: use device='cpu', or a torch with CUDA")
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
 
 def _choose_max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from deepseek_engine.gpu_inputs import GpuStep
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton import experts, single_token
-from deepseek_engine.kernels.triton.decode_attention import decode_scratch
+from deepseek_engine.kernels.triton.decode_attention import DecodeScratch, decode_scratch
 from deepseek_engine.kernels.triton.latent_decode import decode_counters
 from deepseek_engine.kernels.triton.norm import Normed, add_rms_norm
 from deepseek_engine.kernels.triton.quantize_groups import QuantizedRows
@@ -26,7 +26,7 @@ from deepseek_engine.kernels.triton.single_token import Choice, RouterWeights
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.layers.latent_attention import LOW_RANK_NORM_EPS
 from deepseek_engine.layers.rotary import rotary_table
-from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.model_config import ModelConfig, RouterConfig
 from deepseek_engine.models.gpu_attention import GpuAttention, GroupedQuery, Latent, StepRows, step_rows
 from deepseek_engine.models.gpu_linear import Rows, multiply, wants_int8
 from deepseek_engine.models.gpu_weights import (
@@ -66,33 +66,53 @@ class GpuDecoder:
 
     def __init__(self, model: Transformer, cache: KVCache, max_rows: int, max_model_len: int) -> None:
         self.config: ModelConfig = model.config
-        self._block_size = cache.block_size
         self.embedding = model.embedding.data
+        self.device = self.embedding.device
         self._dtype = self.embedding.dtype
         self._final_gain = gain_of(model.norm)
         self._head = Matrix.of(model.head)
-        device = self.embedding.device
-        cos_sin = rotary_table(model.config.rope, max_model_len, torch.float32, device)
-        self._latent: LatentWeights | None = None
-        self._counters = decode_counters(device)
+        self._max_rows, self._max_model_len = max_rows, max_model_len
+        self._cos_sin = rotary_table(model.config.rope, max_model_len, torch.float32, self.device)
+        self._counters = decode_counters(self.device)
+        self._weights = list(gather_layers(model))
+        attention = self._weights[0].attention
+        self._latent = attention if isinstance(attention, LatentWeights) else None
+        self._block_size = cache.block_size
+        self._choices: dict[RouterConfig, Choice] = {}
         self._layers: list[_Layer] = []
-        scratch = None
-        for index, weights in enumerate(gather_layers(model)):
+        self.attach(cache)
+        self._is_fused = all(self._has_fused_launches(layer) for layer in self._layers)
+
+    def attach(self, cache: KVCache) -> None:
+        """Compute over this cache from now on."""
+        scratch: DecodeScratch | None = None
+        layers: list[_Layer] = []
+        for index, weights in enumerate(self._weights):
             tensors = cache.layer(index)
             if isinstance(weights.attention, GroupedQueryWeights):
                 kv = PagedKV(tensors[0], tensors[1], cache.block_size, *tensors[2:])
                 if scratch is None:
+                    num_heads = weights.attention.config.num_attention_heads
                     scratch = decode_scratch(
-                        max_rows, weights.attention.config.num_attention_heads, kv, max_model_len,
-                        self._dtype.itemsize,
+                        self._max_rows, num_heads, kv, self._max_model_len, self._dtype.itemsize
                     )  # fmt: skip
-                attention: GpuAttention = GroupedQuery(weights.attention, kv, cos_sin, scratch)
+                attention: GpuAttention = GroupedQuery(weights.attention, kv, self._cos_sin, scratch)
             else:
-                self._latent = weights.attention
-                attention = Latent(weights.attention, tensors[0], cache.block_size, cos_sin, self._counters)
-            self._layers.append(_Layer(weights, attention, *self._choosing(weights)))
-        self.device = device
-        self._is_fused = all(self._has_fused_launches(layer) for layer in self._layers)
+                attention = Latent(weights.attention, tensors[0], cache.block_size, self._cos_sin, self._counters)
+            layers.append(_Layer(weights, attention, *self._choosing(weights)))
+        self._layers = layers
+
+    def kernels(self) -> list[str]:
+        """Which kernels serve what, for the log."""
+        first = self._weights[-1]
+        is_latent = isinstance(first.attention, LatentWeights)
+        weights = "int8" if first.attention.output.scale is not None else str(self._dtype).removeprefix("torch.")
+        return [
+            f"attention: triton, {'latent' if is_latent else 'grouped queries'}, pages of {self._block_size} tokens",
+            f"one token: {'triton, four launches a layer beside attention' if self._is_fused else 'as few rows'}",
+            f"few rows: triton, weights in {weights} read once",
+            f"many rows: {'triton, int8 x int8' if weights == 'int8' else 'cublas, and triton for experts'}",
+        ]
 
     def hidden(self, step: GpuStep, x_TH: Tensor) -> Tensor:
         """Compute a step and fill the cache; [R, H] after the last norm.
@@ -245,10 +265,11 @@ class GpuDecoder:
         router = RouterWeights(
             network.routing, weights.feed_forward_gain, self.config.norm_eps, network.router, network.choice_bias
         )
-        for layer in self._layers:  # one after another, layers may share
-            if layer.choice is not None and layer.router is not None and layer.router.config == network.routing:
-                return router, layer.choice
-        return router, single_token.make_choice(network.routing, network.num_shared, network.router.device)
+        choice = self._choices.get(network.routing)  # layers come one after another, and may share it
+        if choice is None:
+            choice = single_token.make_choice(network.routing, network.num_shared, self.device)
+            self._choices[network.routing] = choice
+        return router, choice
 
     def _has_fused_launches(self, layer: _Layer) -> bool:
         attention, network = layer.weights.attention, layer.weights.feed_forward
