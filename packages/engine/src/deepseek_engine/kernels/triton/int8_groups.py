@@ -1,6 +1,7 @@
 """Writing a row in INT8 with a scale for each group of 128 channels, inside the kernel that made the row."""
 
 # pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
 # Triton compiles these functions from their source: their values have no Python types.
 
 import triton
