@@ -265,6 +265,8 @@ def _tune(work: Work, configs: list[VectorsConfig] | list[StreamConfig] | list[T
         ]
         if is_gated and work.x_dtype is torch.int8 and config.block_n != GROUP_SIZE:
             continue  # a tile is one group of the quantised result
+        if is_gated and isinstance(config, TilesConfig) and config.block_n > 128:
+            continue  # two sums of this size do not fit into registers
         what = f"{'gate_up' if is_gated else 'down'} {tuple(vars_of(config))}"
         try:
             us = time_us(variants, 5)
