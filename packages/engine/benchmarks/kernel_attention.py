@@ -97,7 +97,7 @@ def decode_bytes(batch: int, context: int, dtype: torch.dtype, *, is_int8: bool)
 
 def caches(batch: int, context: int, dtype: torch.dtype, *, is_int8: bool = False, block_size: int = 16) -> list[Pages]:
     """As many that L2 holds none until its turn comes again."""
-    count = max(1, min(16, 2 * L2_BYTES // decode_bytes(batch, context, dtype, is_int8=is_int8) + 1))
+    count = max(1, min(128, 2 * L2_BYTES // decode_bytes(batch, context, dtype, is_int8=is_int8) + 1))
     return [pages([context] * batch, dtype, is_int8=is_int8, block_size=block_size) for _ in range(count)]
 
 
@@ -121,7 +121,7 @@ def decodes(all_pages: Sequence[Pages], dtype: torch.dtype, config: DecodeConfig
 
 def torch_decodes(batch: int, context: int, dtype: torch.dtype, backend: SDPBackend) -> list[Launch]:
     """SDPA over keys and values that lie side by side, each sequence of the same length; no rotation, no write."""
-    num_caches = max(1, min(16, 2 * L2_BYTES // decode_bytes(batch, context, dtype, is_int8=False) + 1))
+    num_caches = max(1, min(128, 2 * L2_BYTES // decode_bytes(batch, context, dtype, is_int8=False) + 1))
     q = torch.randn(batch, Q_HEADS, 1, DIM, dtype=dtype, device="cuda")
 
     def launch(k: Tensor, v: Tensor) -> Launch:

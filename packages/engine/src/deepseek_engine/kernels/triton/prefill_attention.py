@@ -2,8 +2,9 @@
 
 T tokens, S sequences, N query heads, K key/value heads, D head_dim, M blocks of a sequence.
 
-A program is BLOCK_M queries of one sequence and head. The last queries of a sequence see the most keys, and are begun
-first: the card is not left with them at the end.
+A program is BLOCK_M queries of one sequence and head. The host knows T and S, not where sequences end, so sequence s
+has the programs from `cu_seqlens_q[s] // BLOCK_M + s` on: always enough, and at most one too many. The last queries of
+a sequence see the most keys, and are begun first: the card is not left with them at the end.
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -57,17 +58,21 @@ def choose_config(max_seqlen_q: int, element_bytes: int) -> PrefillConfig:
 @triton.jit
 def _prefill_attention(
     queries, out, keys, values, key_scales, value_scales, block_tables, cu_seqlens_q, context_lens, prefix_lens,
-    table_stride, scale,
+    num_sequences, table_stride, scale,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HAS_PREFIX: tl.constexpr, IS_INT8: tl.constexpr,
-    IS_DEPENDENT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr, HAS_PREFIX: tl.constexpr,
+    IS_INT8: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    head, sequence = tl.program_id(0), tl.program_id(1)
+    head, program = tl.program_id(0), tl.num_programs(1) - 1 - tl.program_id(1)
     wait_for_inputs(IS_DEPENDENT)
     let_next_begin(IS_DEPENDENT)
+    sequences = tl.arange(0, BLOCK_S)
+    begins = tl.load(cu_seqlens_q + sequences, mask=sequences < num_sequences, other=0)
+    first_programs = begins // BLOCK_M + sequences
+    sequence = tl.sum(((first_programs <= program) & (sequences < num_sequences)).to(tl.int32), axis=0) - 1
     first_row = tl.load(cu_seqlens_q + sequence)
     num_queries = tl.load(cu_seqlens_q + sequence + 1) - first_row
-    first = (tl.num_programs(2) - 1 - tl.program_id(2)) * BLOCK_M
+    first = (program - first_row // BLOCK_M - sequence) * BLOCK_M
     if first >= num_queries:
         return
     context = tl.load(context_lens + sequence)
@@ -172,23 +177,25 @@ def prefill_attention(
         context_lens: [S], int32, tokens of each sequence with the new ones; at least 1 where it has rows.
         prefix_lens: [S], int32: tokens within a sequence's first so many see each other in both directions. None
             where all is causal.
-        max_seqlen_q: rows of a sequence at most; the grid depends on it.
+        max_seqlen_q: rows of a sequence at most; decides how the launch is cut.
         scale: of the scores.
         config: for benchmarks.
 
     Returns:
         [T, N, D].
     """
-    _, num_heads, dim = queries.shape
+    num_tokens, num_heads, dim = queries.shape
+    num_sequences = block_tables.shape[0]
     assert queries.is_contiguous()
     config = config or choose_config(max_seqlen_q, queries.element_size())
     out = torch.empty_like(queries)
     is_dependent = has_dependent_launch(queries.device)
-    _prefill_attention[(num_heads, block_tables.shape[0], -(-max_seqlen_q // config.block_m))](
+    _prefill_attention[(num_heads, num_tokens // config.block_m + num_sequences)](
         queries, out, kv.keys, kv.values, *kv.scales, block_tables, cu_seqlens_q, context_lens,
-        context_lens if prefix_lens is None else prefix_lens, block_tables.stride(0), scale * LOG2_E,
+        context_lens if prefix_lens is None else prefix_lens, num_sequences, block_tables.stride(0), scale * LOG2_E,
         Q_HEADS=num_heads, KV_HEADS=kv.num_heads, D=dim, BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_SIZE=kv.block_size, BLOCK_M=config.block_m, BLOCK_N=config.block_n,
+        BLOCK_S=triton.next_power_of_2(num_sequences),
         HAS_PREFIX=prefix_lens is not None, IS_INT8=kv.key_scales is not None, IS_DEPENDENT=is_dependent,
         num_warps=config.num_warps, num_stages=config.num_stages, launch_pdl=is_dependent,
     )  # fmt: skip
