@@ -251,6 +251,19 @@ def test_a_step_launches_what_its_rows_need() -> None:
         assert ours.needs == needs
 
 
+def test_without_needs_nothing_of_an_earlier_step_is_read() -> None:
+    """A graph that has chosen the likeliest tokens before `prepare` has neither counted nor forced any."""
+    ours, out = sampler(), torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    logits = torch.full((1, VOCAB), -9.0)
+    logits[0, 5], logits[0, 6] = 4.0, 2.5
+    asks = sequence(SamplingParams(temperature=0.0, frequency_penalty=1.0))
+    asks.append(choose(ours, logits, [asks])[0].token_id)
+    for _ in range(3):
+        ours.sample(logits.to(DEVICE), out, Needs())
+    assert out.tolist() == [5]
+    assert choose(ours, logits, [asks])[0].token_id == 5
+
+
 def test_more_rows_than_there_is_room_for_are_refused() -> None:
     with pytest.raises(ValueError, match="7 rows are more than max_rows=6"):
         sampler().prepare([sequence(SamplingParams())] * 7)

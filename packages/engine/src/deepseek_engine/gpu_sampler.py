@@ -124,6 +124,8 @@ class GpuSampler:
             if sequence.thinking is not None and (forced := sequence.forced_token_id) is not None:
                 assert offsets[row] == 0, "a token is forced behind tokens that are not known"
                 records["forced_token_id"][row] = forced
+                records["flags"][row] |= IS_ADJUSTED
+                buffer.adjusted_rows.append(row)
         num_words = self._write_words(buffer, records, sequences, settings, positions)
         num_int64 = -(-(self._table.first_word + num_words) // 2)
         self._table.buffer[:num_int64].copy_(buffer.table.buffer[:num_int64], non_blocking=True)

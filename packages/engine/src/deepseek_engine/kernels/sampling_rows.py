@@ -70,8 +70,10 @@ def num_words(max_rows: int, vocab_size: int) -> int:
 class Needs:
     """Which kernels a batch needs; batches with equal needs may share a CUDA graph.
 
+    Without any, rows get their likeliest tokens and no record is read: a graph may choose before they are there.
+
     Attributes:
-        adjust: some row has penalties, bias, forbidden tokens or a grammar's mask.
+        adjust: some row has penalties, bias, forbidden tokens, a grammar's mask or a forced token.
         random: some row draws.
         filter: some row draws from a part of the vocabulary.
         report: some row reports log-probabilities.

@@ -139,4 +139,4 @@ def choose_kernel(
     if FILTER:
         tl.store(is_undecided_ptr + row, (is_decided == 0).to(tl.int32))
     if is_decided:
-        finish(token, row, int64_ptr, int32_ptr, out_ptr, results_ptr, vocab_size)
+        finish(token, row, int64_ptr, int32_ptr, out_ptr, results_ptr, vocab_size, ADJUST)

@@ -106,18 +106,18 @@ def combine_blocks(block_max_ptr, block_sum_ptr, row, num_blocks, inverse_t, BLO
 
 
 @triton.jit
-def finish(
-    token, row, int64_ptr, int32_ptr, out_ptr, results_ptr, vocab_size,
-):  # fmt: skip
+def finish(token, row, int64_ptr, int32_ptr, out_ptr, results_ptr, vocab_size, ADJUST: tl.constexpr):
     """Write the row's token, the forced one if there is one, and count it among its answer's."""
-    forced = tl.load(int32_ptr + row * WORDS_32 + FORCED)
-    token = tl.where(forced >= 0, forced, tl.minimum(tl.maximum(token, 0), vocab_size - 1))
+    token = tl.minimum(tl.maximum(token, 0), vocab_size - 1)
+    if ADJUST:
+        forced = tl.load(int32_ptr + row * WORDS_32 + FORCED)
+        token = tl.where(forced >= 0, forced, token)
+        address = tl.load(int64_ptr + row * WORDS_64 + COUNTS)
+        if address != 0:
+            count_ptr = address.to(tl.pointer_type(tl.int32)) + token
+            tl.store(count_ptr, tl.load(count_ptr) + ANSWER)
     tl.store(out_ptr + row, token.to(out_ptr.dtype.element_ty))
     tl.store(results_ptr + row * RESULTS, token)
-    address = tl.load(int64_ptr + row * WORDS_64 + COUNTS)
-    if address != 0:
-        count_ptr = address.to(tl.pointer_type(tl.int32)) + token
-        tl.store(count_ptr, tl.load(count_ptr) + ANSWER)
 
 
 @triton.jit

@@ -124,4 +124,4 @@ def whole_row_kernel(
             # Not found where a share of almost 1 is never reached: everything stays.
             end_bits = tl.where(found_id >= 0, found_bits, end_bits)
             end_id = tl.where(found_id >= 0, found_id, end_id)
-    finish(end_id, row, int64_ptr, int32_ptr, out_ptr, results_ptr, VOCAB)
+    finish(end_id, row, int64_ptr, int32_ptr, out_ptr, results_ptr, VOCAB, ADJUST)
