@@ -4,7 +4,8 @@
 
 Runs the real engine on a runner that computes nothing, and times `schedule()`, `commit()`, and a whole `Engine.step()`
 with the encoding of what it says, the runner's own time taken off. Prints median and 99th percentile, in microseconds
-of CPU time a step, which other processes do not add to; then one line of JSON. `step` is all of it.
+of CPU time a step, which other processes do not add to; then one line of JSON. `step` is all of it. `--overlap` gives
+the runner a launcher, as one for a GPU has; `commit` is then that of launched steps.
 
     decode     every sequence decodes, without a prefix cache
     cached     the same with one, which enters a block of each sequence every 16 steps
@@ -69,12 +70,38 @@ class Stopwatch:
         return total_s * 1e6
 
 
+class IdleStep:
+    """Implements the Launched protocol: it is done at once."""
+
+    def __init__(self, tokens: list[SampledToken]) -> None:
+        self._tokens = tokens
+
+    def wait(self) -> list[SampledToken]:
+        """What was sampled."""
+        return self._tokens
+
+
+class IdleLauncher:
+    """Implements the Launcher protocol: nothing is under way for long."""
+
+    penalises_on_host = False
+
+    def __init__(self, runner: "IdleRunner") -> None:
+        self._runner = runner
+
+    def launch(self, batch: Seq[ScheduledSequence], previous: IdleStep | None) -> IdleStep:
+        """Nothing to do but to say which token it will be."""
+        del previous
+        return IdleStep(self._runner.sample(None, batch))
+
+
 class IdleRunner:
     """Implements the Runner protocol and computes nothing: every token is the same."""
 
     def __init__(self, info: RunnerInfo) -> None:
         self.info = info
         self.adapters: AdapterHost | None = None
+        self.launcher: IdleLauncher | None = None
         self._entry = TokenLogprobs(-0.5, tuple(TopLogprob(token_id, -1.0 - token_id) for token_id in range(5)))
 
     def forward(self, batch: Seq[ScheduledSequence]) -> None:
@@ -97,7 +124,7 @@ class IdleRunner:
 class Load:
     """An engine whose sequences decode for as long as it is stepped, and what comes meanwhile."""
 
-    def __init__(self, scenario: str, num_sequences: int, num_steps: int) -> None:
+    def __init__(self, scenario: str, num_sequences: int, num_steps: int, *, overlap: bool) -> None:
         answer_tokens = num_steps + 2 * num_sequences + 100  # the first ones decode while the last ones prefill
         num_tokens = num_sequences * (PROMPT_TOKENS + answer_tokens + BLOCK_SIZE) + 2 * LONG_PROMPT_TOKENS
         info = RunnerInfo(
@@ -117,6 +144,8 @@ class Load:
             enable_prefix_caching=scenario != "decode",
         )
         self.runner = IdleRunner(info)
+        if overlap:
+            self.runner.launcher = IdleLauncher(self.runner)
         self.engine = Engine(config, self.runner)
         self._scenario = scenario
         self._rng, self._ids = random.Random(0), count()
@@ -140,13 +169,14 @@ class Load:
         return request_id
 
 
-def measure(scenario: str, num_sequences: int, num_steps: int) -> dict[str, float]:
+def measure(scenario: str, num_sequences: int, num_steps: int, *, overlap: bool = False) -> dict[str, float]:
     """Microseconds a step of each part: `PART_p50` and `PART_p99`."""
-    load = Load(scenario, num_sequences, num_steps)
+    load = Load(scenario, num_sequences, num_steps, overlap=overlap)
     scheduler, runner = load.engine._scheduler, load.runner  # noqa: SLF001 - what is measured
     watches = {name: Stopwatch() for name in ("schedule", "commit", "runner")}
     scheduler.schedule = watches["schedule"].wrap(scheduler.schedule)
     scheduler.commit = watches["commit"].wrap(scheduler.commit)
+    scheduler.commit_launched = watches["commit"].wrap(scheduler.commit_launched)
     runner.forward, runner.sample = watches["runner"].wrap(runner.forward), watches["runner"].wrap(runner.sample)
     times: dict[str, list[float]] = {name: [] for name in PARTS}
     gc.collect()
@@ -179,17 +209,22 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 64, 256, 512], metavar="N")
     parser.add_argument("--scenarios", nargs="+", default=SCENARIOS, choices=SCENARIOS)
     parser.add_argument("--steps", type=int, default=600, help="measured of each; at least 2")
+    parser.add_argument("--overlap", action="store_true", help="launch each step while the one before is under way")
     options = parser.parse_args()
     print(f"microseconds of CPU time a step, median / p99 of {options.steps}; Python {platform.python_version()}")
     print(f"{'':<14}" + "".join(f"{name:>18}" for name in PARTS))
     rows: list[dict[str, object]] = []
     for scenario in options.scenarios:
         for num_sequences in options.sequences:
-            row = measure(scenario, num_sequences, options.steps)
+            row = measure(scenario, num_sequences, options.steps, overlap=options.overlap)
             cells = (f"{row[f'{name}_p50']:.0f} / {row[f'{name}_p99']:.0f}" for name in PARTS)
             print(f"{scenario:<9}{num_sequences:>5}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
             rows.append({"scenario": scenario, "sequences": num_sequences, **row})
-    print(json.dumps({"steps": options.steps, "python": platform.python_version(), "rows": rows}))
+    print(
+        json.dumps(
+            {"steps": options.steps, "overlap": options.overlap, "python": platform.python_version(), "rows": rows}
+        )
+    )
 
 
 if __name__ == "__main__":

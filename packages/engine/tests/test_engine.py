@@ -9,8 +9,17 @@ from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.testing.fake_runner import build_fake_runner, expected_tokens
 
 
-def make_engine(model: str = "fake", **settings: int | bool) -> Engine:
-    config = EngineConfig(model=model, **({"num_kv_blocks": 64, "max_model_len": 256} | settings))
+@pytest.fixture(autouse=True, params=["fake", "fake?overlap=1"], ids=["plain", "overlap"])
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All holds for both kinds of runner; a test of what happens within one step names its model."""
+    monkeypatch.setattr(f"{__name__}.MODEL", request.param)
+
+
+MODEL = "fake"
+
+
+def make_engine(model: str | None = None, **settings: int | bool) -> Engine:
+    config = EngineConfig(model=model or MODEL, **({"num_kv_blocks": 64, "max_model_len": 256} | settings))
     return Engine(config, build_fake_runner(config))
 
 
@@ -125,7 +134,7 @@ def test_seeds_of_answers_fit_a_signed_64_bit_integer():
 
 
 def test_the_prompt_is_counted_once_however_many_answers_it_has():
-    engine = make_engine(max_num_batched_tokens=32)
+    engine = make_engine("fake", max_num_batched_tokens=32)
     prompt = list(range(40))
     engine.add_request(submit("a", prompt, n=4, max_tokens=2))
     computed = 0
@@ -182,7 +191,7 @@ def test_a_request_cancelled_before_it_started_has_processed_nothing():
 
 
 def test_a_cancelled_prefill_reports_the_tokens_it_has_processed():
-    engine = make_engine(max_num_batched_tokens=32)
+    engine = make_engine("fake", max_num_batched_tokens=32)
     engine.add_request(submit("a", list(range(100)), max_tokens=5))
     engine.step()
     engine.step()
@@ -202,7 +211,7 @@ def test_a_cancel_frees_blocks_within_the_step():
 
 
 def test_a_cancel_that_arrives_while_a_step_computes_goes_before_its_tokens():
-    engine = make_engine()
+    engine = make_engine("fake")
     forward = engine._runner.forward
 
     def forward_while_a_cancel_arrives(batch):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Literal
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as with_seed
@@ -21,6 +22,7 @@ from deepseek_engine.request import sampling_seed
 from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence
+from deepseek_engine.testing.fake_launcher import FakeLauncher
 from deepseek_engine.testing.fake_runner import FakeRunner, expected_tokens
 
 MIN_STEPS = 10_000
@@ -29,7 +31,8 @@ BLOCK_SIZE = 4
 
 driven = {
     "steps": 0, "preemptions": 0, "forks": 0, "cache_hits": 0, "errors": 0, "aborts": 0, "complete": 0,
-    "drafts": 0, "accepted_drafts": 0, "out_of_memory": 0, "failed_steps": 0,
+    "drafts": 0, "accepted_drafts": 0, "out_of_memory": 0, "failed_steps": 0, "overlapped": 0, "failed_overlaps": 0,
+    "preempted_overlaps": 0,
 }  # fmt: skip
 
 
@@ -109,17 +112,25 @@ class EngineMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 6),
         extra_budget=st.integers(0, 12),
         caching=st.booleans(),
-        speculation=st.sampled_from((None, "ngram", "ngram")),
+        mode=st.sampled_from(("plain", "ngram", "ngram", "ngram", "ngram", "calm overlap", "overlap", "overlap")),
+        preempt_every_steps=st.sampled_from((None, None, None, 1, 2, 5)),
     )
     def start(
-        self, num_blocks: int, max_num_seqs: int, extra_budget: int, caching: bool, speculation: str | None
+        self,
+        num_blocks: int,
+        max_num_seqs: int,
+        extra_budget: int,
+        caching: bool,
+        mode: str,
+        preempt_every_steps: int | None,
     ) -> None:
         config = EngineConfig(
             model="fake",
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_seqs + extra_budget,
             enable_prefix_caching=caching,
-            speculation=speculation,
+            speculation="ngram" if mode == "ngram" else None,
+            preempt_every_steps=preempt_every_steps,
             priority_ageing_steps=5,
             num_speculative_tokens=6,  # more than a block
             ngram_min=1,
@@ -135,6 +146,10 @@ class EngineMachine(RuleBasedStateMachine):
             kv_cache_bytes=0,
         )
         self.runner = InterferingRunner(info)
+        # What goes wrong stops the overlap for a while, which would be for most of a short run.
+        self.is_calm = mode == "calm overlap"
+        if mode.endswith("overlap"):
+            self.runner.launcher = FakeLauncher(self.runner)
         self.engine = Engine(config, self.runner)
         self.runner.inbox = self.engine.inbox
         self.answers: dict[tuple[str, int], Answer] = {}
@@ -153,7 +168,7 @@ class EngineMachine(RuleBasedStateMachine):
         salt=st.sampled_from(("", "", "a")),
         priority=st.sampled_from((0, 0, 0, 1, -2)),
         meanwhile=st.booleans(),
-        odds=st.integers(0, 15),
+        odds=st.integers(0, 11),
     )
     def submit(
         self,
@@ -181,7 +196,7 @@ class EngineMachine(RuleBasedStateMachine):
         )
         request_id = str(self.num_requests)
         self.num_requests += 1
-        if odds == 0:
+        if odds == 0 and not self.is_calm:
             self.runner.poisoned.add(request_id)
         submit = Submit(request_id, beginning[:length] + end, params, (3,) if has_eos else (), salt)
         for index in range(n):
@@ -198,11 +213,18 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(odds=st.integers(0, 7))
     def break_once(self, odds: int) -> None:
-        self.runner.is_broken = odds == 0
+        self.runner.is_broken = odds == 0 and not self.is_calm
+
+    @precondition(lambda self: self.runner.launcher is not None and not self.is_calm)
+    @rule(failure=st.sampled_from(("launch", "step", None)))
+    def fail_an_overlapped_step(self, failure: Literal["launch", "step"] | None) -> None:
+        assert self.runner.launcher is not None
+        self.runner.launcher.fails_next = failure
+        driven["failed_overlaps"] += failure is not None
 
     @rule(memory_tokens=st.sampled_from((1, 2, 5, 1000, 1000)))
     def resize_memory(self, memory_tokens: int) -> None:
-        self.runner.memory_tokens = memory_tokens
+        self.runner.memory_tokens = 1000 if self.is_calm else memory_tokens
 
     @rule(num_steps=st.integers(1, 6))
     def step(self, num_steps: int) -> None:
@@ -230,6 +252,8 @@ class EngineMachine(RuleBasedStateMachine):
             driven["accepted_drafts"] += stats.num_accepted_tokens
             driven["out_of_memory"] += stats.num_oom_events
             driven["failed_steps"] += stats.num_failed_steps
+            driven["overlapped"] += stats.num_overlapped_steps
+            driven["preempted_overlaps"] += scheduler.num_preemptions if stats.num_overlapped_steps else 0
 
     def _send(self, message: Work, *, meanwhile: bool) -> None:
         (self.runner.arrives_meanwhile if meanwhile else self.engine.inbox).append(message)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import Any
 
+from deepseek_engine.answers import Answers
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import AdapterError, EngineDeadError, EngineError, GrammarError, InvalidRequestError
 from deepseek_engine.grammar.desk import GrammarDesk
@@ -17,7 +18,6 @@ from deepseek_engine.messages import (
     AdapterReply,
     Cancel,
     EngineStats,
-    FinishReason,
     LoadAdapter,
     StepOutputs,
     Submit,
@@ -29,10 +29,12 @@ from deepseek_engine.request_book import RequestBook, param_of
 from deepseek_engine.runner_protocol import Runner
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.scheduler import Scheduler
-from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
+from deepseek_engine.sequence import ScheduledSequence, Sequence
 from deepseek_engine.speculation.speculator import Speculator
-from deepseek_engine.steps.computation import Computation, Reading
+from deepseek_engine.steps.computation import Computation
 from deepseek_engine.steps.journal import StepJournal
+from deepseek_engine.steps.launched_rows import take_back
+from deepseek_engine.steps.overlap import Overlap
 from deepseek_engine.steps.report import describe_core
 
 logger = logging.getLogger(__name__)
@@ -88,7 +90,10 @@ class Engine:
         self.adapters: list[AdapterInfo] = [self._adapter_pool().load_now(*named) for named in config.lora_modules]
         self._grammars = GrammarDesk(grammars)
         self._computation = Computation(runner, self._grammars, self.journal)
+        self._overlap = Overlap(runner.launcher, self.journal, speculates=self._speculator is not None)
         self._book = RequestBook(clock, self._scheduler.finish, self._leave)
+        self._answers = Answers(self._book, self._scheduler, self._speculator)
+        self._leaving: list[Request] = []
         self._replies: list[AdapterReply] = []
         self._num_steps = 0
         self._num_failed_steps = 0
@@ -98,7 +103,8 @@ class Engine:
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         has_arrivals = self.inbox or (self._pool is not None and self._pool.has_work) or self._grammars.has_ready
-        return bool(has_arrivals or self._book.has_deltas or self._replies or self._scheduler.has_work)
+        has_computing = self._scheduler.has_work or self._overlap.is_under_way
+        return bool(has_arrivals or self._book.has_deltas or self._replies or has_computing)
 
     @property
     def has_requests(self) -> bool:
@@ -134,7 +140,7 @@ class Engine:
         self._book.cancel(request_id, index)
 
     def step(self) -> StepOutputs:
-        """Compute one batch and say what it added.
+        """Compute one batch, or launch it and take up the one launched before; say what was added.
 
         Raises:
             EngineDeadError: nothing can be computed any more.
@@ -144,11 +150,9 @@ class Engine:
         self._book.end_overdue()
         self._start_waiting_for_grammar()
         self._admit()
-        batch = self._scheduler.schedule()
-        if self._speculator is not None:
-            batch = self._speculator.add_drafts(batch, self._scheduler.budget.tokens, self._scheduler.reserve_drafts)
-        if batch:
-            self._compute(batch)
+        batch = self._scheduler.schedule(is_under_way=self._overlap.is_under_way)
+        if batch or self._overlap.is_under_way:
+            self._advance(batch)
         self._admit()  # whoever waited for the adapter places that this step has freed
         replies, self._replies = tuple(self._replies), []
         outputs = StepOutputs(self._book.take_deltas(), self._stats(), replies)
@@ -158,6 +162,43 @@ class Engine:
     def describe(self) -> str:
         """What it is doing, for the log: numbers and ids, no text. May be called from another thread."""
         return describe_core(self.journal, self._scheduler, num_open=len(self._book), num_inbox=len(self.inbox))
+
+    def _advance(self, batch: Seq[ScheduledSequence]) -> None:
+        was_under_way = self._overlap.is_under_way
+        is_short_of_memory = self._scheduler.budget.tokens < self._scheduler.budget.full
+        if batch and self._overlap.launch(batch, self._clock(), is_short_of_memory=is_short_of_memory):
+            self._num_steps += 1
+            if was_under_way:
+                self._take_up()
+            return
+        if was_under_way:
+            if not self._take_up():
+                return  # the batch goes on from a step that did not count: the next one is scheduled anew
+            batch = [scheduled for scheduled in batch if not scheduled.sequence.is_finished]
+        if self._speculator is not None:
+            batch = self._speculator.add_drafts(batch, self._scheduler.budget.tokens, self._scheduler.reserve_drafts)
+        if batch:
+            self._compute(batch)
+
+    def _take_up(self) -> bool:
+        """Take up the step that was launched first. If it failed, compute it again, by itself, and say False."""
+        step, tokens = self._overlap.take_up()
+        self.journal.enter("emit")
+        self._let_go()
+        if tokens is None:
+            if batch := take_back(step.rows):
+                self._compute(batch)
+            return False
+        self._scheduler.commit_launched(step.rows)
+        for row in step.rows:
+            sequence = row.scheduled.sequence
+            if row.end - row.scheduled.num_new_tokens < sequence.num_prompt_tokens and not sequence.is_finished:
+                self._book.note_progress(sequence, row.end, step.began_s)
+        self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
+        self._book.end_overdue()
+        self._answers.resolve(step.rows, tokens)
+        self.journal.count(step.batch)
+        return True
 
     def _compute(self, batch: Seq[ScheduledSequence]) -> None:
         self._num_steps += 1
@@ -171,16 +212,17 @@ class Engine:
         for scheduled in outcome.computed:
             sequence = scheduled.sequence
             # Whoever goes on behind its prompt has computed it before, and that was noted.
-            if sequence.num_computed_tokens - scheduled.num_new_tokens < sequence.num_prompt_tokens:
-                self._book.note_progress(sequence, began_s)
+            num_computed = sequence.num_computed_tokens
+            if num_computed - scheduled.num_new_tokens < sequence.num_prompt_tokens:
+                self._book.note_progress(sequence, num_computed, began_s)
         self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
         self._book.end_overdue()
         if outcome.failures:
             self._fail(outcome.failures, len(batch))
-        self._report_prompts(outcome.computed, outcome.readings)
+        self._answers.report_prompts(outcome.computed, outcome.readings)
         for scheduled, tokens in outcome.sampled:
             if not scheduled.sequence.is_finished:
-                self._append(scheduled, tokens)
+                self._answers.append(scheduled, tokens)
         if outcome.computed:
             self.journal.count(outcome.computed)
 
@@ -240,45 +282,15 @@ class Engine:
 
     def _leave(self, request: Request) -> None:
         if self._pool is not None:
-            self._pool.leave(request)
+            self._leaving.append(request)
+            if not self._overlap.is_under_way:
+                self._let_go()
 
-    def _report_prompts(self, batch: Seq[ScheduledSequence], readings: Seq[Reading]) -> None:
-        """Hand out what was read off prompts, and end the sequences that were there for nothing else."""
-        for sequence, stop, part in readings:
-            # What a cancelled answer has read is read again by the one that takes over the prompt.
-            if sequence.reading is not None and not sequence.is_finished:
-                sequence.reading.advance(stop, part)
-                if part.logprobs or part.embedding is not None:
-                    self._book.emit(sequence, part=part)
-        for scheduled in batch:
-            sequence = scheduled.sequence
-            if sequence.is_prompt_only and sequence.num_uncomputed_tokens == 0 and not sequence.is_finished:
-                self._book.emit(sequence, finish_reason="length")
-
-    def _append(self, scheduled: ScheduledSequence, tokens: Seq[SampledToken]) -> None:
-        """Add the sampled token, and the one behind each draft for as long as the drafts were right."""
-        sequence, drafts = scheduled.sequence, scheduled.draft_token_ids
-        if sequence.grammar is not None:
-            sequence.grammar.advance(tokens[0].token_id)
-            if sequence.grammar.failure is not None:
-                self._book.emit(sequence, finish_reason="error", error=sequence.grammar.failure, error_param="grammar")
-                return
-        finish_reason = _append_token(sequence, tokens[0].token_id)
-        if drafts:
-            num_added = 1
-            while finish_reason is None and num_added < len(tokens):
-                if drafts[num_added - 1] != tokens[num_added - 1].token_id:
-                    break
-                finish_reason = _append_token(sequence, tokens[num_added].token_id)
-                num_added += 1
-            tokens = tokens[:num_added]
-            if self._speculator is not None:
-                self._scheduler.accept_drafts(sequence, num_added - 1)
-                self._speculator.observe(sequence, len(drafts), num_added - 1)
-        if finish_reason is None:
-            self._book.emit_tokens(sequence, tokens)
-        else:
-            self._book.emit(sequence, tokens, finish_reason=finish_reason)
+    def _let_go(self) -> None:
+        """Give up the adapters of requests that have ended: a step that was under way may have had rows of them."""
+        while self._leaving:
+            assert self._pool is not None
+            self._pool.leave(self._leaving.pop())
 
     def _fail(self, failures: Seq[tuple[ScheduledSequence, str]], num_sequences: int) -> None:
         """End the answers that could not be computed, and those that wait for their prompts."""
@@ -337,16 +349,6 @@ class Engine:
             num_draft_tokens=self._speculator.num_draft_tokens if self._speculator is not None else 0,
             num_accepted_tokens=self._speculator.num_accepted_tokens if self._speculator is not None else 0,
             num_adapters=0 if self._pool is None else self._pool.num_resident,
+            num_overlapped_steps=self._overlap.num_overlapped_steps,
+            sync_points={**self._overlap.sync_points},
         )
-
-
-def _append_token(sequence: Sequence, token_id: int) -> FinishReason | None:
-    """Make the answer longer by a token; why it ends there, if it does."""
-    # The stop rule reads how many tokens came before this one, so it goes first. A grammar's end needs no minimum.
-    is_stop = token_id in sequence.stop_token_ids and (
-        sequence.grammar is not None or sequence.num_output_tokens >= sequence.params.min_tokens
-    )
-    sequence.append(token_id)
-    if is_stop:
-        return "stop"
-    return "length" if len(sequence.token_ids) >= sequence.max_total_tokens else None

@@ -194,6 +194,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         num_adapters: LoRA adapters in memory.
         num_failed_steps: steps of which something could not be computed.
         num_oom_events: steps that memory did not suffice for, and that were made smaller.
+        num_overlapped_steps: steps that were launched while the one before was under way.
+        sync_points: steps that were not, on a runner that can, by what they had to wait for.
     """
 
     num_running: int
@@ -211,6 +213,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_adapters: int = 0
     num_failed_steps: int = 0
     num_oom_events: int = 0
+    num_overlapped_steps: int = 0
+    sync_points: dict[str, int] = {}
 
 
 class KindTotals(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.prompt_reader import PromptReader
 from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.random_source import RandomSource
-from deepseek_engine.runner_protocol import Runner, RunnerInfo
+from deepseek_engine.runner_protocol import Launcher, Runner, RunnerInfo
 from deepseek_engine.safetensors_source import SafetensorsSource
 from deepseek_engine.sampler import Sampler
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
@@ -49,6 +49,7 @@ class ModelRunner:
         self, model: StepModel, info: RunnerInfo, load_report: LoadReport, adapters: LoraHost | None = None
     ) -> None:
         self.adapters = adapters
+        self.launcher: Launcher[Any] | None = None
         self.load_report = load_report
         self.model = model
         self.info = info

@@ -37,13 +37,13 @@ class Request:
             sequence.adapter_id = adapter_id
         return leader
 
-    def note_progress(self, sequence: Sequence, step_began_s: float) -> None:
+    def note_progress(self, sequence: Sequence, num_computed_tokens: int, step_began_s: float) -> None:
         """Take the furthest that any answer has come; what preemption repeats does not count again."""
         if self.started_s is None:
             self.started_s = step_began_s
         if self.num_prompt_tokens == 0:
             self.num_cached_tokens = sequence.num_cached_tokens
-        done = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+        done = min(num_computed_tokens, sequence.num_prompt_tokens)
         self.num_prompt_tokens = max(self.num_prompt_tokens, done)
 
 

@@ -50,9 +50,9 @@ class RequestBook:
         if deadline_s is not None:
             self._deadlines.put(request_id, request.arrived_s + deadline_s)
 
-    def note_progress(self, sequence: Sequence, step_began_s: float) -> None:
-        """A step has computed a part of an answer."""
-        self._requests[sequence.request_id].note_progress(sequence, step_began_s)
+    def note_progress(self, sequence: Sequence, num_computed_tokens: int, step_began_s: float) -> None:
+        """A step has computed an answer, prompt included, up to here."""
+        self._requests[sequence.request_id].note_progress(sequence, num_computed_tokens, step_began_s)
 
     def cancel(self, request_id: str, index: int | None = None, *, timed_out: bool = False) -> None:
         """End a request, or one of its answers, in whatever state it is; ids that are unknown or ended are ignored."""

@@ -8,6 +8,7 @@ from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
 
 Logits = TypeVar("Logits")
+Step = TypeVar("Step", bound="Launched")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,47 @@ class AdapterHost(Protocol):
         ...
 
 
+class Launched(Protocol):
+    """A step that the device has been given."""
+
+    def wait(self) -> list[SampledToken]:
+        """Wait for it; one token for each sequence that needed one, in the batch's order. Called once.
+
+        Raises:
+            Exception: whatever went wrong in it; what it has written is written again then.
+        """
+        ...
+
+
+class Launcher(Protocol[Step]):
+    """A runner's way to compute a step while the host takes up the one before and prepares the one after.
+
+    Launched steps take effect in the order in which they are launched, before any later `forward`, and at most two of
+    them are under way. Batches that need anything between forward and sampling are not launched: those with drafts,
+    grammar masks, readings of prompts, or a forced token.
+    """
+
+    @property
+    def penalises_on_host(self) -> bool:
+        """Whether penalties are counted from `token_ids`, so that every token has to be known before the next."""
+        ...
+
+    def launch(self, batch: Seq[ScheduledSequence], previous: Step | None) -> Step:
+        """Start to compute the batch and to sample its tokens, without waiting for either.
+
+        What it says of the batch's sequences holds during the call only: their tokens, blocks and counts move on then,
+        and some of them may end; their rows are computed all the same, and what comes of them is dropped.
+
+        Args:
+            batch: a sequence whose next input is PENDING_TOKEN_ID takes it from its row of `previous`.
+            previous: the step before, if its tokens have not been taken up.
+
+        Raises:
+            Exception: nothing was launched; `previous` is not affected.
+        """
+        ...
+
+
 class Runner(Protocol[Logits]):
     """Turns a scheduled batch into logits, and logits into tokens.
 
@@ -74,6 +116,11 @@ class Runner(Protocol[Logits]):
     @property
     def adapters(self) -> AdapterHost | None:
         """Where adapters are kept; None where LoRA is off."""
+        ...
+
+    @property
+    def launcher(self) -> Launcher[Any] | None:
+        """How to compute without waiting; None where every step is `forward` and `sample`."""
         ...
 
     def forward(self, batch: Seq[ScheduledSequence]) -> Logits:

@@ -17,6 +17,7 @@ from deepseek_engine.scheduling.fair_share import OUTPUT_TOKEN_COST, PROMPT_TOKE
 from deepseek_engine.scheduling.token_budget import TokenBudget
 from deepseek_engine.scheduling.wait_queue import WaitQueue
 from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
+from deepseek_engine.steps.launched_rows import LaunchedRow
 
 _rank = attrgetter("level", "arrival")
 
@@ -25,7 +26,8 @@ class Scheduler:
     """Decides each step's batch. Work a step is O(batch), however long the contexts are and however many wait.
 
     Use: `schedule()`, compute the batch, `commit()` it, append the sampled tokens, `finish()` what has ended. A batch
-    that ran out of memory is not committed but given to `back_off()`.
+    that ran out of memory is not committed but given to `back_off()`. A batch that was launched may be under way while
+    the next one is scheduled; it is then given to `commit_launched()`.
 
     Args:
         num_blocks: blocks of the KV cache.
@@ -96,8 +98,12 @@ class Scheduler:
             self._num_arrivals += 1
         self._waiting.push(sequence)
 
-    def schedule(self) -> list[ScheduledSequence]:
-        """The next step's batch: decodes first, then prefills under way, then whoever waits, in the queue's order."""
+    def schedule(self, *, is_under_way: bool = False) -> list[ScheduledSequence]:
+        """The next step's batch: decodes first, then prefills under way, then whoever waits, in the queue's order.
+
+        Args:
+            is_under_way: whether the batch before has been launched and not been taken up.
+        """
         num_preemptions = self.num_preemptions
         self._waiting.age()
         self._preempt_for_tests()
@@ -106,8 +112,9 @@ class Scheduler:
         for sequence in prefilling:
             if budget > 0 and not _must_wait(sequence, batch, budget):
                 budget -= self._add_to_batch(batch, sequence, budget)
-        # Whoever was just preempted would take its blocks straight back, unless nobody else needs them.
-        if self.num_preemptions == num_preemptions or not self._running:
+        # Whoever was just preempted would take its blocks straight back, unless nobody else needs them. While a step is
+        # under way its token may be pending, too: it waits until that is taken up, which is before the next call.
+        if self.num_preemptions == num_preemptions or not (self._running or is_under_way):
             self._admit_waiting(batch, budget)
         return batch
 
@@ -118,9 +125,27 @@ class Scheduler:
             self._with_new_token = [scheduled.sequence for scheduled in batch if scheduled.needs_token]
         for scheduled in batch:
             sequence = scheduled.sequence
-            self._count_computed(sequence, scheduled.num_new_tokens)
+            before = sequence.num_computed_tokens
+            after = sequence.num_computed_tokens = before + scheduled.num_new_tokens
+            self._count_computed(sequence, before, after)
             if sequence.forks and sequence.num_computed_tokens >= sequence.num_prompt_tokens:
                 self._start_forks(sequence)
+
+    def commit_launched(self, rows: Seq[LaunchedRow]) -> None:
+        """A launched batch has been computed, and its tokens are known: as `commit`, but for what moved on at launch.
+
+        Nothing is done for those that have ended or been preempted since: they hold no blocks.
+        """
+        self.budget.note_success()
+        if self._preempt_every_steps is not None:
+            self._with_new_token = [row.scheduled.sequence for row in rows if row.takes_token]
+        running = SequenceStatus.RUNNING
+        for row in rows:
+            sequence, end = row.scheduled.sequence, row.end
+            if sequence.status is running:
+                self._count_computed(sequence, end - row.scheduled.num_new_tokens, end)
+                if sequence.forks and end >= sequence.num_prompt_tokens:
+                    self._start_forks(sequence)
 
     def reserve_drafts(self, sequence: Sequence, num_tokens: int) -> int:
         """Get slots for draft tokens behind a scheduled sequence's last one; how many of them have one.
@@ -134,7 +159,9 @@ class Scheduler:
 
     def accept_drafts(self, sequence: Sequence, num_tokens: int) -> None:
         """Drafts were right and are tokens of the sequence now; the slots of the others are written again later."""
-        self._count_computed(sequence, num_tokens)
+        before = sequence.num_computed_tokens
+        sequence.num_computed_tokens = before + num_tokens
+        self._count_computed(sequence, before, before + num_tokens)
 
     def back_off(self, batch: Seq[ScheduledSequence]) -> bool:
         """The batch ran out of memory and nothing of it counts: make the next ones half as large.
@@ -182,9 +209,7 @@ class Scheduler:
                 is_full = (index + 1) * self.block_size <= sequence.num_computed_tokens
                 assert is_full or self.allocator.ref_count(block) == 1, f"block {block} is shared and still written to"
 
-    def _count_computed(self, sequence: Sequence, num_tokens: int) -> None:
-        before = sequence.num_computed_tokens
-        after = sequence.num_computed_tokens = before + num_tokens
+    def _count_computed(self, sequence: Sequence, before: int, after: int) -> None:
         if self._prefix_cache is not None:
             first_block, end_block = before // self.block_size, after // self.block_size
             if end_block > first_block:
@@ -205,8 +230,10 @@ class Scheduler:
             if sequence.status is not running:
                 break  # preempted for a better one, as are all that follow
             num_tokens = len(sequence.token_ids)
-            if num_tokens - sequence.num_computed_tokens != 1:
-                prefilling.append(sequence)
+            num_uncomputed = num_tokens - sequence.num_computed_tokens
+            if num_uncomputed != 1:
+                if num_uncomputed:  # else the step under way is its last
+                    prefilling.append(sequence)
             elif len(sequence.block_table) * block_size >= num_tokens or self._grow(sequence):
                 batch.append(ScheduledSequence(sequence, 1))
         return batch, [sequence for sequence in prefilling if sequence.status is running]

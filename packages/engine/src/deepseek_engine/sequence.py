@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -12,6 +13,9 @@ from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.prompt_reading import PromptReading
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.thinking import ThinkingState
+
+PENDING_TOKEN_ID: Final = -1
+"""Stands for a token that a step under way samples, while the next step is prepared."""
 
 
 class SequenceStatus(enum.Enum):
@@ -30,7 +34,8 @@ class Sequence:
 
     `num_computed_tokens` counts the tokens whose keys and values are in the cache; each step brings it nearer to
     `len(token_ids)`, and a token is sampled in the step that makes them equal. Preemption sets it back to 0: that one
-    rule gives chunked prefill, prefix reuse and recompute (vLLM's scheduler).
+    rule gives chunked prefill, prefix reuse and recompute (vLLM's scheduler). What is launched without waiting for it
+    counts as computed at once, and the token that it samples is PENDING_TOKEN_ID until it is taken up.
 
     Attributes:
         sampling_seed: from 0 to 2**63 - 1; the same for the same request seed and index.
@@ -138,6 +143,16 @@ class Sequence:
     def append(self, token_id: int) -> None:
         """Make the answer longer by a token."""
         self.token_ids.append(token_id)
+        if self.thinking is not None:
+            self.thinking.push(token_id)
+
+    def resolve(self, position: int, token_id: int) -> None:
+        """A token that was pending is known; an answer's last one has no place yet, as nothing was to follow it."""
+        if position < len(self.token_ids):
+            assert self.token_ids[position] == PENDING_TOKEN_ID, f"position {position} is not pending"
+            self.token_ids[position] = token_id
+        else:
+            self.token_ids.append(token_id)
         if self.thinking is not None:
             self.thinking.push(token_id)
 

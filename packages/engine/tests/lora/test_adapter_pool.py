@@ -19,6 +19,7 @@ from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence
 from deepseek_engine.testing import fake_runner
+from deepseek_engine.testing.fake_launcher import FakeLauncher
 from deepseek_engine.testing.fake_runner import FakeRunner, expected_tokens
 
 MAX_LORAS = 2
@@ -97,7 +98,7 @@ class Reader:
 class Bench:
     """An engine with adapters "1" to "6" known, of which two fit in memory."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, overlap: bool = False) -> None:
         monkeypatch.setattr(pool, "ThreadPoolExecutor", Reader)
         info = RunnerInfo(
             max_model_len=256, vocab_size=512, num_blocks=24, block_size=4, dtype="float32", device="cpu",
@@ -108,6 +109,8 @@ class Bench:
             lora_modules=tuple((str(number), str(number)) for number in range(1, 7)),
         )  # fmt: skip
         self.runner = AdaptedRunner(info)
+        if overlap:
+            self.runner.launcher = FakeLauncher(self.runner)
         self.engine = Engine(config, self.runner)
         self.reader: Reader = self.engine._pool._thread
         self.answers: dict[tuple[str, int], list[int]] = {}
@@ -141,9 +144,9 @@ class Bench:
         return expected_tokens([PREFIX + int(adapter), *prompt] if adapter else prompt, count)
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    return Bench(monkeypatch)
+@pytest.fixture(params=[False, True], ids=["plain", "overlap"])
+def bench(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    return Bench(monkeypatch, overlap=request.param)
 
 
 def test_every_request_is_answered_by_its_adapter_however_many_take_turns(bench: Bench) -> None:
@@ -182,6 +185,18 @@ def test_a_wanted_adapter_gets_its_turn_however_many_come_for_the_others(bench: 
         if ("patient", 0) in bench.ends:
             break
     assert ("patient", 0) in bench.ends
+
+
+def test_an_adapter_stays_while_a_step_with_a_row_of_it_is_under_way(bench: Bench) -> None:
+    expected = bench.expected("1", [1, 2, 3], 3)
+    params = SamplingParams(temperature=0.0, max_tokens=20)
+    bench.engine.add_request(Submit("stops", [1, 2, 3], params, eos_token_ids=(expected[2],), adapter="1"))
+    bench.submit("beside", None, [1, 2, 3], max_tokens=20)
+    bench.engine.inbox.append(UnloadAdapter(1, "1"))
+    bench.run()
+    assert bench.answers["stops", 0] == expected
+    assert bench.engine.step().stats.sync_points.get("failure", 0) == 0, "the row behind the stop found its adapter"
+    assert 1 not in {adapter.token_id - PREFIX for adapter in bench.runner.adapters.installed.values()}
 
 
 def test_requests_finish_with_the_adapter_that_was_unloaded_meanwhile(bench: Bench) -> None:

@@ -42,6 +42,8 @@ class WaitQueue:
         self._levels: dict[int, _Level] = {}
         self._entered: dict[Sequence, int] = {}  # the step in which each came to its level
         self._num_of_tenant: dict[str, int] = {}
+        # As counted when each came: a step that was under way then may still bring it a token, or take one back.
+        self._num_tokens_of: dict[Sequence, int] = {}
 
     def __len__(self) -> int:
         return len(self._entered)
@@ -57,13 +59,14 @@ class WaitQueue:
         if not waiting:
             self._shares.join(tenant)
         self._num_of_tenant[tenant] = waiting + 1
-        self.num_tokens += sequence.num_tokens
+        num_tokens = self._num_tokens_of[sequence] = sequence.num_tokens
+        self.num_tokens += num_tokens
         self._enter(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, from wherever it is."""
         self._leave(sequence)
-        self.num_tokens -= sequence.num_tokens
+        self.num_tokens -= self._num_tokens_of.pop(sequence)
         left = self._num_of_tenant[sequence.tenant] - 1
         if left:
             self._num_of_tenant[sequence.tenant] = left
@@ -102,7 +105,8 @@ class WaitQueue:
         assert {s for _, s in listed} == set(self._entered)
         assert len(listed) == len(self._entered), "a sequence waits twice"
         assert all(s.level == number for number, s in listed)
-        assert self.num_tokens == sum(s.num_tokens for s in self)
+        assert self._num_tokens_of.keys() == self._entered.keys()
+        assert self.num_tokens == sum(self._num_tokens_of.values())
         assert sum(self._num_of_tenant.values()) == len(self)
         for level in self._levels.values():
             assert level.num_waiting == sum(map(len, level.lines.values())) > 0, "an empty level was kept"

@@ -51,6 +51,11 @@ def _of_stats(stats: EngineStats) -> Iterator[Metric]:
     yield _counter("prefix_hit_tokens", "Prompt tokens found in the prefix cache", stats.num_prefix_hits)
     yield _counter("preemptions", "Sequences put back to make room", stats.num_preemptions)
     yield _counter("steps", "Steps of the engine", stats.num_steps)
+    yield _counter("overlapped_steps", "Steps launched while the one before was under way", stats.num_overlapped_steps)
+    waits = CounterMetricFamily(f"{_PREFIX}sync_points", "Steps that could not be, by reason", labels=("reason",))
+    for reason, number in stats.sync_points.items():
+        waits.add_metric((reason,), number)
+    yield waits
     yield _counter("failed_steps", "Steps of which something could not be computed", stats.num_failed_steps)
     yield _counter("oom_events", "Steps that memory did not suffice for, made smaller", stats.num_oom_events)
     yield _counter("spec_draft_tokens", "Guessed tokens that were verified", stats.num_draft_tokens)

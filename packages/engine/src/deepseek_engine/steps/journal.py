@@ -9,12 +9,12 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from deepseek_engine.messages import STEP_SECONDS_BUCKETS, KindTotals, StepTotals
 from deepseek_engine.sequence import ScheduledSequence
 
-Phase = Literal["schedule", "forward", "sample", "emit", "send"]
+Phase = Literal["schedule", "forward", "sample", "wait", "emit", "send"]
 Kind = Literal["prefill", "decode", "mixed"]
 
 _NUM_RECENT: Final = 8
@@ -33,8 +33,9 @@ class StepJournal:
 
     Attributes:
         phase: of the step under way; None between steps.
-        turn: grows whenever a step begins or a batch is handed to the runner, so that one that stays is one that hangs.
-        batch: what was last handed to the runner in the step under way.
+        turn: grows whenever a step begins, a batch is handed to the runner or waited for, so that one that stays is one
+            that hangs.
+        batch: what was last handed to the runner, or is waited for, in the step under way.
         recent: kind, sequences, tokens and seconds of the last steps, newest last.
 
     Args:
@@ -49,7 +50,7 @@ class StepJournal:
         self._now = now
         self._entered_s = 0.0
         self._began_s = 0.0
-        self._seconds: dict[Phase, float] = {"schedule": 0.0, "forward": 0.0, "sample": 0.0, "emit": 0.0, "send": 0.0}
+        self._seconds: dict[Phase, float] = dict.fromkeys(get_args(Phase), 0.0)
         self._kinds: dict[Kind, _KindTotals] = {kind: _KindTotals() for kind in ("prefill", "decode", "mixed")}
 
     @property
@@ -75,8 +76,14 @@ class StepJournal:
         self.turn += 1
         self.enter("forward")
 
+    def wait(self, batch: Seq[ScheduledSequence]) -> None:
+        """The runner was given this batch before, and is waited for now."""
+        self.batch = batch
+        self.turn += 1
+        self.enter("wait")
+
     def count(self, batch: Seq[ScheduledSequence]) -> None:
-        """A step has computed this."""
+        """A step has computed this, or taken it up: what was launched before counts with the time of that turn."""
         seconds = self._now() - self._began_s
         num_tokens = num_single = 0
         for scheduled in batch:

@@ -20,7 +20,8 @@ from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.runner_protocol import AdapterHost, RunnerInfo
-from deepseek_engine.sequence import SampledToken, ScheduledSequence
+from deepseek_engine.sequence import PENDING_TOKEN_ID, SampledToken, ScheduledSequence
+from deepseek_engine.testing.fake_launcher import FakeLauncher
 
 DEFAULT_VOCAB_SIZE: Final = 512
 _NEVER_WRITTEN: Final = -1
@@ -57,12 +58,14 @@ class FakeRunner:
         faults: what goes wrong, and when.
 
     Attributes:
+        launcher: None, or one that launches its steps: `FakeLauncher(runner)`.
         num_caches_freed: how often it was told to give memory back.
     """
 
     def __init__(self, info: RunnerInfo, *, step_s: float = 0.0, faults: Faults = NO_FAULTS) -> None:
         self.info = info
         self.adapters: AdapterHost | None = None
+        self.launcher: FakeLauncher | None = None
         self.num_caches_freed = 0
         self._step_s = step_s
         self._faults = faults
@@ -73,6 +76,8 @@ class FakeRunner:
         """Store the new tokens; for each sequence that needs a token, the digest of its prefix up to each row."""
         if self._step_s:
             time.sleep(self._step_s)
+        if self.launcher is not None:
+            self.launcher.check_order(batch)
         self._check_memory(batch)
         for scheduled in batch:
             self._write(scheduled)
@@ -106,6 +111,8 @@ class FakeRunner:
 
     def free_caches(self) -> None:
         """Nothing is kept for speed."""
+        if self.launcher is not None:
+            self.launcher.check_order(())
         self.num_caches_freed += 1
 
     def _check_memory(self, batch: Seq[ScheduledSequence]) -> None:
@@ -130,6 +137,7 @@ class FakeRunner:
         start = sequence.num_computed_tokens
         new_token_ids = sequence.token_ids[start : start + scheduled.num_new_tokens]
         for position, token_id in enumerate([*new_token_ids, *scheduled.draft_token_ids], start):
+            assert token_id != PENDING_TOKEN_ID, "a token was read before it was known"
             if self._faults is not NO_FAULTS:
                 self._suffer(token_id)
             self._slots[self._slot(sequence.block_table, position)] = token_id
@@ -158,7 +166,7 @@ def build_fake_runner(config: EngineConfig) -> FakeRunner:
     """What `AsyncEngine.start(config, runner="deepseek_engine.testing.fake_runner:build_fake_runner")` builds.
 
     `config.model` is `fake`, with options as in `fake?step_s=0.01&fail_token=13&vocab_size=512`; faults go by the names
-    that `Faults` has for them.
+    that `Faults` has for them, and `overlap=1` gives it a launcher.
 
     Raises:
         ModelLoadError: the model is not called fake.
@@ -180,7 +188,12 @@ def build_fake_runner(config: EngineConfig) -> FakeRunner:
         max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
     )
     faults = {field.name: int(options[field.name]) for field in fields(Faults) if field.name in options}
-    return FakeRunner(info, step_s=float(options.get("step_s", 0.0)), faults=Faults(**faults) if faults else NO_FAULTS)
+    runner = FakeRunner(
+        info, step_s=float(options.get("step_s", 0.0)), faults=Faults(**faults) if faults else NO_FAULTS
+    )
+    if options.get("overlap") == "1":
+        runner.launcher = FakeLauncher(runner)
+    return runner
 
 
 def _digest(token_ids: Seq[int]) -> bytes:
