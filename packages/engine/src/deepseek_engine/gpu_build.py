@@ -17,7 +17,7 @@ from deepseek_engine.models.gpu_decoder import GpuDecoder
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampling_params import SamplingParams
-from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
+from deepseek_engine.sequence import ScheduledSequence, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,5 @@ def _prompt_of(num_tokens: int, plan: GpuPlan) -> ScheduledSequence:
     """A step of a prompt that nobody asked for; all its blocks are the first one."""
     params = SamplingParams(temperature=0.7, top_p=0.9, top_k=50, seed=0)
     sequence = Sequence("warm-up", 0, [0] * num_tokens, params, 0)
-    sequence.status = SequenceStatus.RUNNING
     sequence.block_table = [0] * (num_tokens // plan.config.block_size + 1)
     return ScheduledSequence(sequence, num_tokens)
