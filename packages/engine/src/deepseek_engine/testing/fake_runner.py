@@ -67,6 +67,7 @@ class FakeRunner:
         self.adapters: AdapterHost | None = None
         self.launcher: FakeLauncher | None = None
         self.num_caches_freed = 0
+        self.failure: str | None = None
         self._step_s = step_s
         self._faults = faults
         self._is_dead = False
@@ -114,6 +115,9 @@ class FakeRunner:
         if self.launcher is not None:
             self.launcher.check_order(())
         self.num_caches_freed += 1
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def _check_memory(self, batch: Seq[ScheduledSequence]) -> None:
         limit = self._faults.memory_tokens
