@@ -35,8 +35,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         block_size: tokens a KV-cache block.
         kv_cache_dtype: `auto` keeps keys and values in `dtype`; `int8` as INT8 with a float32 scale for each token and
             head, about half of bfloat16's bytes: on GPUs, for grouped-query attention.
-        kv_cache_memory_bytes: size of the KV cache, of each rank's; None is room for max_num_seqs sequences of an eighth of the
-            context, or one whole context if that is more, capped by a quarter of free memory.
+        kv_cache_memory_bytes: size of the KV cache, of each rank where there are several; None is room for max_num_seqs
+            sequences of an eighth of the context, or one whole context if that is more, capped by a quarter of free
+            memory.
         gpu_memory_utilization: share of a GPU's memory that weights, cache and steps may take together; the cache gets what
             is left, unless its size is given.
         num_kv_blocks: blocks of KV cache, instead of bytes.
@@ -49,7 +50,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         prompt_attention: `bidirectional` lets a prompt's tokens see each other in both directions and the answer's see
             what came before them (prefix-LM), for models trained so; a prompt is then computed in one step and its KV
             is not reused by others. `causal` is every other model.
-        tensor_parallel_size: ranks that share the model, each a process with a slice of every layer, and with a GPU of its
+        tensor_parallel_size: ranks that share the model, each a process with a slice of every layer, and a GPU of its
             own where there are GPUs; 1 is this process alone.
         num_threads: CPU threads, shared by all ranks; None is one a core.
         speculation: `ngram` guesses tokens from what came before and verifies several in one step, which changes no

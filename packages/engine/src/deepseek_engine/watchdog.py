@@ -117,15 +117,21 @@ class Watchdog:
 
     def _beat(self, elapsed_s: float) -> None:
         if (failure := self._engine.failure) is not None:
-            _end(LOST_STATUS, failure)
+            self._end(LOST_STATUS, failure)
         journal = self._engine.journal
         verdict = self._step.observe(journal.turn if journal.is_stepping else None, elapsed_s)
         if verdict is not None:
             self._dump(f"a step has not ended for {self._step.seconds:.1f} s")
         self._send(self._heartbeat())
         if verdict == "exit":
-            _end(STUCK_STATUS, "the step does not end")
+            self._end(STUCK_STATUS, "the step does not end")
         _write_stacks_unless_again_within(self._step_timeout_s + 2 * self._beat_s)
+
+    def _end(self, status: int, reason: str) -> NoReturn:
+        logger.critical("the core ends itself with status %d: %s", status, reason)
+        self._engine.close()  # another rank may hang so that it cannot notice
+        logging.shutdown()
+        os._exit(status)
 
     def _dump(self, reason: str) -> None:
         self._num_dumps += 1
@@ -146,12 +152,6 @@ class Watchdog:
             steps=self._engine.journal.totals(),
             grammars=self._grammars.totals,
         )
-
-
-def _end(status: int, reason: str) -> NoReturn:
-    logger.critical("the core ends itself with status %d: %s", status, reason)
-    logging.shutdown()
-    os._exit(status)
 
 
 def write_stacks() -> None:

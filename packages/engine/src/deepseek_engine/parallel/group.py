@@ -11,8 +11,11 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage] - public by its documentation
 
 LOOPBACK: Final = "127.0.0.1"
+_GRACE_S: Final = 30.0
+"""How much longer than the longest step an operation waits: where there is a watchdog, that one ends the step."""
 
 
 class ParallelGroup:
@@ -50,13 +53,13 @@ class DistributedGroup(ParallelGroup):
         rank: of this process.
         size: ranks in all.
         device: `cpu`, or this rank's GPU.
-        timeout_s: how long an operation waits for the other ranks before it raises.
+        longest_step_s: other ranks are waited for as long and a bit longer, then an operation raises.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, device: torch.device, timeout_s: float) -> None:
+    def __init__(self, store: Store, rank: int, size: int, device: torch.device, longest_step_s: float) -> None:
         self.rank, self.size = rank, size
         connect = _nccl if device.type == "cuda" else _gloo
-        self._backend = connect(store, rank, size, timedelta(seconds=timeout_s))
+        self._backend = connect(store, rank, size, timedelta(seconds=longest_step_s + _GRACE_S))
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """See `ParallelGroup`."""
@@ -74,24 +77,20 @@ class DistributedGroup(ParallelGroup):
         return gathered.view(self.size, num_rows, num_columns).transpose(0, 1).reshape(num_rows, -1)
 
 
-def serve_store(listening_fd: int, port: int, size: int, timeout_s: float) -> dist.Store:
+def serve_store(listening_fd: int, port: int, size: int) -> Store:
     """The store, in rank 0. It owns the descriptor of a socket that listens, as its own would do so on all addresses.
 
     Args:
         listening_fd: of a socket on `LOOPBACK`.
         port: that it listens on.
         size: ranks in all.
-        timeout_s: how long a rank waits for the others to come.
     """
-    timeout = timedelta(seconds=timeout_s)
-    return dist.TCPStore(
-        LOOPBACK, port, size, is_master=True, timeout=timeout, wait_for_workers=False, master_listen_fd=listening_fd
-    )
+    return TCPStore(LOOPBACK, port, size, is_master=True, wait_for_workers=False, master_listen_fd=listening_fd)
 
 
-def reach_store(port: int, size: int, timeout_s: float) -> dist.Store:
+def reach_store(port: int, size: int) -> Store:
     """The store, in the other ranks; arguments as of `serve_store`."""
-    return dist.TCPStore(LOOPBACK, port, size, is_master=False, timeout=timedelta(seconds=timeout_s))
+    return TCPStore(LOOPBACK, port, size, is_master=False)
 
 
 def device_of_rank(device: torch.device, rank: int) -> torch.device:
@@ -100,7 +99,7 @@ def device_of_rank(device: torch.device, rank: int) -> torch.device:
 
 
 # torch.distributed's backends have no types, and those of the GPU are missing from builds for CPUs.
-def _gloo(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
+def _gloo(store: Store, rank: int, size: int, timeout: timedelta) -> Any:
     backend: Any = dist.ProcessGroupGloo
     options = backend._Options()  # noqa: SLF001
     options._timeout = timeout  # noqa: SLF001
@@ -108,7 +107,7 @@ def _gloo(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
     return backend(store, rank, size, options)
 
 
-def _nccl(store: dist.Store, rank: int, size: int, timeout: timedelta) -> Any:
+def _nccl(store: Store, rank: int, size: int, timeout: timedelta) -> Any:
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "=lo")  # all ranks are on this host
     backend: Any = dist.ProcessGroupNCCL
     options = backend.Options()

@@ -48,15 +48,14 @@ class Leader:
         """See `Peers`."""
         self._processes = processes = RankProcesses(self._size)
         weakref.finalize(self, processes.close)
-        timeout_s = self._config.step_exit_s
         with socket.create_server((LOOPBACK, 0)) as listening:
             port = listening.getsockname()[1]
             for rank in self._others:
                 processes.send(rank, Join(self._config, rank, port))
             for rank in self._others:  # importing torch takes seconds, so one that cannot is noticed before the store
                 assert isinstance(processes.receive(rank), Up)
-            store = serve_store(listening.detach(), port, self._size, timeout_s)
-        return DistributedGroup(store, 0, self._size, device_of_rank(device, 0), timeout_s)
+            store = serve_store(listening.detach(), port, self._size)
+        return DistributedGroup(store, 0, self._size, device_of_rank(device, 0), self._config.step_exit_s)
 
     def agree_on_blocks(self, num_blocks: int) -> int:
         """See `Peers`."""
@@ -121,6 +120,6 @@ class Leader:
                 self._started.fail("a step was interrupted")
                 self._started.close()
                 raise
-            reason = self._started.explain(error)
+            reason = self._started.explain(f"rank 0 of {self._size}: {error!r}")
             self._started.close()
             raise EngineDeadError(reason) from error

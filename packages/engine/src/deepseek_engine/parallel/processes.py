@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 RANK_MODULE: Final = "deepseek_engine.parallel.rank_process"
 _EXIT_S: Final = 5.0
-"""A rank whose socket is closed ends at once, also in the middle of a step; one that does not is killed."""
+"""How long the status of a rank that has closed its socket is waited for."""
 _BLAME_S: Final = 2.0
 """How long a failed step waits for the news of a rank that has died: it is what the step failed of."""
 
@@ -70,7 +70,7 @@ class RankProcesses:
             try:
                 link.send_frame(frame)
             except OSError as error:
-                raise EngineDeadError(self.fail(f"{self._called(rank)} cannot be reached: {error}")) from error
+                raise EngineDeadError(self.explain(f"{self._called(rank)} cannot be reached: {error}")) from error
 
     def check(self) -> None:
         """Raise EngineDeadError if they cannot go on."""
@@ -109,10 +109,10 @@ class RankProcesses:
                 self._has_failed.set()
             return self._failure or reason
 
-    def explain(self, error: BaseException) -> str:
-        """Why a step failed here with `error`: a rank that has died, or the error itself."""
+    def explain(self, reason: str) -> str:
+        """They cannot go on, as seen from here for this reason; returned is what it came of, such as a rank's death."""
         self._has_failed.wait(_BLAME_S)
-        return self.fail(f"rank 0 of {self.size}: {error!r}")
+        return self.fail(reason)
 
     def close(self) -> None:
         """End them. A second call does nothing."""
@@ -124,11 +124,9 @@ class RankProcesses:
             with contextlib.suppress(OSError):  # it is no longer connected
                 link.sock.shutdown(socket.SHUT_RDWR)
         for process in self._processes:
-            try:
-                process.wait(_EXIT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # it has nothing to save, and one that hangs would not end by itself
+        for process in self._processes:
+            process.wait()
         for link in self._links:
             link.sock.close()
 

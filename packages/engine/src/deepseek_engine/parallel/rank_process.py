@@ -83,7 +83,7 @@ class _Follower(Alone):
         """See `Peers`."""
         self._link.send(Up())
         config, rank = self._join.config, self._join.rank
-        store = reach_store(self._join.store_port, config.tensor_parallel_size, config.step_exit_s)
+        store = reach_store(self._join.store_port, config.tensor_parallel_size)
         device = device_of_rank(device, rank)
         return DistributedGroup(store, rank, config.tensor_parallel_size, device, config.step_exit_s)
 

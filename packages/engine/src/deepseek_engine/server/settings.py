@@ -56,7 +56,7 @@ class ServerSettings(BaseSettings):
     tensor_parallel_size: int = Field(
         1, ge=1, description="processes that share the model, each with a slice of every layer"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; one a core")
+    threads: int | None = Field(None, ge=1, description="CPU threads, shared by all processes of the model; one a core")
 
     enable_lora: bool = Field(False, description="serve LoRA adapters beside the model, as model:adapter")
     max_loras: int = Field(8, ge=1, description="adapters in memory at once, and so in one batch")
