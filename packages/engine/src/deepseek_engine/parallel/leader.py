@@ -53,7 +53,8 @@ class Leader:
             for rank in self._others:
                 processes.send(rank, Join(self._config, rank, port))
             for rank in self._others:  # importing torch takes seconds, so one that cannot is noticed before the store
-                assert isinstance(processes.receive(rank), Up)
+                came = processes.receive(rank)
+                assert isinstance(came, Up)
             store = serve_store(listening.detach(), port, self._size)
         return DistributedGroup(store, 0, self._size, device_of_rank(device, 0), self._config.step_exit_s)
 
