@@ -108,6 +108,8 @@ def _write(destination: Destination, tensor: Tensor | EncodedTensor) -> int:
     share, whole = destination.share, destination.tensor
     if share is None:
         _write_part(destination, (), tensor)
+    elif not share.ranges:
+        whole.zero_()
     elif share.axis == "columns":
         _write_part(destination, (), tensor, share.ranges[0])
     else:

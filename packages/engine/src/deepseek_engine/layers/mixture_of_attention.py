@@ -41,7 +41,7 @@ class MixtureOfAttention(QuantizableModule):
         self.outputs = nn.Parameter(torch.empty(num_experts, hidden_size, width, dtype=dtype), requires_grad=False)
         self.register_parameter("queries_scale", None)
         self.register_parameter("outputs_scale", None)
-        self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=dtype), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(hidden_size, dtype=dtype), requires_grad=False)
 
     def forward(self, x_TH: Tensor, cos_sin: Tensor, cache: tuple[Tensor, ...], metadata: AttentionMetadata) -> Tensor:
         """[T, H] to [T, H]; the new keys and values are in the cache afterwards."""

@@ -62,7 +62,7 @@ class MixtureOfExperts(nn.Module):
             )
         self.bias = None
         if config.output_bias:
-            self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=dtype), requires_grad=False)
+            self.bias = nn.Parameter(torch.empty(hidden_size, dtype=dtype), requires_grad=False)
 
     def forward(self, x_TH: Tensor) -> Tensor:
         """[T, H] to [T, H]."""

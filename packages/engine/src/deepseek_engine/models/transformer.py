@@ -99,11 +99,16 @@ class Transformer(nn.Module):
         words = config.vocab_size // group.size if self.is_head_cut else config.vocab_size
         self.head = Linear(config.hidden_size, (words,), bias=config.lm_head_bias, dtype=dtype, keeps_precision=True)
         if config.tie_word_embeddings:
-            self.head.weight = self.embedding
-            if self.is_head_cut:
-                rows = self.embedding.data[group.rank * words : (group.rank + 1) * words]
-                self.head.weight = nn.Parameter(rows, requires_grad=False)
+            self.tie_head()
         self.cos_sin = rotary_table(config.rope, max_model_len, dtype, torch.device("cpu"))
+
+    def tie_head(self) -> None:
+        """Make the head's weight the embedding, or this rank's words of it; again whenever that has moved."""
+        self.head.weight = self.embedding
+        if self.is_head_cut:
+            words = self.head.out_features[0]
+            rows = self.embedding.data[self.group.rank * words : (self.group.rank + 1) * words]
+            self.head.weight = nn.Parameter(rows, requires_grad=False)
 
     def hidden(
         self, token_ids_T: Tensor, positions_T: Tensor, rows_R: Tensor, cache: KVCache, metadata: AttentionMetadata

@@ -16,7 +16,7 @@ class Share:
 
     Attributes:
         axis: which dimension; of a tensor of one dimension `rows` are its entries.
-        ranges: what is kept; none keeps nothing, and the parameter stays as it is.
+        ranges: what is kept; without any the parameter is 0.
         full: the checkpoint's size of that dimension.
     """
 
