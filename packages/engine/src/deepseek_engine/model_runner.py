@@ -112,8 +112,9 @@ class LoadedRunner(Runner[Tensor], Protocol):
 
 
 def build_runner(config: EngineConfig) -> LoadedRunner:
-    """Load the model that `config` names onto the device that it names, and reserve its KV cache, here and in the
-    other ranks if there are any.
+    """Load the model that `config` names onto the device that it names, and reserve its KV cache.
+
+    Other ranks, if there are any, do so beside this process.
 
     Raises:
         ModelLoadError: the checkpoint is missing, broken or not supported, or does not fit the settings.
@@ -190,8 +191,8 @@ def build_rank(config: EngineConfig, peers: Peers) -> ModelRunner:
 def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
     if config.tensor_parallel_size > 1:
         raise ModelLoadError(
-            f"tensor_parallel_size={config.tensor_parallel_size} is for device='cpu' in this version: one GPU computes the "
-            "whole model, with tensor_parallel_size=1"
+            f"tensor_parallel_size={config.tensor_parallel_size} is for device='cpu' in this version: without it "
+            "one GPU computes the whole model"
         )
     if config.enable_lora:
         raise ModelLoadError("enable_lora is for device='cpu' in this version: GPUs compute without adapters")
