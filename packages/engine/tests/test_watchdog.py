@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import psutil
 import pytest
@@ -15,11 +15,11 @@ from deepseek_engine.errors import EngineDeadError, InvalidRequestError
 from deepseek_engine.messages import Heartbeat, StepTotals, Submit
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.testing.fake_runner import expected_tokens
-from deepseek_engine.watchdog import STUCK_STATUS, StuckStep
+from deepseek_engine.watchdog import LOST_STATUS, STUCK_STATUS, StuckStep
 
 FAKE = "deepseek_engine.testing.fake_runner:build_fake_runner"
-HANG, FREEZE = 13, 14
-FAULTS = f"fake?hang_token={HANG}&freeze_token={FREEZE}"
+HANG, FREEZE, LOSE = 13, 14, 15
+FAULTS = f"fake?hang_token={HANG}&freeze_token={FREEZE}&lose_token={LOSE}"
 PROMPT = [5, 6, 7]
 
 
@@ -87,6 +87,17 @@ async def test_a_core_that_keeps_the_interpreters_lock_is_written_down_and_ended
     written = capfd.readouterr().err
     assert "Timeout (0:00:00" in written
     assert "in _suffer" in written
+
+
+async def test_a_core_whose_runner_has_lost_a_rank_ends_between_steps_too(capfd, caplog):
+    async with running(heartbeat_s=0.05) as engine:
+        stream = engine.submit(submit("last", [LOSE]))
+        with suppress(EngineDeadError):
+            await read(stream)
+        async with asyncio.timeout(30):
+            await engine.wait_dead()
+    assert f"the core ends itself with status {LOST_STATUS}: rank 1 of 2 was ended by" in capfd.readouterr().err
+    assert f"ended with status {LOST_STATUS}" in caplog.text
 
 
 async def test_a_signal_has_the_state_written_and_ends_nothing(capfd):

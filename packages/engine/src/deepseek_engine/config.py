@@ -35,8 +35,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         block_size: tokens a KV-cache block.
         kv_cache_dtype: `auto` keeps keys and values in `dtype`; `int8` as INT8 with a float32 scale for each token and
             head, about half of bfloat16's bytes: on GPUs, for grouped-query attention.
-        kv_cache_memory_bytes: size of the KV cache; None is room for max_num_seqs sequences of an eighth of the
-            context, or one whole context if that is more, capped by a quarter of free memory.
+        kv_cache_memory_bytes: size of the KV cache, of each rank where there are several; None is room for max_num_seqs
+            sequences of an eighth of the context, or one whole context if that is more, capped by a quarter of free
+            memory.
         gpu_memory_utilization: share of a GPU's memory that weights, cache and steps may take together; the cache gets what
             is left, unless its size is given.
         num_kv_blocks: blocks of KV cache, instead of bytes.
@@ -49,7 +50,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         prompt_attention: `bidirectional` lets a prompt's tokens see each other in both directions and the answer's see
             what came before them (prefix-LM), for models trained so; a prompt is then computed in one step and its KV
             is not reused by others. `causal` is every other model.
-        num_threads: CPU threads; None is one a core.
+        tensor_parallel_size: ranks that share the model, each a process with a slice of every layer, and a GPU of its
+            own where there are GPUs; 1 is this process alone.
+        num_threads: CPU threads, shared by all ranks; None is one a core.
         speculation: `ngram` guesses tokens from what came before and verifies several in one step, which changes no
             answer; None is off.
         num_speculative_tokens: guesses of one sequence and step at most.
@@ -84,6 +87,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     priority_ageing_steps: int = 1000
     preempt_every_steps: int | None = None
     prompt_attention: str = "causal"
+    tensor_parallel_size: int = 1
     num_threads: int | None = None
     speculation: str | None = None
     num_speculative_tokens: int = 5
@@ -107,8 +111,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 )
         positive = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_memory_bytes")
         queue = ("max_waiting", "max_waiting_tokens", "priority_ageing_steps", "preempt_every_steps")
+        loras = ("max_loras", "max_lora_rank")
         speculative = ("num_speculative_tokens", "ngram_min", "ngram_max")
-        for name in (*positive, *queue, *speculative, "num_kv_blocks", "num_threads", "max_loras", "max_lora_rank"):
+        for name in (*positive, *queue, *speculative, "num_kv_blocks", "num_threads", "tensor_parallel_size", *loras):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidRequestError(f"{name}={value}: it must be at least 1", param=name)

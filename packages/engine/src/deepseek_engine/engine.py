@@ -107,6 +107,11 @@ class Engine:
         return bool(has_arrivals or self._book.has_deltas or self._replies or has_computing)
 
     @property
+    def failure(self) -> str | None:
+        """Why nothing can be computed any more; None while it can. Other threads may ask."""
+        return self._runner.failure
+
+    @property
     def has_requests(self) -> bool:
         """Whether a request is open; when there is no work, it waits for its adapter or its grammar."""
         return bool(self._book)
@@ -158,6 +163,10 @@ class Engine:
         outputs = StepOutputs(self._book.take_deltas(), self._stats(), replies)
         self.journal.enter(None)
         return outputs
+
+    def close(self) -> None:
+        """End what the runner has started outside of this process; there are no more steps."""
+        self._runner.close()
 
     def describe(self) -> str:
         """What it is doing, for the log: numbers and ids, no text. May be called from another thread."""

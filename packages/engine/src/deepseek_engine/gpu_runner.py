@@ -79,6 +79,7 @@ class GpuRunner:
         self, decoder: GpuDecoder, inputs: GpuInputs, info: RunnerInfo, load_report: LoadReport, max_rows: int
     ) -> None:
         self.adapters: LoraHost | None = None
+        self.failure: str | None = None
         self.info = info
         self.load_report = load_report
         self._decoder, self._inputs = decoder, inputs
@@ -158,6 +159,9 @@ class GpuRunner:
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """See `Runner`: it has started nothing."""
 
     def _compute(
         self, batch: Seq[ScheduledSequence], previous: Mapping[Sequence, int] | None

@@ -90,7 +90,9 @@ class LLM:
         return self._engine
 
     def close(self) -> None:
-        """Drop the model and its cache; a second call does nothing."""
+        """Drop the model and its cache, and end other ranks; a second call does nothing."""
+        if self._engine is not None:
+            self._engine.close()
         self._engine = None
         if self._recorder is not None:
             self._recorder.close()

@@ -39,7 +39,12 @@ class LoadReport:
         """Add up a model's parameters; one that is used twice counts once."""
         by_dtype: Counter[str] = Counter()
         by_kind: Counter[str] = Counter()
+        counted: set[int] = set()
         for name, parameter in model.named_parameters():
+            memory = parameter.untyped_storage().data_ptr()
+            if memory in counted:  # a rank's rows of an embedding that is the head as well
+                continue
+            counted.add(memory)
             by_dtype[str(parameter.dtype).removeprefix("torch.")] += parameter.nbytes
             by_kind[kind_of(name)] += parameter.nbytes
         return cls(num_tensors, dict(by_dtype.most_common()), dict(by_kind.most_common()))

@@ -24,6 +24,10 @@ from deepseek_engine.model_config import GroupedQueryConfig, ModelConfig, parse_
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.models.fused_decoder import fuse
 from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.parallel.group import ParallelGroup, device_of_rank
+from deepseek_engine.parallel.leader import Leader
+from deepseek_engine.parallel.partition import part_of_rank, threads_of_rank
+from deepseek_engine.parallel.peers import ALONE, Peers
 from deepseek_engine.prompt_reader import PromptReader
 from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.random_source import RandomSource
@@ -43,13 +47,19 @@ SHARE_OF_FREE_MEMORY: Final = 4
 
 
 class ModelRunner:
-    """Runs one model on one device."""
+    """Runs one model on one device, or a rank's part of it."""
 
     def __init__(
-        self, model: StepModel, info: RunnerInfo, load_report: LoadReport, adapters: LoraHost | None = None
+        self,
+        model: StepModel,
+        info: RunnerInfo,
+        load_report: LoadReport,
+        adapters: LoraHost | None = None,
+        peers: Peers = ALONE,
     ) -> None:
         self.adapters = adapters
         self.launcher: Launcher[Any] | None = None
+        self._peers = peers
         self.load_report = load_report
         self.model = model
         self.info = info
@@ -59,12 +69,14 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """Compute the batch; logits [sampled rows, vocab_size], float32."""
-        return self.model.logits(self._prompt_reader.split(self.model.hidden(batch), batch))
+        with self._peers.step(batch):
+            return self.model.logits(self._prompt_reader.split(self.model.hidden(batch), batch))
 
     @torch.inference_mode()
     def read_prompts(self, batch: Seq[ScheduledSequence]) -> list[PromptPart]:
         """What the last step says of each prompt that it was to read."""
-        return self._prompt_reader.read(batch)
+        with self._peers.prompt_reading():
+            return self._prompt_reader.read(batch)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
@@ -75,12 +87,22 @@ class ModelRunner:
 
     def free_caches(self) -> None:
         """Give back memory that is kept for the next step: scratch, prompt rows, and what allocators hold on to."""
+        self._peers.free_caches()
         self._prompt_reader.forget()
         self.model.free_scratch()
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         return_freed_memory()
+
+    @property
+    def failure(self) -> str | None:
+        """See `Runner`."""
+        return self._peers.failure
+
+    def close(self) -> None:
+        """See `Runner`."""
+        self._peers.close()
 
 
 class LoadedRunner(Runner[Tensor], Protocol):
@@ -92,27 +114,50 @@ class LoadedRunner(Runner[Tensor], Protocol):
 def build_runner(config: EngineConfig) -> LoadedRunner:
     """Load the model that `config` names onto the device that it names, and reserve its KV cache.
 
+    Other ranks, if there are any, do so beside this process.
+
     Raises:
         ModelLoadError: the checkpoint is missing, broken or not supported, or does not fit the settings.
+        EngineDeadError: another rank did not come up.
     """
     device = choose_device(config.device)
+    if device.type == "cpu":
+        return build_cpu_runner(config)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    return build_cpu_runner(config) if device.type == "cpu" else _build_on_gpu(config, device)
+    return _build_on_gpu(config, device)
 
 
 def build_cpu_runner(config: EngineConfig) -> ModelRunner:
     """`build_runner` for the CPU, whatever `config.device` is."""
+    if config.tensor_parallel_size == 1:
+        return build_rank(config, ALONE)
+    leader = Leader(config)
+    try:
+        return build_rank(config, leader)
+    except BaseException:
+        leader.close()
+        raise
+
+
+def build_rank(config: EngineConfig, peers: Peers) -> ModelRunner:
+    """Load one rank's part on the CPU; arguments and errors as of `build_runner`."""
     device, dtype = torch.device("cpu"), choose_dtype(config.dtype)
+    num_threads = threads_of_rank(config)
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
     model_config, source = open_model(config.model, device)
+    model_config = part_of_rank(model_config, config)
     max_model_len = _choose_max_model_len(config, model_config)
     is_int8_cache = config.kv_cache_dtype == "int8"
     if is_int8_cache:
         _check_int8_cache(model_config, device)
-    model = _make_model(config, model_config, source, max_model_len, dtype)
+    group = peers.join(device)
+    device = device_of_rank(device, group.rank)
+    model = _make_model(config, model_config, source, max_model_len, dtype, group)
     with torch.inference_mode():
         report = load_weights(model, source)
-    num_blocks = _choose_num_blocks(config, model_config, max_model_len, dtype)
+    num_blocks = peers.agree_on_blocks(_choose_num_blocks(config, model_config, max_model_len, dtype))
     cache = KVCache(model_config.cache_specs, num_blocks, config.block_size, dtype, device, is_int8=is_int8_cache)
     info = RunnerInfo(
         max_model_len=max_model_len,
@@ -134,7 +179,8 @@ def build_cpu_runner(config: EngineConfig) -> ModelRunner:
     )  # fmt: skip
     logger.info("weights: %s", report)
     if not config.enable_lora:
-        return ModelRunner(_prepare(model, cache, max_model_len), info, report)
+        step_model = _prepare(model, cache, max_model_len)
+        return ModelRunner(step_model, peers.ready(info), report, peers=peers)
     targets = adaptable_projections(model)
     step_model = _prepare(model, cache, max_model_len, targets)
     assert step_model.applier is not None
@@ -143,6 +189,11 @@ def build_cpu_runner(config: EngineConfig) -> ModelRunner:
 
 
 def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
+    if config.tensor_parallel_size > 1:
+        raise ModelLoadError(
+            f"tensor_parallel_size={config.tensor_parallel_size} is for device='cpu' in this version: without it "
+            "one GPU computes the whole model"
+        )
     if config.enable_lora:
         raise ModelLoadError("enable_lora is for device='cpu' in this version: GPUs compute without adapters")
     try:  # Triton is not there on machines without a GPU, nor needed
@@ -173,16 +224,22 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
 
 
 def _make_model(
-    config: EngineConfig, model_config: ModelConfig, source: CheckpointSource, max_model_len: int, dtype: torch.dtype
+    config: EngineConfig,
+    model_config: ModelConfig,
+    source: CheckpointSource,
+    max_model_len: int,
+    dtype: torch.dtype,
+    group: ParallelGroup,
 ) -> Transformer:
     """The model without its weights; memory is taken as they are written."""
     try:
-        model = Transformer(model_config, max_model_len, dtype)
+        model = Transformer(model_config, max_model_len, dtype, group)
     except (RuntimeError, MemoryError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelLoadError(f"there is no room for a model of the sizes in {config.model}: {reason}") from error
     store_quantized(model, config.quantization, source)
-    needed, free = sum(parameter.nbytes for parameter in model.parameters()), available_memory_bytes()
+    # Ranks on CPUs share this host's memory.
+    needed, free = sum(parameter.nbytes for parameter in model.parameters()), available_memory_bytes() // group.size
     if needed > free:
         raise ModelLoadError(
             f"the weights of {config.model} take {needed / 1e9:.2g} GB and {free / 1e9:.2g} GB of memory are free: "
@@ -280,7 +337,7 @@ def _choose_num_blocks(config: EngineConfig, model_config: ModelConfig, max_mode
     token_bytes = model_config.kv_bytes_per_token(dtype.itemsize, is_int8=config.kv_cache_dtype == "int8")
     block_bytes = token_bytes * config.block_size
     whole_context = -(-max_model_len // config.block_size)
-    free = available_memory_bytes()
+    free = available_memory_bytes() // config.tensor_parallel_size
     if config.num_kv_blocks is not None:
         num_blocks = config.num_kv_blocks
     elif config.kv_cache_memory_bytes is not None:

@@ -142,3 +142,12 @@ class Runner(Protocol[Logits]):
     def free_caches(self) -> None:
         """Memory ran out: give back what is only kept for speed. No batch is under way."""
         ...
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be computed any more; None while it can. Any thread may ask."""
+        ...
+
+    def close(self) -> None:
+        """End what it has started outside of this process. A second call does nothing."""
+        ...

@@ -2,7 +2,8 @@
 
 Each beat it sends a `Heartbeat` and looks at the step under way. One that lasts longer than `step_timeout_s` has the
 core's state written to the log, with the stacks of all threads; one that lasts longer than `step_exit_s` ends the
-process, so that those who wait hear of it. SIGUSR1 has the same written at any time.
+process, so that those who wait hear of it. So does the loss of another rank, between steps, and within one that would
+wait for that rank. SIGUSR1 has the same written at any time.
 
 Three things here work while the rest of the process does not. Signals come through a file descriptor, as Python runs
 handlers in the main thread only, which may be in a kernel. Stacks are written by `faulthandler`, which needs no
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from deepseek_engine.engine import Engine
 from deepseek_engine.grammar.store import GrammarStore
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 STUCK_STATUS: Final = 3
 """Exit status of a core that ended itself."""
+LOST_STATUS: Final = 1
+"""Exit status of a core that cannot compute any more."""
 BEATS_A_TIMEOUT: Final = 4
 """A step's time is looked at at least so often within each limit."""
 
@@ -113,16 +116,22 @@ class Watchdog:
                 self._dump("asked for by a signal")
 
     def _beat(self, elapsed_s: float) -> None:
+        if (failure := self._engine.failure) is not None:
+            self._end(LOST_STATUS, failure)
         journal = self._engine.journal
         verdict = self._step.observe(journal.turn if journal.is_stepping else None, elapsed_s)
         if verdict is not None:
             self._dump(f"a step has not ended for {self._step.seconds:.1f} s")
         self._send(self._heartbeat())
         if verdict == "exit":
-            logger.critical("the core ends itself with status %d, as the step does not end", STUCK_STATUS)
-            logging.shutdown()
-            os._exit(STUCK_STATUS)
+            self._end(STUCK_STATUS, "the step does not end")
         _write_stacks_unless_again_within(self._step_timeout_s + 2 * self._beat_s)
+
+    def _end(self, status: int, reason: str) -> NoReturn:
+        logger.critical("the core ends itself with status %d: %s", status, reason)
+        self._engine.close()  # another rank may hang so that it cannot notice
+        logging.shutdown()
+        os._exit(status)
 
     def _dump(self, reason: str) -> None:
         self._num_dumps += 1

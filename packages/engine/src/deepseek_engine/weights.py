@@ -16,7 +16,7 @@ from deepseek_engine.load_threads import load_threads
 from deepseek_engine.models.names import Destination, Destinations, checkpoint_destinations, may_be_ignored
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.name_list import listed
-from deepseek_engine.quantization.encoded import EncodedTensor, copy_into, quantize_into
+from deepseek_engine.quantization.encoded import ALL, EncodedTensor, Index, copy_into, quantize_into
 
 _MAX_VALUES: Final = 2**26
 """Of tensors that are read and not yet written, unless one alone has more: dequantised, these take 256 MB."""
@@ -81,7 +81,7 @@ def matched_destinations(model: Transformer, names: set[str]) -> Destinations:
 
 def check_tensor(name: str, tensor: Tensor | EncodedTensor, destination: Destination) -> None:
     """Raise ModelLoadError if a tensor is not of its place's shape, or its values have no known meaning."""
-    wanted = destination.tensor.shape
+    wanted = destination.shape
     if wanted != tensor.shape:
         raise ModelLoadError(f"{name} has shape {list(tensor.shape)}: config.json asks for {list(wanted)}")
     if isinstance(tensor, Tensor) and tensor.dtype not in _READABLE:
@@ -101,10 +101,29 @@ def store_as_int8(model: nn.Module) -> None:
 
 @torch.inference_mode()  # which belongs to the thread
 def _write(destination: Destination, tensor: Tensor | EncodedTensor) -> int:
-    """Write a tensor to its parameter; returns the bytes that it takes there."""
-    target = destination.tensor
-    if target.dtype is torch.int8:
-        quantize_into(target, destination.scale, tensor)
+    """Write a tensor, or what this rank keeps of it, to its parameter; returns the bytes that it takes there.
+
+    A file's tensor is a view of the file: of what is not kept, nothing is read but the pages that it shares.
+    """
+    share, whole = destination.share, destination.tensor
+    if share is None:
+        _write_part(destination, (), tensor)
+    elif not share.ranges:
+        whole.zero_()
+    elif share.axis == "columns":
+        _write_part(destination, (), tensor, share.ranges[0])
     else:
-        copy_into(target, tensor)
-    return target.nbytes
+        # Matrix by matrix: a range of rows of several would be no view when it is flattened.
+        matrices = [()] if whole.dim() < 3 else [(matrix,) for matrix in range(whole.shape[0])]
+        for outer in matrices:
+            for rows, of_rows in share.row_ranges():
+                _write_part(destination, (*outer, rows), tensor[*outer, of_rows])
+    return whole.nbytes
+
+
+def _write_part(destination: Destination, index: Index, tensor: Tensor | EncodedTensor, columns: slice = ALL) -> None:
+    target = destination.tensor[index]
+    if target.dtype is torch.int8:
+        quantize_into(target, destination.scale[index], tensor, columns)
+    else:
+        copy_into(target, tensor, columns)

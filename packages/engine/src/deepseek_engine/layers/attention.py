@@ -19,7 +19,7 @@ class GroupedQueryAttention(nn.Module):
     def __init__(self, config: GroupedQueryConfig, hidden_size: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.head_dim
+        self.head_dim, self.kv_replicas = config.head_dim, config.kv_replicas
         query_width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         self.qkv = Linear(hidden_size, (query_width, kv_width, kv_width), bias=config.qkv_bias, dtype=dtype)
         self.output = Linear(query_width, (hidden_size,), bias=config.output_bias, dtype=dtype)

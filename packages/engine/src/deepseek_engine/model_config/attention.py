@@ -13,6 +13,8 @@ class GroupedQueryConfig:
 
     Attributes:
         qk_norm_eps: of the RMS norm over each head's query and key, where there is one (Qwen3).
+        kv_replicas: ranks of tensor parallelism that have the same key/value head, where there are more ranks than
+            heads; the other numbers are one rank's then.
     """
 
     num_attention_heads: int
@@ -21,6 +23,7 @@ class GroupedQueryConfig:
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm_eps: float | None = None
+    kv_replicas: int = 1
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:

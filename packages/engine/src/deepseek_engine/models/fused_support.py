@@ -23,6 +23,8 @@ from deepseek_engine.models.transformer import Transformer
 def obstacle(model: Transformer, cache: KVCache) -> str | None:
     """What keeps a model from the kernels, as the end of a sentence; None if nothing does."""
     config = model.config
+    if model.group.size > 1:
+        return f"they run whole models, not a part for each of {model.group.size} ranks"
     if model.embedding.dtype is not torch.bfloat16 or model.embedding.device.type != "cpu":
         return f"they take bfloat16 on the CPU, not {model.embedding.dtype} on {model.embedding.device.type}"
     if cache.block_size % GROUP_TOKENS:

@@ -4,10 +4,11 @@ Families share most names; what differs is how experts are spelled. A fused proj
 parameter, an expert's tensors to its slice of the parameter that holds all experts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+import torch
 from torch import Tensor, nn
 
 from deepseek_engine.layers.attention import GroupedQueryAttention
@@ -19,15 +20,26 @@ from deepseek_engine.layers.mixture_of_attention import MixtureOfAttention
 from deepseek_engine.layers.moe import MixtureOfExperts
 from deepseek_engine.layers.norm import LayerNorm, RMSNorm
 from deepseek_engine.models.transformer import Attention, DecoderLayer, FeedForward, Transformer
+from deepseek_engine.parallel.shares import Cut, Share
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """All of a module's parameter, or the part of it that `index` selects."""
+    """All of a module's parameter, or the part of it that `index` selects.
+
+    `share` is what of the checkpoint's tensor goes there; None is all of it.
+    """
 
     module: nn.Module
     parameter: str
     index: tuple[int | slice, ...] = ()
+    share: Share | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the checkpoint's tensor."""
+        shape = self.tensor.shape
+        return shape if self.share is None else self.share.whole_shape(shape)
 
     @property
     def tensor(self) -> Tensor:
@@ -82,17 +94,19 @@ def checkpoint_destinations(model: Transformer, names: set[str]) -> Destinations
         model: its config says how the family spells names.
         names: of the checkpoint's tensors, which tell which of two spellings of the experts it uses.
     """
+    cut = Cut(model.group.rank, model.group.size)
     found = _norm(model.norm, "model.norm") | {"model.embed_tokens.weight": Destination(model, "embedding")}
+    words = cut.rows(model.head.out_features[0]) if model.is_head_cut else None
     if not model.config.tie_word_embeddings:
-        found["lm_head.weight"] = Destination(model.head, "weight")
+        found["lm_head.weight"] = Destination(model.head, "weight", share=words)
     if model.head.bias is not None:
-        found["lm_head.bias"] = Destination(model.head, "bias")
+        found["lm_head.bias"] = Destination(model.head, "bias", share=words)
     for index, module in enumerate(model.layers):
         layer, prefix = cast("DecoderLayer", module), f"model.layers.{index}."
         found |= _norm(layer.attention_norm, f"{prefix}input_layernorm")
         found |= _norm(layer.feed_forward_norm, f"{prefix}post_attention_layernorm")
-        found |= _attention(layer.attention, prefix)
-        found |= _feed_forward(layer.feed_forward, prefix, names, model.config.architecture)
+        found |= _attention(layer.attention, prefix, cut)
+        found |= _feed_forward(layer.feed_forward, prefix, cut, names, model.config.architecture)
     return found
 
 
@@ -111,34 +125,41 @@ def may_be_ignored(model: Transformer, name: str) -> bool:
     return any(name.startswith(f"model.layers.{index}.") for index in mtp_layers)
 
 
-def _attention(attention: Attention, prefix: str) -> Destinations:
+def _attention(attention: Attention, prefix: str, cut: Cut) -> Destinations:
     match attention:
         case GroupedQueryAttention():
-            return _grouped_query_attention(attention, f"{prefix}self_attn.")
+            return _grouped_query_attention(attention, f"{prefix}self_attn.", cut)
         case LatentAttention():
-            return _latent_attention(attention, f"{prefix}self_attn.")
+            return _latent_attention(attention, f"{prefix}self_attn.", cut)
         case MixtureOfAttention():
-            return _mixture_of_attention(attention, f"{prefix}self_attention.")
+            return _mixture_of_attention(attention, f"{prefix}self_attention.", cut)
 
 
-def _grouped_query_attention(attention: GroupedQueryAttention, prefix: str) -> Destinations:
-    found = _linear(attention.qkv, prefix, "q_proj", "k_proj", "v_proj") | _linear(attention.output, prefix, "o_proj")
+def _grouped_query_attention(attention: GroupedQueryAttention, prefix: str, cut: Cut) -> Destinations:
+    query_width, kv_width, _ = attention.qkv.out_features
+    kv_rows = cut.rows(kv_width, replicas=attention.kv_replicas)
+    shares = (cut.rows(query_width), kv_rows, kv_rows)
+    found = _linear(attention.qkv, prefix, "q_proj", "k_proj", "v_proj", shares=shares)
+    found |= _output(attention.output, prefix, "o_proj", cut)
     if attention.q_norm is not None and attention.k_norm is not None:
         found |= _norm(attention.q_norm, f"{prefix}q_norm") | _norm(attention.k_norm, f"{prefix}k_norm")
     return found
 
 
-def _latent_attention(attention: LatentAttention, prefix: str) -> Destinations:
+def _latent_attention(attention: LatentAttention, prefix: str, cut: Cut) -> Destinations:
     if attention.q_norm is not None and attention.q_b is not None:
         found = _linear(attention.input, prefix, "q_a_proj", "kv_a_proj_with_mqa")
-        found |= _norm(attention.q_norm, f"{prefix}q_a_layernorm") | _linear(attention.q_b, prefix, "q_b_proj")
+        found |= _norm(attention.q_norm, f"{prefix}q_a_layernorm")
+        found |= _linear(attention.q_b, prefix, "q_b_proj", shares=(cut.rows(*attention.q_b.out_features),))
     else:
-        found = _linear(attention.input, prefix, "q_proj", "kv_a_proj_with_mqa")
+        shares = (cut.rows(attention.input.out_features[0]), None)
+        found = _linear(attention.input, prefix, "q_proj", "kv_a_proj_with_mqa", shares=shares)
         # Only a compressed query's projection may have a bias; the fused one stays 0 for this part.
         found.pop(f"{prefix}q_proj.bias", None)
     found |= _norm(attention.kv_norm, f"{prefix}kv_a_layernorm")
-    found[f"{prefix}kv_b_proj.weight"] = Destination(attention, "kv_b")
-    found |= _linear(attention.output, prefix, "o_proj")
+    of_heads = cut.rows(attention.kv_b.shape[0])
+    found[f"{prefix}kv_b_proj.weight"] = Destination(attention, "kv_b", share=of_heads)
+    found |= _output(attention.output, prefix, "o_proj", cut)
     return found if attention.indexer is None else found | _indexer(attention.indexer, f"{prefix}indexer.")
 
 
@@ -151,30 +172,31 @@ def _indexer(indexer: Indexer, prefix: str) -> Destinations:
     )
 
 
-def _mixture_of_attention(attention: MixtureOfAttention, prefix: str) -> Destinations:
+def _mixture_of_attention(attention: MixtureOfAttention, prefix: str, cut: Cut) -> Destinations:
+    width, hidden_size = attention.queries.shape[1:]
     return {
         # One tensor holds keys above values, in the order of the fused projection.
-        f"{prefix}kv_proj.weight": Destination(attention.kv, "weight"),
-        f"{prefix}experts.input_linear.weight": Destination(attention, "queries"),
-        f"{prefix}experts.output_linear.weight": Destination(attention, "outputs"),
-        f"{prefix}experts.bias": Destination(attention, "bias"),
+        f"{prefix}kv_proj.weight": Destination(attention.kv, "weight", share=cut.rows(width, matrices=2)),
+        f"{prefix}experts.input_linear.weight": Destination(attention, "queries", share=cut.rows(width)),
+        f"{prefix}experts.output_linear.weight": Destination(attention, "outputs", share=cut.columns(width)),
+        f"{prefix}experts.bias": Destination(attention, "bias", share=cut.once(hidden_size)),
         f"{prefix}experts.router.layer.weight": Destination(attention.router, "weight"),
     }
 
 
-def _feed_forward(feed_forward: FeedForward, prefix: str, names: set[str], architecture: str) -> Destinations:
+def _feed_forward(feed_forward: FeedForward, prefix: str, cut: Cut, names: set[str], architecture: str) -> Destinations:
     if isinstance(feed_forward, GatedFeedForward):
-        return _gated(feed_forward, f"{prefix}mlp.")
+        return _gated(feed_forward, f"{prefix}mlp.", cut)
     if architecture == "JetMoeForCausalLM":
-        return _jetmoe_experts(feed_forward, f"{prefix}mlp.")
-    found = dict(_experts(feed_forward, prefix, names, expert_spelling(architecture)))
+        return _jetmoe_experts(feed_forward, f"{prefix}mlp.", cut)
+    found = dict(_experts(feed_forward, prefix, cut, names, expert_spelling(architecture)))
     if feed_forward.shared is not None:
-        found |= _gated(feed_forward.shared, f"{prefix}mlp.shared_experts.")
+        found |= _gated(feed_forward.shared, f"{prefix}mlp.shared_experts.", cut)
     return found
 
 
 def _experts(
-    moe: MixtureOfExperts, prefix: str, names: set[str], spelling: ExpertSpelling
+    moe: MixtureOfExperts, prefix: str, cut: Cut, names: set[str], spelling: ExpertSpelling
 ) -> Iterator[tuple[str, Destination]]:
     fused = f"{prefix}mlp.experts.gate_up_proj"
     is_fused = fused in names
@@ -182,43 +204,56 @@ def _experts(
     yield f"{router}.weight", Destination(moe.router, "weight")
     if moe.router.choice_bias is not None:
         yield f"{router}.e_score_correction_bias", Destination(moe.router, "choice_bias")
-    if is_fused:
-        yield fused, Destination(moe.experts, "gate_up")
-        yield f"{prefix}mlp.experts.down_proj", Destination(moe.experts, "down")
-        return
     num_experts, _, inner = moe.experts.down.shape
+    rows, columns = cut.rows(inner), cut.columns(inner)
+    if is_fused:
+        yield fused, Destination(moe.experts, "gate_up", share=cut.rows(inner, matrices=2))
+        yield f"{prefix}mlp.experts.down_proj", Destination(moe.experts, "down", share=columns)
+        return
     gate, up, down = spelling.projections
     for expert in range(num_experts):
         each = f"{prefix}{spelling.block}experts.{expert}."
-        yield f"{each}{gate}.weight", Destination(moe.experts, "gate_up", (expert, slice(None, inner)))
-        yield f"{each}{up}.weight", Destination(moe.experts, "gate_up", (expert, slice(inner, None)))
-        yield f"{each}{down}.weight", Destination(moe.experts, "down", (expert,))
+        yield f"{each}{gate}.weight", Destination(moe.experts, "gate_up", (expert, slice(None, inner)), rows)
+        yield f"{each}{up}.weight", Destination(moe.experts, "gate_up", (expert, slice(inner, None)), rows)
+        yield f"{each}{down}.weight", Destination(moe.experts, "down", (expert,), columns)
 
 
-def _jetmoe_experts(moe: MixtureOfExperts, prefix: str) -> Destinations:
+def _jetmoe_experts(moe: MixtureOfExperts, prefix: str, cut: Cut) -> Destinations:
+    _, hidden_size, inner = moe.experts.down.shape
     return {
         f"{prefix}router.layer.weight": Destination(moe.router, "weight"),
-        f"{prefix}input_linear.weight": Destination(moe.experts, "gate_up"),
-        f"{prefix}output_linear.weight": Destination(moe.experts, "down"),
-        f"{prefix}bias": Destination(moe, "bias"),
+        f"{prefix}input_linear.weight": Destination(moe.experts, "gate_up", share=cut.rows(inner, matrices=2)),
+        f"{prefix}output_linear.weight": Destination(moe.experts, "down", share=cut.columns(inner)),
+        f"{prefix}bias": Destination(moe, "bias", share=cut.once(hidden_size)),
     }
 
 
-def _gated(feed_forward: GatedFeedForward, prefix: str) -> Destinations:
-    return _linear(feed_forward.gate_up, prefix, "gate_proj", "up_proj") | _linear(
-        feed_forward.down, prefix, "down_proj"
-    )
+def _gated(feed_forward: GatedFeedForward, prefix: str, cut: Cut) -> Destinations:
+    shares = tuple(cut.rows(width) for width in feed_forward.gate_up.out_features)
+    found = _linear(feed_forward.gate_up, prefix, "gate_proj", "up_proj", shares=shares)
+    return found | _output(feed_forward.down, prefix, "down_proj", cut)
 
 
-def _linear(linear: Linear, prefix: str, *projections: str) -> Destinations:
+def _linear(linear: Linear, prefix: str, *projections: str, shares: Sequence[Share | None] = ()) -> Destinations:
+    """Projections one below the other; `shares` are those of their rows."""
     found: Destinations = {}
     start = 0
-    for name, size in zip(projections, linear.out_features, strict=True):
+    for name, size, share in zip(projections, linear.out_features, shares or [None] * len(projections), strict=True):
         rows = slice(start, start + size)
-        found[f"{prefix}{name}.weight"] = Destination(linear, "weight", (rows,))
+        found[f"{prefix}{name}.weight"] = Destination(linear, "weight", (rows,), share)
         if linear.bias is not None:
-            found[f"{prefix}{name}.bias"] = Destination(linear, "bias", (rows,))
+            found[f"{prefix}{name}.bias"] = Destination(linear, "bias", (rows,), share)
         start += size
+    return found
+
+
+def _output(linear: Linear, prefix: str, name: str, cut: Cut) -> Destinations:
+    """A projection whose inputs are shared among the ranks, so that its outputs are summed up."""
+    num_outputs, num_inputs = linear.weight.shape
+    rows = (slice(0, num_outputs),)
+    found = {f"{prefix}{name}.weight": Destination(linear, "weight", rows, cut.columns(num_inputs))}
+    if linear.bias is not None:
+        found[f"{prefix}{name}.bias"] = Destination(linear, "bias", rows, cut.once(num_outputs))
     return found
 
 

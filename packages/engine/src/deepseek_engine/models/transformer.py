@@ -1,6 +1,9 @@
 """The decoder: one Transformer whose parts are chosen by the checkpoint's own config.
 
 T tokens of the step, H hidden_size, R rows whose logits are asked for.
+
+Where several ranks share a model, each builds it with its own part's config. All of them hold the residual stream; what
+attention and feed-forwards add to it is a part of a sum on each.
 """
 
 import torch
@@ -28,6 +31,7 @@ from deepseek_engine.model_config import (
     ModelConfig,
     MoEConfig,
 )
+from deepseek_engine.parallel.group import SINGLE, ParallelGroup
 
 Attention = GroupedQueryAttention | LatentAttention | MixtureOfAttention
 FeedForward = GatedFeedForward | MixtureOfExperts
@@ -36,8 +40,9 @@ FeedForward = GatedFeedForward | MixtureOfExperts
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each on a normalised residual stream."""
 
-    def __init__(self, config: ModelConfig, layer: LayerConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, layer: LayerConfig, dtype: torch.dtype, group: ParallelGroup) -> None:
         super().__init__()
+        self.group = group
         self.attention_norm = hidden_norm(config, dtype)
         self.attention = build_attention(layer.attention, config.hidden_size, dtype)
         self.feed_forward_norm = hidden_norm(config, dtype)
@@ -45,8 +50,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x_TH: Tensor, cos_sin: Tensor, cache: tuple[Tensor, ...], metadata: AttentionMetadata) -> Tensor:
         """[T, H] to [T, H]."""
-        x_TH = x_TH + self.attention(self.attention_norm(x_TH), cos_sin, cache, metadata)
-        return x_TH + self.feed_forward(self.feed_forward_norm(x_TH))
+        attended_TH = self.attention(self.attention_norm(x_TH), cos_sin, cache, metadata)
+        x_TH = x_TH + self.group.all_reduce(attended_TH)
+        return x_TH + self.group.all_reduce(self.feed_forward(self.feed_forward_norm(x_TH)))
 
 
 def build_attention(config: AttentionConfig, hidden_size: int, dtype: torch.dtype) -> Attention:
@@ -70,22 +76,39 @@ def build_feed_forward(config: FeedForwardConfig, hidden_size: int, dtype: torch
 
 
 class Transformer(nn.Module):
-    """Token ids to logits. Parameters are empty until `weights.load_weights` fills them."""
+    """Token ids to logits. Parameters are empty until `weights.load_weights` fills them.
 
-    def __init__(self, config: ModelConfig, max_model_len: int, dtype: torch.dtype) -> None:
+    Args:
+        config: the model's shape, or that of a rank's part.
+        max_model_len: positions that rotary tables are made for.
+        dtype: of parameters.
+        group: the ranks that share the model; the head is cut by rows if they divide the vocabulary.
+    """
+
+    def __init__(
+        self, config: ModelConfig, max_model_len: int, dtype: torch.dtype, group: ParallelGroup = SINGLE
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.group = config, group
         self.embedding = nn.Parameter(
             torch.empty(config.vocab_size, config.hidden_size, dtype=dtype), requires_grad=False
         )
-        self.layers = nn.ModuleList(DecoderLayer(config, layer, dtype) for layer in config.layers)
+        self.layers = nn.ModuleList(DecoderLayer(config, layer, dtype, group) for layer in config.layers)
         self.norm = hidden_norm(config, dtype, is_final=True)
-        self.head = Linear(
-            config.hidden_size, (config.vocab_size,), bias=config.lm_head_bias, dtype=dtype, keeps_precision=True
-        )
+        self.is_head_cut = group.size > 1 and config.vocab_size % group.size == 0
+        words = config.vocab_size // group.size if self.is_head_cut else config.vocab_size
+        self.head = Linear(config.hidden_size, (words,), bias=config.lm_head_bias, dtype=dtype, keeps_precision=True)
         if config.tie_word_embeddings:
-            self.head.weight = self.embedding
+            self.tie_head()
         self.cos_sin = rotary_table(config.rope, max_model_len, dtype, torch.device("cpu"))
+
+    def tie_head(self) -> None:
+        """Make the head's weight the embedding, or this rank's words of it; again whenever that has moved."""
+        self.head.weight = self.embedding
+        if self.is_head_cut:
+            words = self.head.out_features[0]
+            rows = self.embedding.data[self.group.rank * words : (self.group.rank + 1) * words]
+            self.head.weight = nn.Parameter(rows, requires_grad=False)
 
     def hidden(
         self, token_ids_T: Tensor, positions_T: Tensor, rows_R: Tensor, cache: KVCache, metadata: AttentionMetadata
@@ -110,7 +133,8 @@ class Transformer(nn.Module):
 
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """float32 [R, vocab_size] from what `hidden` gives."""
-        return self.head(hidden_RH).float()
+        logits = self.head(hidden_RH)
+        return (self.group.all_gather(logits) if self.is_head_cut else logits).float()
 
     def forward(
         self, token_ids_T: Tensor, positions_T: Tensor, rows_R: Tensor, cache: KVCache, metadata: AttentionMetadata

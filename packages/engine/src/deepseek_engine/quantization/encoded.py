@@ -15,8 +15,9 @@ from deepseek_engine.quantization.int8 import dequantize_rows, quantize_rows
 VALUES_AT_A_TIME: Final = 2**18
 """A megabyte of float32: it and its copies stay in a core's cache, and are little beside a shard for every thread."""
 
+ALL: Final = slice(None)
 Index = tuple[int | slice, ...]
-"""Of outer dimensions; the last, over columns, is never cut."""
+"""Of outer dimensions; columns are cut as parts of rows are read."""
 
 
 class EncodedTensor(Protocol):
@@ -78,28 +79,31 @@ def row_parts(values: Tensor | EncodedTensor) -> Iterator[Tensor]:
         yield from values.row_parts()
 
 
-def copy_into(target: Tensor, values: Tensor | EncodedTensor) -> None:
-    """Write a weight to a parameter of a float type and of its shape."""
+def copy_into(target: Tensor, values: Tensor | EncodedTensor, columns: slice = ALL) -> None:
+    """Write a weight, or some columns of it, to a parameter of a float type and of that shape."""
     if isinstance(values, Tensor):
-        target.copy_(values)
+        target.copy_(values[..., columns])
         return
     rows, start = target.flatten(0, -2), 0
     for part in values.row_parts():
-        rows[start : start + part.shape[0]].copy_(part)
+        rows[start : start + part.shape[0]].copy_(part[:, columns])
         start += part.shape[0]
 
 
-def quantize_into(target: Tensor, scale: Tensor, values: Tensor | EncodedTensor) -> None:
-    """Write a weight to an int8 parameter [..., N, K] and its scales [..., N]; what is INT8 already stays as it is."""
+def quantize_into(target: Tensor, scale: Tensor, values: Tensor | EncodedTensor, columns: slice = ALL) -> None:
+    """Write a weight to an int8 parameter [..., N, K] and its scales [..., N]; what is INT8 already stays as it is.
+
+    Of some columns alone, values and scales are those that they have in whole rows.
+    """
     if isinstance(values, Int8Rows):
-        target.copy_(values.values)
+        target.copy_(values.values[..., columns])
         scale.copy_(values.scale)
         return
     rows, scales, start = target.flatten(0, -2), scale.flatten(), 0
     for part in row_parts(values):
         end = start + part.shape[0]
         quantized, found = quantize_rows(part)
-        rows[start:end].copy_(quantized)
+        rows[start:end].copy_(quantized[:, columns])
         scales[start:end].copy_(found)
         start = end
 

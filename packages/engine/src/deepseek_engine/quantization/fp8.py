@@ -23,11 +23,13 @@ class Fp8Blocks:
         values: the weight.
         scale: what each block is multiplied by.
         block: rows and columns of a block; the last ones may be smaller.
+        num_skipped: rows of the first block that are not part of this.
     """
 
     values: Tensor
     scale: Tensor
     block: tuple[int, int]
+    num_skipped: int = 0
 
     @property
     def shape(self) -> torch.Size:
@@ -40,23 +42,23 @@ class Fp8Blocks:
         return self.values.nbytes + self.scale.nbytes
 
     def __getitem__(self, index: Index) -> "Fp8Blocks":
-        """A part of it: entries of the outer dimensions, or rows from the beginning of a block on."""
-        row_dim = self.values.dim() - 2
-        of_scale = tuple(self._blocks_of(part) if at == row_dim else part for at, part in enumerate(index))
-        return Fp8Blocks(self.values[index], self.scale[of_scale], self.block)
-
-    def _blocks_of(self, rows: int | slice) -> slice:
-        assert isinstance(rows, slice), "a single row is no matrix"
-        start, stop, _ = rows.indices(self.shape[-2])
-        assert start % self.block[0] == 0, "a part begins with a block"
-        return slice(start // self.block[0], -(-stop // self.block[0]))
+        """A part of it: entries of the outer dimensions, or ranges of rows."""
+        outer, rows = index[: self.values.dim() - 2], index[self.values.dim() - 2 :]
+        if not rows:
+            return Fp8Blocks(self.values[index], self.scale[index], self.block, self.num_skipped)
+        assert isinstance(rows[0], slice), "a single row is no matrix"
+        start, stop, _ = rows[0].indices(self.shape[-2])
+        start, stop = start + self.num_skipped, stop + self.num_skipped
+        blocks = slice(start // self.block[0], -(-stop // self.block[0]))
+        return Fp8Blocks(self.values[index], self.scale[*outer, blocks], self.block, start % self.block[0])
 
     def row_parts(self) -> Iterator[Tensor]:
         """float32 [rows, K], one row of blocks at a time."""
         num_rows, num_columns = self.shape[-2:]
         matrices, grids = self.values.view(-1, num_rows, num_columns), self.scale.view(-1, *self.scale.shape[-2:])
+        ends = range(self.block[0] - self.num_skipped, num_rows, self.block[0])
         for matrix, scale in zip(matrices, grids, strict=True):
-            for rows, factors in zip(torch.split(matrix, self.block[0]), scale, strict=True):
+            for rows, factors in zip(torch.tensor_split(matrix, list(ends)), scale, strict=True):
                 yield rows.float().mul_(factors.repeat_interleave(self.block[1])[:num_columns])
 
 

@@ -39,6 +39,7 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--speculation-ngram-min", "speculation_ngram_min", int, ()),
     ("--speculation-ngram-max", "speculation_ngram_max", int, ()),
     ("--pooling", "pooling", str, ()),
+    ("--tensor-parallel-size", "tensor_parallel_size", int, ()),
     ("--threads", "threads", int, ()),
     ("--max-loras", "max_loras", int, ()),
     ("--max-lora-rank", "max_lora_rank", int, ()),

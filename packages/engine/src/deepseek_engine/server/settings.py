@@ -53,7 +53,10 @@ class ServerSettings(BaseSettings):
     speculation_ngram_min: int = Field(2, ge=1, description="tokens that have to have come before for a guess")
     speculation_ngram_max: int = Field(4, ge=1, description="longest agreement that is looked for")
     pooling: Literal["mean", "last"] = Field("mean", description="how embeddings are made, if a request does not say")
-    threads: int | None = Field(None, ge=1, description="CPU threads; one a core")
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="processes that share the model, each with a slice of every layer"
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads, shared by all processes of the model; one a core")
 
     enable_lora: bool = Field(False, description="serve LoRA adapters beside the model, as model:adapter")
     max_loras: int = Field(8, ge=1, description="adapters in memory at once, and so in one batch")
@@ -156,6 +159,7 @@ class ServerSettings(BaseSettings):
             max_waiting=self.max_waiting,
             max_waiting_tokens=self.max_waiting_tokens,
             prompt_attention=self.prompt_attention,
+            tensor_parallel_size=self.tensor_parallel_size,
             num_threads=self.threads,
             speculation=self.speculation,
             num_speculative_tokens=self.num_speculative_tokens,

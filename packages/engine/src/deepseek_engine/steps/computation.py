@@ -11,6 +11,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from deepseek_engine.errors import EngineDeadError
 from deepseek_engine.grammar.desk import GrammarDesk
 from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.runner_protocol import Runner
@@ -55,7 +56,11 @@ class Computation:
         self._journal = journal
 
     def run(self, batch: Seq[ScheduledSequence]) -> Outcome:
-        """Compute the batch, or as much of it as can be computed."""
+        """Compute the batch, or as much of it as can be computed.
+
+        Raises:
+            EngineDeadError: the runner says that nothing can be computed any more.
+        """
         outcome = Outcome()
         parts: list[Seq[ScheduledSequence]] = [batch]
         num_splits = 0
@@ -64,6 +69,8 @@ class Computation:
             # Exceptions are kept as text: their tracebacks would keep a failed step's tensors alive.
             try:
                 sampled, readings = self._run(part)
+            except EngineDeadError:
+                raise
             except Exception as error:  # whatever a model, a sampler or a device may raise
                 if ran_out_of_memory(error):
                     return Outcome(ran_out=repr(error))

@@ -36,6 +36,7 @@ class Faults:
         die_token: it raises, and so does every step after it.
         hang_token: it never ends; the interpreter's other threads go on.
         freeze_token: it never ends, and keeps the interpreter's lock, so that no other thread goes on.
+        lose_token: it is computed, and the runner says from then on that it has lost what it needs.
         memory_tokens: a step of more tokens than this runs out of memory; drafts count.
     """
 
@@ -43,6 +44,7 @@ class Faults:
     die_token: int | None = None
     hang_token: int | None = None
     freeze_token: int | None = None
+    lose_token: int | None = None
     memory_tokens: int | None = None
 
 
@@ -67,6 +69,7 @@ class FakeRunner:
         self.adapters: AdapterHost | None = None
         self.launcher: FakeLauncher | None = None
         self.num_caches_freed = 0
+        self.failure: str | None = None
         self._step_s = step_s
         self._faults = faults
         self._is_dead = False
@@ -115,6 +118,9 @@ class FakeRunner:
             self.launcher.check_order(())
         self.num_caches_freed += 1
 
+    def close(self) -> None:
+        """There is nothing to end."""
+
     def _check_memory(self, batch: Seq[ScheduledSequence]) -> None:
         limit = self._faults.memory_tokens
         num_tokens = sum(s.num_new_tokens + len(s.draft_token_ids) for s in batch)
@@ -127,6 +133,8 @@ class FakeRunner:
             threading.Event().wait()
         if token_id == faults.freeze_token:
             re.fullmatch("(a|aa)+b", "a" * 10_000)  # for ever, and the lock is not let go of within a match
+        if token_id == faults.lose_token:
+            self.failure = "rank 1 of 2 was ended by signal 9"
         self._is_dead = self._is_dead or token_id == faults.die_token
         if self._is_dead or token_id == faults.fail_token:
             raise RuntimeError(f"token {token_id} breaks this model")
