@@ -57,8 +57,7 @@ def put_on_device(model: Transformer, device: torch.device) -> None:
     """Give a model that was made on the meta device its memory, without values."""
     model.to_empty(device=device)
     model.cos_sin = model.cos_sin.to(device)
-    if model.config.tie_word_embeddings:
-        model.head.weight = model.embedding
+    model.tie_head()
 
 
 def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> GpuRunner:
