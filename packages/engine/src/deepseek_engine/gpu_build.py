@@ -57,7 +57,8 @@ def put_on_device(model: Transformer, device: torch.device) -> None:
     """Give a model that was made on the meta device its memory, without values."""
     model.to_empty(device=device)
     model.cos_sin = model.cos_sin.to(device)
-    model.tie_head()
+    if model.config.tie_word_embeddings:
+        model.tie_head()
 
 
 def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> GpuRunner:
