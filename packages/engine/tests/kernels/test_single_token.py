@@ -98,7 +98,7 @@ def test_one_token_through_output_projection_router_and_experts(form: str, route
         choice.weights.fill_(float("nan"))
         choice.ids.fill_(-1)
         fused.linear_residual(attended, output, output_scale, None, x, middle, routing, choice)
-        fused.gate_up(middle, gain, 1e-5, gate_up, gate_up_scale, None, act, routing, choice, down)
+        fused.gate_up(middle, gain, 1e-5, gate_up, gate_up_scale, None, act, choice, down)
         fused.down(act, down, down_scale, None, middle, out, choice)
     ids = choice.ids
 

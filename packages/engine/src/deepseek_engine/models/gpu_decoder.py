@@ -234,8 +234,8 @@ class GpuDecoder:
             act = torch.empty(places, width, dtype=torch.float32, device=x_H.device)
             gate_up, down = network.gate_up, network.down
             single_token.gate_up(
-                middle_H, weights.feed_forward_gain, eps, gate_up.weight, gate_up.scale, gate_up.bias, act, layer.router,
-                layer.choice, down.weight if layer.choice is not None else None,
+                middle_H, weights.feed_forward_gain, eps, gate_up.weight, gate_up.scale, gate_up.bias, act, layer.choice,
+                None if layer.choice is None else down.weight,
             )  # fmt: skip
             single_token.down(act, down.weight, down.scale, down.bias, middle_H, spare_H, layer.choice)
             x_H, spare_H = spare_H, x_H
