@@ -10,7 +10,7 @@ import torch
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gpu_inputs import GpuInputs
-from deepseek_engine.gpu_runner import GpuRunner, graph_sizes
+from deepseek_engine.gpu_runner import CHUNK_SIZES, GpuRunner, graph_sizes
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport
 from deepseek_engine.models.gpu_decoder import GpuDecoder
@@ -21,9 +21,9 @@ from deepseek_engine.sequence import ScheduledSequence, Sequence
 
 logger = logging.getLogger(__name__)
 
-GRAPH_BYTES: Final = 512 << 20
+GRAPH_BYTES: Final = 2 << 30
 """Kept free of the cache for CUDA graphs and what libraries take as they are first used."""
-WARM_UP_TOKENS: Final = (1024, 515, 130, 17)
+WARM_UP_TOKENS: Final = (4096, 2051, 515, 130, 17)
 """Prompt tokens of steps that are run at the start, as far as the budget allows: sizes are compiled for by class (few
 rows or many) and by whether they are multiples of 16."""
 
@@ -92,7 +92,8 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
     )
     runner = _make_runner(decoder, info, report, plan)
     if plan.device.type == "cuda":
-        runner.capture(graph_sizes(config.max_num_seqs))
+        chunk_sizes = [size for size in CHUNK_SIZES if size <= config.max_num_batched_tokens]
+        runner.capture(graph_sizes(config.max_num_seqs), chunk_sizes)
         for num_tokens in WARM_UP_TOKENS:
             if num_tokens <= min(config.max_num_batched_tokens, plan.max_model_len):
                 runner.forward([_prompt_of(num_tokens, plan), *([_prompt_of(1, plan)] if num_tokens % 2 else [])])

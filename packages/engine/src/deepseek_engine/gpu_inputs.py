@@ -24,6 +24,8 @@ NUM_BUFFERS: Final = 3
 
 NOT_PENDING: Final = -1
 PADDING_SLOT: Final = -1
+MAX_GRAPHED_CHUNKS: Final = 16
+"""Prefill chunks of a step that a graph may hold."""
 ROW_FIELDS: Final = ("token_ids", "sources", "positions", "slots", "context_lens")
 
 
@@ -60,6 +62,8 @@ class ChunkRows:
         context_lens: int32 [C].
         prefix_lens: int32 [C].
         block_tables: int32 [C, M].
+        max_len: tokens of a chunk at most.
+        is_padded: whether tokens and chunks of no sequence follow, for a graph of this size; the lists are empty then.
     """
 
     token_ids: Tensor
@@ -72,6 +76,8 @@ class ChunkRows:
     first_rows: Seq[int]
     host_context_lens: Seq[int]
     host_prefix_lens: Seq[int]
+    max_len: int
+    is_padded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,79 @@ class GpuInputs:
         """The static tensors of a batch of that many rows, padding included."""
         return self._views(self._buffer, num_rows)
 
+    def mixed(self, num_singles: int, num_tokens: int) -> GpuStep:
+        """The static tensors of a step of so many single rows, none or all, and chunks of so many tokens."""
+        flat = self._chunk_buffer[: self._mixed_size(num_tokens)]
+        chunks, row_ids = self._mixed_views(flat, num_tokens)
+        singles = self.singles(num_singles) if num_singles else None
+        return GpuStep(singles, chunks, num_singles, False, row_ids, self._max_singles, {})
+
+    def reserve_chunks(self, num_tokens: int) -> None:
+        """Make room for the static tensors of steps with chunks of up to so many tokens."""
+        size = self._mixed_size(num_tokens)
+        self._chunk_buffer = torch.zeros(size, dtype=torch.int32, device=self._device)
+        self._chunk_pinned = [
+            torch.zeros(size, dtype=torch.int32, pin_memory=self._is_cuda) for _ in range(NUM_BUFFERS)
+        ]
+
+    def prepare_mixed(
+        self, batch: Seq[ScheduledSequence], num_singles: int, num_tokens: int, previous: Mapping[Sequence, int] | None
+    ) -> GpuStep:
+        """Copy a batch of single tokens and at most `MAX_GRAPHED_CHUNKS` chunks to the tensors of `mixed`.
+
+        Args:
+            batch: without drafts, prefixes and prompts to be read.
+            num_singles: rows that the single tokens are padded to; 0 if there are none.
+            num_tokens: tokens that the chunks are padded to.
+            previous: as of `prepare`.
+        """
+        decodes = [s for s in batch if s.num_new_tokens == 1]
+        prefills = [s for s in batch if s.num_new_tokens > 1]
+        if num_singles:
+            self._singles(decodes, len(decodes), num_singles, previous)
+        else:
+            self._turn = (self._turn + 1) % NUM_BUFFERS
+        size = self._mixed_size(num_tokens)
+        host = self._chunk_pinned[self._turn][:size]
+        host.zero_()
+        chunks, row_ids = self._mixed_views(host, num_tokens)
+        slots, positions = chunks.slots.numpy(), chunks.positions.numpy()
+        slots.fill(PADDING_SLOT)
+        token_ids, tables = chunks.token_ids.numpy(), chunks.block_tables.numpy()
+        first = 0
+        for row, s in enumerate(prefills):
+            begin, count = s.sequence.num_computed_tokens, s.num_new_tokens
+            of_chunk = slice(first, first + count)
+            first += count
+            token_ids[of_chunk] = s.sequence.token_ids[begin : begin + count]
+            of_sequence = np.arange(begin, begin + count, dtype=np.int32)
+            positions[of_chunk] = of_sequence
+            table = s.sequence.block_table
+            tables[row, : len(table)] = table
+            slots[of_chunk] = tables[row, of_sequence // self._block_size] * self._block_size + (
+                of_sequence % self._block_size
+            )
+            chunks.cu_seqlens[row + 1] = first
+            chunks.context_lens[row] = begin + count
+        chunks.cu_seqlens[len(prefills) + 1 :] = first
+        rows, sampled_row_of = self._rows(batch, num_singles)
+        row_ids[: len(rows)] = torch.tensor(rows, dtype=torch.int32)
+        self._chunk_buffer[:size].copy_(host, non_blocking=True)
+        return GpuStep(None, None, num_singles, False, None, len(rows), sampled_row_of)
+
+    def _mixed_size(self, num_tokens: int) -> int:
+        return sum(self._mixed_sizes(num_tokens))
+
+    def _mixed_sizes(self, num_tokens: int) -> tuple[int, ...]:
+        count = MAX_GRAPHED_CHUNKS
+        tables = count * self._max_blocks
+        return (num_tokens, num_tokens, num_tokens, count + 1, count, count, tables, self._max_singles)
+
+    def _mixed_views(self, flat: Tensor, num_tokens: int) -> tuple[ChunkRows, Tensor]:
+        *views, tables, row_ids = torch.split(flat, self._mixed_sizes(num_tokens))
+        tables = tables.view(MAX_GRAPHED_CHUNKS, self._max_blocks)
+        return ChunkRows(*views, tables, (), (), (), num_tokens, is_padded=True), row_ids
+
     def prepare(
         self, batch: Seq[ScheduledSequence], padded_to: int | None, previous: Mapping[Sequence, int] | None
     ) -> GpuStep:
@@ -144,7 +223,7 @@ class GpuInputs:
     def _rows(self, batch: Seq[ScheduledSequence], num_singles: int) -> tuple[list[int], dict[Sequence, int]]:
         rows: list[int] = []
         sampled_row_of: dict[Sequence, int] = {}
-        next_single, next_chunk, num_sampled = 0, num_singles, 0
+        next_single, next_chunk, num_sampled = 0, num_singles, 0  # padding of the single rows included
         for s in batch:
             if s.num_new_tokens == 1:
                 first, size = next_single, 1 + len(s.draft_token_ids)
@@ -251,7 +330,8 @@ class GpuInputs:
         sizes = (num_tokens, num_tokens, num_tokens, count + 1, count, count, count * num_blocks)
         views = torch.split(flat, sizes)
         return ChunkRows(
-            *views[:6], views[6].view(count, num_blocks), first_rows, ends, prefix_lens
+            *views[:6], views[6].view(count, num_blocks), first_rows, ends, prefix_lens,
+            max(s.num_new_tokens for s in prefills),
         )  # fmt: skip
 
     def _to_device(self, values: Ints) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from deepseek_engine.gpu_inputs import GpuInputs, GpuStep
+from deepseek_engine.gpu_inputs import MAX_GRAPHED_CHUNKS, GpuInputs, GpuStep
 from deepseek_engine.gpu_sampler import GpuSampler
 from deepseek_engine.kernels.sampling_rows import Needs
 from deepseek_engine.kernels.triton.embedding import embed
@@ -34,6 +34,8 @@ NOTHING: Final = Needs(adjust=False, random=False, filter=False, report=False)
 
 _SMALL_SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 _LARGE_STEP: Final = 32
+CHUNK_SIZES: Final = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048)
+"""Tokens of prefill chunks that get a graph: larger steps keep the device busy for longer than launching them takes."""
 
 
 def graph_sizes(max_rows: int) -> list[int]:
@@ -90,6 +92,8 @@ class GpuRunner:
         self._prompt_reader = PromptReader(lambda hidden: decoder.logits(hidden).float(), info.vocab_size)
         self._graphs: dict[int, _Graph] = {}
         self._sizes: list[int] = []
+        self._mixed: dict[tuple[int, int], _Graph] = {}
+        self._chunk_sizes: list[int] = []
 
     @property
     def launcher(self) -> "GpuRunner":
@@ -102,21 +106,38 @@ class GpuRunner:
         return False
 
     @torch.inference_mode()
-    def capture(self, sizes: Seq[int]) -> None:
-        """Make the graphs of these batch sizes; the largest first, so that the others find their memory."""
+    def capture(self, sizes: Seq[int], chunk_sizes: Seq[int]) -> None:
+        """Make the graphs of these batch sizes; the largest first, so that the others find their memory.
+
+        Args:
+            sizes: rows of steps of single tokens.
+            chunk_sizes: tokens of prefill chunks, each with and without a full batch of single tokens.
+        """
         began = time.monotonic()
         pool = torch.cuda.graph_pool_handle()
+        if not self._decoder.has_static_chunks:
+            chunk_sizes = ()
+        if chunk_sizes:
+            self._inputs.reserve_chunks(max(chunk_sizes))
+        for num_tokens in sorted(chunk_sizes, reverse=True):
+            for num_singles in (max(sizes), 0):
+                step = self._inputs.mixed(num_singles, num_tokens)
+                self._mixed[num_singles, num_tokens] = self._captured(step, pool)
         for size in sorted(sizes, reverse=True):
             step = GpuStep(self._inputs.singles(size), None, size, False, None, size, {})
-            self._compute_graphed(step)  # compiles what is not, outside of the capture
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                hidden, logits = self._compute_graphed(step)
-            self._graphs[size] = _Graph(graph, hidden, logits)
-        self._sizes = sorted(self._graphs)
+            self._graphs[size] = self._captured(step, pool)
+        self._sizes, self._chunk_sizes = sorted(sizes), sorted(chunk_sizes)
         torch.cuda.synchronize()
-        logger.info("captured %d CUDA graphs in %.1f s", len(sizes), time.monotonic() - began)
+        num_graphs = len(self._graphs) + len(self._mixed)
+        logger.info("captured %d CUDA graphs in %.1f s", num_graphs, time.monotonic() - began)
+
+    def _captured(self, step: GpuStep, pool: tuple[int, int]) -> _Graph:
+        self._compute_graphed(step)  # compiles what is not, outside of the capture
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            hidden, logits = self._compute_graphed(step)
+        return _Graph(graph, hidden, logits)
 
     @torch.inference_mode()
     def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
@@ -168,14 +189,35 @@ class GpuRunner:
     ) -> tuple[GpuStep, Tensor, Tensor | None]:
         """The step, the hidden states of its rows, and logits if a graph has made them."""
         num_rows = len(batch)
-        is_plain = all(s.num_new_tokens == 1 and not s.draft_token_ids for s in batch)
-        size = next((size for size in self._sizes if size >= num_rows), None) if is_plain else None
+        num_singles = sum(1 for s in batch if s.num_new_tokens == 1)
+        has_drafts = any(s.draft_token_ids for s in batch)
+        if num_singles < num_rows:
+            graph_key = None if has_drafts else self._mixed_key(batch, num_singles)
+            if graph_key is not None:
+                step = self._inputs.prepare_mixed(batch, *graph_key, previous)
+                return step, *self._replayed(self._mixed[graph_key], step.num_rows)
+        size = None if has_drafts else next((size for size in self._sizes if size >= num_rows), None)
+        if num_singles < num_rows:
+            size = None
         step = self._inputs.prepare(batch, size, previous)
         if size is None or step.row_ids is not None:
             return step, self._hidden(step), None
-        graph = self._graphs[size]
+        return step, *self._replayed(self._graphs[size], num_rows)
+
+    def _mixed_key(self, batch: Seq[ScheduledSequence], num_singles: int) -> tuple[int, int] | None:
+        """Which graph serves a step with prefill chunks; None if none does."""
+        chunks = [s for s in batch if s.num_new_tokens > 1]
+        num_tokens = sum(s.num_new_tokens for s in chunks)
+        size = next((size for size in self._chunk_sizes if size >= num_tokens), None)
+        if size is None or len(chunks) > MAX_GRAPHED_CHUNKS or num_singles > self._sizes[-1]:
+            return None
+        if any(s.sequence.prefix_len or s.read_positions for s in batch):
+            return None
+        return (self._sizes[-1] if num_singles else 0), size
+
+    def _replayed(self, graph: _Graph, num_rows: int) -> tuple[Tensor, Tensor]:
         graph.graph.replay()
-        return step, graph.hidden[:num_rows], graph.logits[:num_rows]
+        return graph.hidden[:num_rows], graph.logits[:num_rows]
 
     def _compute_graphed(self, step: GpuStep) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(step)

@@ -64,6 +64,15 @@ class Pair:
         return self.decoder.logits(self.decoder.hidden(step, x))[: step.num_rows].float().cpu()
 
 
+    def computed_padded(self, batch: list[ScheduledSequence], num_singles: int, num_tokens: int) -> torch.Tensor:
+        """The same from the tensors of a graph for so many rows and tokens."""
+        num_rows = self.inputs.prepare_mixed(batch, num_singles, num_tokens, None).num_rows
+        step = self.inputs.mixed(num_singles, num_tokens)
+        parts = [part.token_ids for part in (step.singles, step.chunks) if part is not None]
+        x = embed(torch.cat(parts), None, torch.zeros(1, dtype=torch.int32, device=DEVICE), self.decoder.embedding)
+        return self.decoder.logits(self.decoder.hidden(step, x))[:num_rows].float().cpu()
+
+
 def load(folder: Path, dtype: torch.dtype, quantization: str | None, device: torch.device) -> Transformer:
     config, source = open_checkpoint(folder)
     model = Transformer(config, MAX_MODEL_LEN, dtype)
@@ -156,4 +165,19 @@ def test_a_bidirectional_prefix_is_seen_from_both_sides(folders: dict[str, Path]
         batch = [ScheduledSequence(sequence(1, 37, [5, 2, 9], prefix_len=30), 37)]
         with torch.inference_mode():
             expected, out = pair.expected(batch), pair.computed(batch)
+        assert (out - expected).norm() / expected.norm() < TOLERANCE["float32"]
+
+
+def test_a_step_padded_to_the_size_of_a_graph_gives_the_same(folders: dict[str, Path]) -> None:
+    pair = pair_of(folders["mixtral-16x2"], torch.float32, None)
+    pair.inputs.reserve_chunks(48)
+    with torch.inference_mode():
+        for index, batch in enumerate(steps()):
+            if index < 2:
+                expected, out = pair.expected(batch), pair.computed_padded(batch, 8, 48)
+                error = (out - expected).norm() / expected.norm().clamp(min=1e-9)
+                assert out.shape == expected.shape
+                assert error < TOLERANCE["float32"], f"step {index}: {error}"
+        alone = [ScheduledSequence(sequence(5, 9, [4]), 9)]
+        expected, out = pair.expected(alone), pair.computed_padded(alone, 0, 48)
         assert (out - expected).norm() / expected.norm() < TOLERANCE["float32"]

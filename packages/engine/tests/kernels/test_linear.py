@@ -112,7 +112,7 @@ def test_no_tokens_are_fine() -> None:
 
 def test_the_kernel_goes_by_tokens_and_format() -> None:
     assert choose_linear(1, "float32") == choose_linear(4, "bfloat16") == choose_linear(2, "int8") == "multiply"
-    assert choose_linear(32, "bfloat16") == choose_linear(256, "int8") == "stream"
+    assert choose_linear(32, "bfloat16") == choose_linear(63, "int8") == "stream"
     assert choose_linear(65, "bfloat16") == choose_linear(5, "float32") == "library"
     assert choose_linear(8192, "int8") == "w8a8"
 

@@ -6,7 +6,6 @@ T tokens: D single-token rows, then those of C chunks. N query heads, K key/valu
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,11 +80,12 @@ class GroupedQuery:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _prefill(self, q: Tensor, chunks: ChunkRows) -> Tensor:
-        sizes = np.diff(chunks.first_rows)
         return prefill_attention(
             q, self._kv, chunks.block_tables, chunks.cu_seqlens, chunks.context_lens,
             chunks.prefix_lens if any(chunks.host_prefix_lens) else None,
-            max_seqlen_q=int(sizes.max()), scale=self._scale,
+            max_seqlen_q=chunks.max_len, scale=self._scale,
+            # Nobody attends for padding, and what comes behind must not meet what nobody wrote.
+            out=torch.zeros_like(q) if chunks.is_padded else None,
         )  # fmt: skip
 
     def _decode(self, projected: Tensor, singles: SingleRows, cos_sin: Tensor | None) -> Tensor:

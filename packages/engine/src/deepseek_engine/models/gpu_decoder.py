@@ -42,8 +42,8 @@ from deepseek_engine.models.gpu_weights import (
 from deepseek_engine.models.transformer import Transformer
 
 
-MIN_INT8_PAIRS: Final = 128
-"""Rows an expert from which on arithmetic counts more than weights: INT8 experts then read INT8 rows."""
+MAX_FLOAT_PAIRS: Final = 8
+"""Of tokens and their experts. With more, INT8 experts read INT8 rows: then weights need not be made floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,11 @@ class GpuDecoder:
                 attention = Latent(weights.attention, tensors[0], cache.block_size, self._cos_sin, self._counters)
             layers.append(_Layer(weights, attention, *self._choosing(weights)))
         self._layers = layers
+
+    @property
+    def has_static_chunks(self) -> bool:
+        """Whether launches for prefill chunks depend on their number of tokens alone, so that a graph may hold them."""
+        return self._latent is None
 
     def kernels(self) -> list[str]:
         """Which kernels serve what, for the log."""
@@ -194,7 +199,7 @@ class GpuDecoder:
         gate_up, down = network.gate_up, network.down
         num_tokens, num_experts = x_TH.shape[0], gate_up.weight.shape[0]
         num_pairs = num_tokens * (rule.num_experts_per_tok + network.num_shared)
-        reads_int8 = gate_up.scale is not None and num_pairs >= MIN_INT8_PAIRS * num_experts
+        reads_int8 = gate_up.scale is not None and num_pairs > MAX_FLOAT_PAIRS
         if num_tokens <= MAX_FUSED_TOKENS:
             normed, ids, shares = add_rms_norm_route(
                 x_TH, gain, eps, network.router, rule, rows=added, choice_bias=network.choice_bias,

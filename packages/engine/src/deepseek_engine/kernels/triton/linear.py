@@ -17,7 +17,7 @@ LinearFormat = Literal["float32", "bfloat16", "int8"]
 LinearKernel = Literal["multiply", "stream", "w8a8", "library"]
 """Multiplied in registers; streamed through the tensor cores (INT8 as W8A16); INT8 x INT8; PyTorch's."""
 
-MAX_STREAMED_TOKENS: dict[LinearFormat, int] = {"float32": MAX_MULTIPLIED_ROWS, "bfloat16": 64, "int8": 256}
+MAX_STREAMED_TOKENS: dict[LinearFormat, int] = {"float32": MAX_MULTIPLIED_ROWS, "bfloat16": 64, "int8": 63}
 """Beyond these the product no longer waits for its weight, and larger tiles than a stream's are faster."""
 
 

@@ -165,6 +165,7 @@ def prefill_attention(
     *,
     max_seqlen_q: int,
     scale: float,
+    out: Tensor | None = None,
     config: PrefillConfig | None = None,
 ) -> Tensor:
     """Attend with a chunk of new tokens of each sequence; their keys and values are in the cache.
@@ -179,6 +180,7 @@ def prefill_attention(
             where all is causal.
         max_seqlen_q: rows of a sequence at most; decides how the launch is cut.
         scale: of the scores.
+        out: [T, N, D], where to write.
         config: for benchmarks.
 
     Returns:
@@ -188,7 +190,7 @@ def prefill_attention(
     num_sequences = block_tables.shape[0]
     assert queries.is_contiguous()
     config = config or choose_config(max_seqlen_q, queries.element_size())
-    out = torch.empty_like(queries)
+    out = torch.empty_like(queries) if out is None else out
     is_dependent = has_dependent_launch(queries.device)
     _prefill_attention[(num_heads, num_tokens // config.block_m + num_sequences)](
         queries, out, kv.keys, kv.values, *kv.scales, block_tables, cu_seqlens_q, context_lens,
