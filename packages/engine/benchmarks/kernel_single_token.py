@@ -72,8 +72,8 @@ class Layer:
     def expand(self) -> None:
         """Gate and up."""
         fused.gate_up(
-            self.middle, self.gain, 1e-5, *self.gate_up, None, self.act, self.routing, self.choice, self.down[0]
-        )
+            self.middle, self.gain, 1e-5, *self.gate_up, None, self.act, self.choice, self.down[0]
+        )  # fmt: skip
 
     def contract(self) -> None:
         """Down and residual."""

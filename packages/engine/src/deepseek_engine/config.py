@@ -38,8 +38,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         kv_cache_memory_bytes: size of the KV cache, of each rank where there are several; None is room for max_num_seqs
             sequences of an eighth of the context, or one whole context if that is more, capped by a quarter of free
             memory.
-        gpu_memory_utilization: share of a GPU's memory that weights, cache and steps may take together; the cache gets what
-            is left, unless its size is given.
+        gpu_memory_utilization: share of a GPU's memory that weights, cache and steps may take together; the cache gets
+            what is left, unless its size is given.
         num_kv_blocks: blocks of KV cache, instead of bytes.
         enable_prefix_caching: reuse the KV of equal prompt beginnings.
         max_waiting: requests that may wait for a place before new ones are refused.
@@ -122,6 +122,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidRequestError(
                     f"{name}={getattr(self, name)}: it must be above 0 and at most {MAX_SECONDS}", param=name
                 )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse values that are right by themselves and not beside others."""
         if not 0 < self.gpu_memory_utilization <= 1:
             raise InvalidRequestError(
                 f"gpu_memory_utilization={self.gpu_memory_utilization:g}: it must be above 0 and at most 1",

@@ -1,4 +1,4 @@
-"""From a loaded model to a GpuRunner: memory measured, the cache as large as fits, kernels compiled, graphs captured."""
+"""From a loaded model to a GpuRunner: memory measured, a cache as large as fits, kernels compiled, graphs captured."""
 
 import logging
 import time

@@ -26,6 +26,7 @@ NOT_PENDING: Final = -1
 PADDING_SLOT: Final = -1
 MAX_GRAPHED_CHUNKS: Final = 16
 """Prefill chunks of a step that a graph may hold."""
+CHUNK_FIELDS: Final = ("token_ids", "positions", "slots", "cu_seqlens", "context_lens", "prefix_lens")
 ROW_FIELDS: Final = ("token_ids", "sources", "positions", "slots", "context_lens")
 
 
@@ -73,11 +74,11 @@ class ChunkRows:
     context_lens: Tensor
     prefix_lens: Tensor
     block_tables: Tensor
-    first_rows: Seq[int]
-    host_context_lens: Seq[int]
-    host_prefix_lens: Seq[int]
     max_len: int
     is_padded: bool = False
+    first_rows: Seq[int] = ()
+    host_context_lens: Seq[int] = ()
+    host_prefix_lens: Seq[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +196,10 @@ class GpuInputs:
         return (num_tokens, num_tokens, num_tokens, count + 1, count, count, tables, self._max_singles)
 
     def _mixed_views(self, flat: Tensor, num_tokens: int) -> tuple[ChunkRows, Tensor]:
-        *views, tables, row_ids = torch.split(flat, self._mixed_sizes(num_tokens))
+        *views, tables, row_ids = torch.split(flat, list(self._mixed_sizes(num_tokens)))
+        fields = dict(zip(CHUNK_FIELDS, views, strict=True))
         tables = tables.view(MAX_GRAPHED_CHUNKS, self._max_blocks)
-        return ChunkRows(*views, tables, (), (), (), num_tokens, is_padded=True), row_ids
+        return ChunkRows(**fields, block_tables=tables, max_len=num_tokens, is_padded=True), row_ids
 
     def prepare(
         self, batch: Seq[ScheduledSequence], padded_to: int | None, previous: Mapping[Sequence, int] | None
@@ -299,10 +301,10 @@ class GpuInputs:
         return self._views(self._buffer, num_padded)
 
     def _views(self, flat: Tensor, num_rows: int) -> SingleRows:
-        fields = [flat[i * num_rows : (i + 1) * num_rows] for i in range(len(ROW_FIELDS))]
+        fields = {name: flat[i * num_rows : (i + 1) * num_rows] for i, name in enumerate(ROW_FIELDS)}
         start = len(ROW_FIELDS) * num_rows
         tables = flat[start : start + num_rows * self._max_blocks].view(num_rows, self._max_blocks)
-        return SingleRows(*fields, tables)
+        return SingleRows(**fields, block_tables=tables)
 
     def _chunks(self, prefills: Seq[ScheduledSequence]) -> ChunkRows:
         token_ids: list[int] = []
@@ -328,11 +330,15 @@ class GpuInputs:
         parts = (token_ids, positions, slots, first_rows, ends, prefix_lens, tables.reshape(-1))
         flat = self._to_device(np.concatenate([np.asarray(part, dtype=np.int32) for part in parts]))
         sizes = (num_tokens, num_tokens, num_tokens, count + 1, count, count, count * num_blocks)
-        views = torch.split(flat, sizes)
+        *views, of_blocks = torch.split(flat, list(sizes))
         return ChunkRows(
-            *views[:6], views[6].view(count, num_blocks), first_rows, ends, prefix_lens,
-            max(s.num_new_tokens for s in prefills),
-        )  # fmt: skip
+            **dict(zip(CHUNK_FIELDS, views, strict=True)),
+            block_tables=of_blocks.view(count, num_blocks),
+            max_len=max(s.num_new_tokens for s in prefills),
+            first_rows=first_rows,
+            host_context_lens=ends,
+            host_prefix_lens=prefix_lens,
+        )
 
     def _to_device(self, values: Ints) -> Tensor:
         """The caching allocator keeps pinned memory until the copy is done."""

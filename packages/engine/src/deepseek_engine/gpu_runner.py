@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -131,7 +131,7 @@ class GpuRunner:
         num_graphs = len(self._graphs) + len(self._mixed)
         logger.info("captured %d CUDA graphs in %.1f s", num_graphs, time.monotonic() - began)
 
-    def _captured(self, step: GpuStep, pool: tuple[int, int]) -> _Graph:
+    def _captured(self, step: GpuStep, pool: Any) -> _Graph:
         self._compute_graphed(step)  # compiles what is not, outside of the capture
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()

@@ -17,7 +17,6 @@ from deepseek_engine.models.gpu_decoder import GpuDecoder
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
-from deepseek_engine.step_inputs import prepare_step
 from deepseek_engine.step_model import TorchModel
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
@@ -62,7 +61,6 @@ class Pair:
         parts = [part.token_ids for part in (step.singles, step.chunks) if part is not None]
         x = embed(torch.cat(parts), None, torch.zeros(1, dtype=torch.int32, device=DEVICE), self.decoder.embedding)
         return self.decoder.logits(self.decoder.hidden(step, x))[: step.num_rows].float().cpu()
-
 
     def computed_padded(self, batch: list[ScheduledSequence], num_singles: int, num_tokens: int) -> torch.Tensor:
         """The same from the tensors of a graph for so many rows and tokens."""

@@ -48,9 +48,8 @@ def _product(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[]
 
 
 def _median_s(call: Callable[[], Tensor], device: torch.device, repeats: int = 9) -> float:
-    times: list[float] = []
-    for _ in range(repeats + 2):  # the first two warm up
-        times.append(_event_s(call) if device.type == "cuda" else _clock_s(call))
+    time_of = _event_s if device.type == "cuda" else _clock_s
+    times = [time_of(call) for _ in range(repeats + 2)]  # the first two warm up
     return sorted(times[2:])[repeats // 2]
 
 

@@ -109,7 +109,7 @@ class Latent:
         weights, config = self._weights, self._weights.config
         width = config.num_attention_heads * config.qk_head_dim
         nope, rank = config.qk_nope_head_dim, config.kv_lora_rank
-        q = projected[:, :width].unflatten(1, (config.num_attention_heads, config.qk_head_dim))
+        q: Tensor = torch.unflatten(projected[:, :width], 1, (config.num_attention_heads, config.qk_head_dim))
         latent = projected[:, width:]
         if rows.chunks is None:
             query = torch.empty(

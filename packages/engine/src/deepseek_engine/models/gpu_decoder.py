@@ -41,7 +41,6 @@ from deepseek_engine.models.gpu_weights import (
 )
 from deepseek_engine.models.transformer import Transformer
 
-
 MAX_FLOAT_PAIRS: Final = 8
 """Of tokens and their experts. With more, INT8 experts read INT8 rows: then weights need not be made floats."""
 
@@ -239,8 +238,8 @@ class GpuDecoder:
             act = torch.empty(places, width, dtype=torch.float32, device=x_H.device)
             gate_up, down = network.gate_up, network.down
             single_token.gate_up(
-                middle_H, weights.feed_forward_gain, eps, gate_up.weight, gate_up.scale, gate_up.bias, act, layer.choice,
-                None if layer.choice is None else down.weight,
+                middle_H, weights.feed_forward_gain, eps, gate_up.weight, gate_up.scale, gate_up.bias, act,
+                layer.choice, None if layer.choice is None else down.weight,
             )  # fmt: skip
             single_token.down(act, down.weight, down.scale, down.bias, middle_H, spare_H, layer.choice)
             x_H, spare_H = spare_H, x_H

@@ -6,7 +6,7 @@ from typing import Final
 from torch import Tensor
 
 from deepseek_engine.config import EngineConfig
-from deepseek_engine.model_runner import build_runner
+from deepseek_engine.model_runner import build_cpu_runner
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.step_model import TorchModel
 from deepseek_engine.whole_prompt import run_whole_prompt
@@ -19,7 +19,7 @@ def load_transformer(folder: Path, quantization: str | None = None) -> Transform
     config = EngineConfig(
         model=str(folder), dtype="float32", quantization=quantization, num_kv_blocks=1, max_model_len=_MAX_TOKENS
     )
-    model = build_runner(config).model
+    model = build_cpu_runner(config).model
     assert isinstance(model, TorchModel)
     return model.transformer
 

@@ -16,7 +16,8 @@ H hidden_size, N rows of a weight, K features in, I width of an expert, E routed
 shared ones, P programs of the output projection.
 """
 
-# pyright: basic, reportAttributeAccessIssue=false
+# pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false
 # Triton compiles these functions from their source: their values have no Python types.
 
 from dataclasses import dataclass
@@ -292,28 +293,28 @@ def _fetch_ahead(address, num_bytes):
 
 @triton.jit
 def _gate_up_kernel(
-    x, gain, inverse_in, ids, weight, scale, bias, ahead, act, H, I, eps, ahead_bytes,
+    x, gain, inverse_in, ids, weight, scale, bias, ahead, act, H, WIDTH, eps, ahead_bytes,
     IS_ROUTED: tl.constexpr, HAS_BIAS: tl.constexpr, NUM_CHUNKS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, PACK: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(1)
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     cols = tl.arange(0, BLOCK_K)
-    is_row = rows < I
+    is_row = rows < WIDTH
     let_next_begin(IS_DEPENDENT)
     gains = tl.load(gain + cols, mask=cols < H, other=0.0).to(tl.float32)
     if IS_ROUTED:
         wait_for_inputs(IS_DEPENDENT)
         expert = tl.load(ids + place)
         inverse = tl.load(inverse_in)
-        weight += expert.to(tl.int64) * (2 * I * (H // PACK)).to(tl.int64)
+        weight += expert.to(tl.int64) * (2 * WIDTH * (H // PACK)).to(tl.int64)
     else:
         expert = 0
     gate_tile = _tile(weight, rows, is_row, H, 0, BLOCK_K, PACK)
-    up_tile = _tile(weight, rows + I, is_row, H, 0, BLOCK_K, PACK)
-    scale_at = scale + expert * (2 * I) if PACK > 1 else scale
+    up_tile = _tile(weight, rows + WIDTH, is_row, H, 0, BLOCK_K, PACK)
+    scale_at = scale + expert * (2 * WIDTH) if PACK > 1 else scale
     gate_scales, gate_biases = _scales_and_biases(scale_at, bias, rows, is_row, PACK, HAS_BIAS)
-    up_scales, up_biases = _scales_and_biases(scale_at, bias, rows + I, is_row, PACK, HAS_BIAS)
+    up_scales, up_biases = _scales_and_biases(scale_at, bias, rows + WIDTH, is_row, PACK, HAS_BIAS)
     if not IS_ROUTED:
         wait_for_inputs(IS_DEPENDENT)
     gates = tl.zeros((BLOCK_N, BLOCK_K // PACK), dtype=tl.float32)
@@ -324,7 +325,7 @@ def _gate_up_kernel(
         features = tl.load(x + at, mask=at < H, other=0.0).to(tl.float32)
         if chunk > 0:
             gate_tile = _tile(weight, rows, is_row, H, chunk, BLOCK_K, PACK)
-            up_tile = _tile(weight, rows + I, is_row, H, chunk, BLOCK_K, PACK)
+            up_tile = _tile(weight, rows + WIDTH, is_row, H, chunk, BLOCK_K, PACK)
             gains = tl.load(gain + at, mask=at < H, other=0.0).to(tl.float32)
         if not IS_ROUTED:
             squares += features * features
@@ -336,18 +337,17 @@ def _gate_up_kernel(
         inverse = tl.rsqrt(tl.sum(squares) / H + eps)
     gate = tl.sum(gates, axis=1) * inverse * gate_scales + gate_biases
     up = tl.sum(ups, axis=1) * inverse * up_scales + up_biases
-    tl.store(act + place * I + rows, gate * tl.sigmoid(gate) * up, mask=is_row)
-    if IS_ROUTED:
-        if not INTERPRETED:
-            # What the next launch reads of this expert: its loads wait for this launch, these do not.
-            share = tl.program_id(0).to(tl.int64) * 16384
-            if share < ahead_bytes:
-                _fetch_ahead(ahead.to(tl.int64) + expert.to(tl.int64) * ahead_bytes + share, ahead_bytes - share)
+    tl.store(act + place * WIDTH + rows, gate * tl.sigmoid(gate) * up, mask=is_row)
+    if IS_ROUTED and not INTERPRETED:
+        # What the next launch reads of this expert: its loads wait for this launch, these do not.
+        share = tl.program_id(0).to(tl.int64) * 16384
+        if share < ahead_bytes:
+            _fetch_ahead(ahead.to(tl.int64) + expert.to(tl.int64) * ahead_bytes + share, ahead_bytes - share)
 
 
 @triton.jit
 def _down_kernel(
-    act, ids, weights, weight, scale, bias, x, x_out, H, I,
+    act, ids, weights, weight, scale, bias, x, x_out, H, WIDTH,
     IS_ROUTED: tl.constexpr, NUM_PLACES: tl.constexpr, HAS_BIAS: tl.constexpr, NUM_CHUNKS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -361,27 +361,27 @@ def _down_kernel(
         before = tl.load(x + rows, mask=is_row, other=0.0).to(tl.float32)
         for place in tl.range(0, NUM_PLACES, loop_unroll_factor=2):
             expert = tl.load(ids + place).to(tl.int64)
-            of_expert = weight + expert * (H * (I // PACK)).to(tl.int64)
+            of_expert = weight + expert * (H * (WIDTH // PACK)).to(tl.int64)
             of_rows = tl.zeros((BLOCK_N,), dtype=tl.float32) + tl.load(weights + place)
             if PACK > 1:
                 of_rows *= tl.load(scale + expert * H + rows, mask=is_row, other=0.0)
             for chunk in tl.static_range(NUM_CHUNKS):
-                tile = _tile(of_expert, rows, is_row, I, chunk, BLOCK_K, PACK)
+                tile = _tile(of_expert, rows, is_row, WIDTH, chunk, BLOCK_K, PACK)
                 at = chunk * BLOCK_K + cols
-                features = tl.load(act + place * I + at, mask=at < I, other=0.0)
+                features = tl.load(act + place * WIDTH + at, mask=at < WIDTH, other=0.0)
                 first, second, step = _operand(features, PACK)
                 products += _products(tile, first, second, PACK) * (of_rows * step)[:, None]
         y = tl.sum(products, axis=1)
     else:
-        tile = _tile(weight, rows, is_row, I, 0, BLOCK_K, PACK)
+        tile = _tile(weight, rows, is_row, WIDTH, 0, BLOCK_K, PACK)
         scales, biases = _scales_and_biases(scale, bias, rows, is_row, PACK, HAS_BIAS)
         wait_for_inputs(IS_DEPENDENT)
         before = tl.load(x + rows, mask=is_row, other=0.0).to(tl.float32)
         for chunk in tl.static_range(NUM_CHUNKS):
             if chunk > 0:
-                tile = _tile(weight, rows, is_row, I, chunk, BLOCK_K, PACK)
+                tile = _tile(weight, rows, is_row, WIDTH, chunk, BLOCK_K, PACK)
             at = chunk * BLOCK_K + cols
-            features = tl.load(act + at, mask=at < I, other=0.0)
+            features = tl.load(act + at, mask=at < WIDTH, other=0.0)
             first, second, step = _operand(features, PACK)
             products += _products(tile, first, second, PACK) * step
         y = tl.sum(products, axis=1) * scales + biases
@@ -422,8 +422,8 @@ class Tile:
 def choose_tile(weight: Tensor, *, rows: int = 8) -> Tile:
     """By the size of a row and of a number.
 
-    A thread holds its share of a tile in registers, so that all loads are under way at once: 32 kB for four warps are 64
-    registers each.
+    A thread holds its share of a tile in registers, so that all loads are under way at once: 32 kB for four warps are
+    64 registers each.
 
     Args:
         weight: [..., features].

@@ -1,0 +1,75 @@
+"""The engine on a GpuRunner: overlapping steps, chunks, sampling; on the CPU in the interpreter."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+import torch
+
+from deepseek_engine.config import EngineConfig
+from deepseek_engine.engine import Engine
+from deepseek_engine.gpu_build import GpuPlan, build_gpu_runner, put_on_device
+from deepseek_engine.gpu_runner import GpuRunner, graph_sizes
+from deepseek_engine.messages import Submit
+from deepseek_engine.model_runner import build_cpu_runner, open_checkpoint
+from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
+from deepseek_engine.weights import load_weights
+
+DEVICE: Final = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+MAX_MODEL_LEN: Final = 64
+PROMPTS: Final = ([5, 9, 200, 31, 7, 77, 12, 3, 90], [42], [8, 8, 1])
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
+    shape = TinyModel(num_hidden_layers=1, num_local_experts=4, intermediate_size=32)
+    folder = write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), shape)
+    return EngineConfig(
+        model=str(folder), dtype="float32", num_kv_blocks=16, max_model_len=MAX_MODEL_LEN, max_num_seqs=4,
+        max_num_batched_tokens=8,
+    )  # fmt: skip
+
+
+def gpu_runner(config: EngineConfig) -> GpuRunner:
+    model_config, source = open_checkpoint(Path(config.model))
+    with torch.device("meta"):
+        model = Transformer(model_config, MAX_MODEL_LEN, torch.float32)
+    put_on_device(model, DEVICE)
+    with torch.inference_mode():
+        report = load_weights(model, source)
+        return build_gpu_runner(model, report, GpuPlan(config, MAX_MODEL_LEN, torch.float32, DEVICE))
+
+
+def answers(engine: Engine, params: list[SamplingParams]) -> list[list[int]]:
+    """Tokens of each prompt's answer, and how likely the prompt was found where that was asked."""
+    found: dict[str, list[int]] = {}
+    for index, (prompt, each) in enumerate(zip(PROMPTS, params, strict=True)):
+        engine.add_request(Submit(str(index), list(prompt), each))
+        found[str(index)] = []
+    while engine.has_work:
+        for delta in engine.step().deltas:
+            found[delta.request_id] += [*delta.token_ids]
+    return list(found.values())
+
+
+def test_answers_are_those_of_the_cpu_runner(config: EngineConfig) -> None:
+    greedy = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
+    drawn = SamplingParams(temperature=0.8, top_k=20, seed=11, max_tokens=3, ignore_eos=True)
+    penalised = SamplingParams(temperature=0.0, repetition_penalty=1.3, max_tokens=3, ignore_eos=True)
+    params = [greedy, drawn, penalised]
+    expected = answers(Engine(config, build_cpu_runner(config)), params)
+    engine = Engine(config, gpu_runner(config))
+    assert answers(engine, params) == expected
+    assert engine.step().stats.num_overlapped_steps > 0
+
+
+def test_graph_sizes_cover_every_batch_closely() -> None:
+    for max_rows in (1, 3, 8, 32, 100, 256, 1000):
+        sizes = graph_sizes(max_rows)
+        assert sizes == sorted(set(sizes))
+        assert sizes[-1] == max_rows
+        for rows in range(1, max_rows + 1):
+            padded = next(size for size in sizes if size >= rows)
+            assert padded - rows <= max(rows, 8) / 2 or padded - rows < 32
