@@ -34,9 +34,10 @@ FORMS: Final = (("float32", None), ("bfloat16", None), ("float32", "int8"), ("bf
 """Type of computation, and of weights."""
 
 
-def read_text(name: str) -> str:
-    """One of the texts; ends the program if it is not there, or not the same."""
+def read_text(name: str, folder: Path | None) -> str:
+    """One of the texts, from its place or a folder of copies; ends the program if it is not there, or not the same."""
     path, digest = TEXTS[name]
+    path = path if folder is None else folder / path.name
     if not path.is_file():
         sys.exit(f"{path} is not on this machine: choose other --texts")
     data = path.read_bytes()
@@ -59,21 +60,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--window", type=int, default=1024, help="tokens that see each other (default 1024)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--text-folder", type=Path, help="where the texts are, on a machine that has other versions")
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
     options = parser.parse_args()
-    texts = {name: read_text(name) for name in options.texts}
+    texts = {name: read_text(name, options.text_folder) for name in options.texts}
     found: dict[str, dict[str, float]] = {}
     print(f"{'text':8} {'tokens':>7}  {'form':16} {'perplexity':>10}  ratio to float32")
     for dtype, quantization in FORMS:
         form = dtype if quantization is None else f"{quantization}, {dtype}"
-        with LLM(options.model, dtype=dtype, quantization=quantization, max_model_len=options.window) as llm:
+        settings = {"dtype": dtype, "quantization": quantization, "max_model_len": options.window}
+        with LLM(options.model, device=options.device, **settings) as llm:
             for name, text in texts.items():
                 value, count = perplexity(llm, text, options.window)
                 found.setdefault(name, {})[form] = value
                 ratio = value / found[name]["float32"]
                 print(f"{name:8} {count:7}  {form:16} {value:10.4f}  {ratio:.5f}", flush=True)
     versions = {"engine": __version__, "torch": torch.__version__}
-    print(json.dumps({"model": options.model, "window": options.window, "perplexity": found} | versions))
+    print(
+        json.dumps(
+            {"model": options.model, "device": options.device, "window": options.window, "perplexity": found} | versions
+        )
+    )
 
 
 if __name__ == "__main__":
