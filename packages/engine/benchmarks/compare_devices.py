@@ -2,8 +2,8 @@
 
     python packages/engine/benchmarks/compare_devices.py --model smollm2
 
-Two computations that round differently choose differently where two tokens are nearly as likely. So each pair of answers
-that parts is shown with the gap, in the CPU's float32 log-probabilities, between the tokens that they chose there.
+Two computations that round differently choose differently where two tokens are nearly as likely. So each pair of
+answers that parts is shown with the gap, in the CPU's float32 log-probabilities, between the tokens chosen there.
 """
 
 import argparse
