@@ -177,12 +177,23 @@ class GpuRunner:
     def free_caches(self) -> None:
         """Give back memory that is kept for the next step."""
         self._prompt_reader.forget()
+        self._free()
+
+    def close(self) -> None:
+        """Give back the device's memory: whoever still holds this runner holds its description only."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self._graphs.clear()
+        self._mixed.clear()
+        self._sizes, self._chunk_sizes = [], []
+        self._decoder.release()
+        del self._sampler, self._inputs, self._sampled, self._prompt_reader
+        self._free()
+
+    def _free(self) -> None:
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-
-    def close(self) -> None:
-        """See `Runner`: it has started nothing."""
 
     def _compute(
         self, batch: Seq[ScheduledSequence], previous: Mapping[Sequence, int] | None

@@ -73,3 +73,12 @@ def test_graph_sizes_cover_every_batch_closely() -> None:
         for rows in range(1, max_rows + 1):
             padded = next(size for size in sizes if size >= rows)
             assert padded - rows <= max(rows, 8) / 2 or padded - rows < 32
+
+
+def test_a_closed_runner_holds_no_memory_of_the_model(config: EngineConfig) -> None:
+    runner = gpu_runner(config)
+    decoder = runner._decoder
+    runner.close()
+    assert decoder.embedding.numel() == 0
+    assert not decoder._layers
+    assert runner.info.vocab_size > 0

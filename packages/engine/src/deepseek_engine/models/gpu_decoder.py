@@ -101,6 +101,15 @@ class GpuDecoder:
             layers.append(_Layer(weights, attention, *self._choosing(weights)))
         self._layers = layers
 
+    def release(self) -> None:
+        """Let go of weights and cache; nothing can be computed afterwards."""
+        self._layers, self._weights = [], []
+        self._choices.clear()
+        self._latent = None
+        nothing = self.embedding.new_empty(0)
+        self.embedding = self._final_gain = self._cos_sin = nothing
+        self._head = Matrix(nothing, None)
+
     @property
     def has_static_chunks(self) -> bool:
         """Whether launches for prefill chunks depend on their number of tokens alone, so that a graph may hold them."""
