@@ -26,7 +26,7 @@ from deepseek_engine.testing.paged_attention import (
 
 SEED_HEADS = Heads(16, 8, 128) if IS_GPU else Heads(4, 2, 32)
 LENGTHS = [1, 0, 17, 640, 1025, 4000, 128, 129] if IS_GPU else [1, 0, 17, 70]
-SMALL = DecodeConfig(num_splits=3, min_split=32, block_n=32, num_stages=2)
+SMALL = DecodeConfig(num_splits=3, min_split=32, block_n=32)
 
 
 def poisoned(scratch: DecodeScratch) -> DecodeScratch:
@@ -124,7 +124,7 @@ def test_a_graph_serves_contexts_that_grow_after_its_capture() -> None:
 def test_long_contexts_of_few_rows_are_shared_out_and_scratch_has_room() -> None:
     draw = Draw(5, Heads(16, 8, 128), torch.bfloat16)
     kv, _ = draw.paged([1], 16, is_int8=False)
-    assert choose_config(1, kv, 8192, 2).num_splits * kv.num_heads > 2 * 132
+    assert 120 < choose_config(1, kv, 8192, 2).num_splits * kv.num_heads <= 132, "one a multiprocessor"
     assert choose_config(256, kv, 8192, 2).num_splits == 2
     scratch = decode_scratch(8, 16, kv, 8192, 2)
     most = max(batch * choose_config(batch, kv, 8192, 2).num_splits for batch in range(1, 9))

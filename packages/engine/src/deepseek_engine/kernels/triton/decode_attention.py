@@ -5,6 +5,9 @@ B rows, N query heads, K key/value heads, G = N / K query heads a key/value head
 A program is one key/value head of one row and a share of its context ("split"). The shares are cut on the device by the
 row's own length, so a graph that was captured for the longest context costs a short one no more than programs that end
 at once. Whoever finishes last of a row and head adds the shares up: no second launch.
+
+A program holds two tiles of keys and values in registers: the one it multiplies with and the one on its way. Where the
+launch itself caches the new token, it asks for both before the kernel in front has ended: of that it needs `qkv` alone.
 """
 
 # pyright: basic, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -24,7 +27,7 @@ from deepseek_engine.kernels.triton.launch import (
     num_multiprocessors,
     wait_for_inputs,
 )
-from deepseek_engine.kernels.triton.rope_and_cache import quantised, rotated
+from deepseek_engine.kernels.triton.rope_and_cache import angles_of, gains_of, quantised, rotated
 
 LOG2_E = 1.4426950408889634
 """Exponentials are powers of 2: scores are scaled by it."""
@@ -32,11 +35,14 @@ LOG2_E = 1.4426950408889634
 MATRIX_ROWS = 16
 """Rows of the smallest matrix product: query heads of a group are padded to it."""
 
-PROGRAMS_A_MULTIPROCESSOR = 4
-"""What keeps enough loads on their way, and evens out the end."""
+TILE_BYTES = 8192
+"""Of keys that four warps hold of a step, and of values: of two steps they are half their registers."""
 
-COMBINED_ELEMENTS = 4096
-"""Numbers of partial results that are added up at a time: 32 a thread."""
+MANY_REGISTERS = 168
+"""A thread, so that three programs of four warps fit on a multiprocessor; the compiler would take a few more."""
+
+MIN_SPLIT = 128
+"""Tokens that are under way before the kernel in front ends, where there are few programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +54,20 @@ class DecodeConfig:
         min_split: tokens of a share at least; a multiple of block_n.
         block_n: tokens of a step.
         num_warps: of a program.
-        num_stages: steps of which loads are on their way, and two.
+        max_registers: a thread; None is what the compiler likes.
     """
 
     num_splits: int
     min_split: int
     block_n: int
     num_warps: int = 4
-    num_stages: int = 6
+    max_registers: int | None = None
 
 
 def choose_config(batch: int, kv: PagedKV, max_context: int, element_bytes: int) -> DecodeConfig:
     """By shapes alone, as graphs need it.
+
+    All programs that have work are to fit on the card at once, and few that have none to stand before the next launch.
 
     Args:
         batch: rows, those of padding included.
@@ -67,13 +75,18 @@ def choose_config(batch: int, kv: PagedKV, max_context: int, element_bytes: int)
         max_context: tokens that the block tables have room for.
         element_bytes: of an activation; 4 is multiplied without matrix units.
     """
-    block_n = 32 if element_bytes == 4 else 64
-    programs = batch * kv.num_heads
-    wanted = PROGRAMS_A_MULTIPROCESSOR * num_multiprocessors(kv.keys.device)
-    # Few programs: short shares, so that even a short context keeps the card busy. Many: two shares for the long rows.
-    min_split = 128 if programs < wanted else 1024
-    num_splits = max(-(-wanted // programs), 2 if max_context > min_split else 1)
-    return DecodeConfig(min(num_splits, -(-max_context // min_split)), min_split, block_n)
+    block_dim = triton.next_power_of_2(kv.head_dim)
+    block_n = min(max(TILE_BYTES // (element_bytes * block_dim), 16), 64)
+    programs, places = batch * kv.num_heads, num_multiprocessors(kv.keys.device)
+    if 2 * programs <= places:  # a row's latency counts: wide programs, one a multiprocessor
+        num_splits = min(places // programs, -(-max_context // MIN_SPLIT))
+        return DecodeConfig(num_splits, MIN_SPLIT, min(2 * block_n, 64), num_warps=8)
+    max_registers = MANY_REGISTERS if element_bytes == 2 and block_dim <= 128 else None
+    # Where there are enough programs, adding shares up costs more than it spreads, but for the longest rows.
+    num_splits = 3 * places // programs
+    num_splits, min_split = (num_splits, MIN_SPLIT) if num_splits > 1 else (2, 1024)
+    num_splits = min(num_splits, -(-max_context // min_split))
+    return DecodeConfig(num_splits, min_split, block_n, max_registers=max_registers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +117,71 @@ def decode_scratch(max_batch: int, num_heads: int, kv: PagedKV, max_context: int
     )
 
 
+@triton.jit
+def _tile(
+    keys, values, key_scales, value_scales, blocks, tokens, end, head, features,
+    KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr, IS_INT8: tl.constexpr,
+):  # fmt: skip
+    """Keys and values of some tokens, and their scales; 0 from `end` on."""
+    is_token = tokens < end
+    places = (blocks.to(tl.int64) * BLOCK_SIZE + tokens.to(tl.uint32) % BLOCK_SIZE) * KV_HEADS + head
+    offsets, mask = places[:, None] * D + features, is_token[:, None] & (features < D)
+    k = tl.load(keys + offsets, mask=mask, other=0)
+    v = tl.load(values + offsets, mask=mask, other=0)
+    k_scales, v_scales = 0.0, 0.0
+    if IS_INT8:
+        k_scales = tl.load(key_scales + places, mask=is_token, other=0.0)
+        v_scales = tl.load(value_scales + places, mask=is_token, other=0.0)
+    return k, v, k_scales, v_scales
+
+
+@triton.jit
+def _repeated(rows, BLOCK_G: tl.constexpr):
+    """[R, ...] to [BLOCK_G, ...], again and again: what a matrix product has room for, and nobody reads twice."""
+    if rows.shape[0] < BLOCK_G:
+        TIMES: tl.constexpr = BLOCK_G // rows.shape[0]
+        if len(rows.shape) == 1:
+            rows = tl.reshape(tl.broadcast_to(rows[None, :], (TIMES, rows.shape[0])), (BLOCK_G,))
+        else:
+            wide = tl.broadcast_to(rows[None, :, :], (TIMES, rows.shape[0], rows.shape[1]))
+            rows = tl.reshape(wide, (BLOCK_G, rows.shape[1]))
+    return rows
+
+
+@triton.jit
+def _blocks(table, tokens, end, BLOCK_SIZE: tl.constexpr):
+    """The block of each token; unsigned numbers are divided by a shift."""
+    return tl.load(table + tokens.to(tl.uint32) // BLOCK_SIZE, mask=tokens < end, other=0)
+
+
+@triton.jit
+def _cached(x, cache, scales, place, features, is_new, D: tl.constexpr, IS_INT8: tl.constexpr):
+    """Write a head of the new token, [1, features], where it is this program's; what the cache then says, float32."""
+    mask = (features < D) & is_new
+    if IS_INT8:
+        whole, scale = quantised(x.to(tl.float32))
+        tl.store(cache + place * D + features, whole.to(tl.int8), mask=mask)
+        tl.store(scales + place + tl.zeros((1,), tl.int32), scale, mask=is_new)
+        used = whole * scale[:, None]
+    else:
+        tl.store(cache + place * D + features, x, mask=mask)
+        used = x.to(tl.float32)
+    return used
+
+
 @triton.jit(do_not_specialize=["num_splits", "min_split"])
-def _decode_attention(  # noqa: C901 - one program, from its share of the context to the row's result
+def _decode_attention(
     qkv, out, keys, values, key_scales, value_scales, cos_sin, q_norm, k_norm, block_tables, context_lens,
     partials, totals, counters, qkv_stride, table_stride, num_splits, min_split, scale, eps,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_G: tl.constexpr, D: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     COMBINED: tl.constexpr, IS_FUSED: tl.constexpr, HAS_NORM: tl.constexpr, IS_INT8: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     head, row, split = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    wait_for_inputs(IS_DEPENDENT)
     let_next_begin(IS_DEPENDENT)
+    if not IS_FUSED:  # the kernel in front has written keys
+        wait_for_inputs(IS_DEPENDENT)
     context = tl.load(context_lens + row)
     group = tl.arange(0, BLOCK_G)[:, None]
     features = tl.arange(0, BLOCK_D)[None, :]
@@ -125,76 +191,82 @@ def _decode_attention(  # noqa: C901 - one program, from its share of the contex
     begin = split * share
     if begin >= context:
         if split == 0:  # a row of padding: what comes after must not meet what nobody wrote
+            if IS_FUSED:
+                wait_for_inputs(IS_DEPENDENT)
             tl.store(out + group * D + features, tl.zeros((BLOCK_G, BLOCK_D), out.dtype.element_ty), mask=q_mask)
         return
     end = tl.minimum(begin + share, context)
-    num_shares = tl.cdiv(context, share)
+    is_new = end == context  # of this program is the new token; where the launch caches it, no tile holds it
+    if IS_FUSED:
+        end = tl.minimum(end, context - 1)
 
     table = block_tables + row * table_stride
+    tokens = begin + tl.arange(0, BLOCK_N)
+    blocks, next_blocks = _blocks(table, tokens, end, BLOCK_SIZE), _blocks(table, tokens + BLOCK_N, end, BLOCK_SIZE)
+    if IS_FUSED:
+        last_block = tl.load(table + (context - 1) // BLOCK_SIZE)
+        cos, sin = angles_of(cos_sin + (context - 1).to(tl.int64) * (2 * D), features, D)
+        q_gain, swapped_q_gain = gains_of(q_norm, features, D, HAS_NORM)
+        k_gain, swapped_k_gain = gains_of(k_norm, features, D, HAS_NORM)
+    k, v, k_scales, v_scales = _tile(
+        keys, values, key_scales, value_scales, blocks, tokens, end, head, features, KV_HEADS, D, BLOCK_SIZE, IS_INT8
+    )
+    next_k, next_v, next_k_scales, next_v_scales = _tile(
+        keys, values, key_scales, value_scales, next_blocks, tokens + BLOCK_N, end, head, features,
+        KV_HEADS, D, BLOCK_SIZE, IS_INT8,
+    )  # fmt: skip
+    next_blocks = _blocks(table, tokens + 2 * BLOCK_N, end, BLOCK_SIZE)
+
     source = qkv + row * qkv_stride
     dtype = qkv.dtype.element_ty
     largest = tl.full((BLOCK_G,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_G,), tl.float32)
     weighted = tl.zeros((BLOCK_G, BLOCK_D), tl.float32)
+    of_group = tl.arange(0, BLOCK_Q)[:, None]
+    is_query = (of_group < GROUP) & (features < D)
+    first_head = source + (head * GROUP + of_group) * D
     if IS_FUSED:
-        angles = cos_sin + (context - 1).to(tl.int64) * (2 * D)
-        first_head = source + (head * GROUP + group) * D
-        q = rotated(first_head, features, q_mask, angles, q_norm, eps, D, HAS_NORM).to(dtype)
-        if end == context:  # the new token is this program's: it begins with it, and the cache gets it
-            one = tl.zeros((1, 1), tl.int32)
-            source += (KV_HEADS * GROUP + head) * D
-            is_feature = features < D
-            k = rotated(source + one, features, is_feature, angles, k_norm, eps, D, HAS_NORM).to(dtype)
-            v = tl.load(source + KV_HEADS * D + features, mask=is_feature, other=0.0)
-            end = context - 1
-            slot = tl.load(table + end // BLOCK_SIZE).to(tl.int64) * BLOCK_SIZE + end % BLOCK_SIZE
-            place = slot * KV_HEADS + head
-            if IS_INT8:
-                whole, k_scale = quantised(k.to(tl.float32))
-                tl.store(keys + place * D + features, whole.to(tl.int8), mask=is_feature)
-                tl.store(key_scales + place + tl.zeros((1,), tl.int32), k_scale)
-                k_used = whole * k_scale[:, None]
-                whole, v_scale = quantised(v.to(tl.float32))
-                tl.store(values + place * D + features, whole.to(tl.int8), mask=is_feature)
-                tl.store(value_scales + place + tl.zeros((1,), tl.int32), v_scale)
-                v_used = whole * v_scale[:, None]
-            else:
-                tl.store(keys + place * D + features, k, mask=is_feature)
-                tl.store(values + place * D + features, v, mask=is_feature)
-                k_used = k.to(tl.float32)
-                v_used = v.to(tl.float32)
-            largest = tl.sum(q.to(tl.float32) * k_used, axis=1) * scale
-            total += 1.0
-            weighted += v_used
+        wait_for_inputs(IS_DEPENDENT)
+        new = source + (KV_HEADS * GROUP + head) * D + tl.zeros((1, 1), tl.int32)
+        new_v = tl.load(new + KV_HEADS * D + features, mask=(features < D) & is_new, other=0.0)
+        new_k = rotated(
+            new, features, (features < D) & is_new, cos, sin, k_gain, swapped_k_gain, eps, D, HAS_NORM
+        ).to(dtype)  # fmt: skip
+        q = rotated(first_head, features, is_query, cos, sin, q_gain, swapped_q_gain, eps, D, HAS_NORM).to(dtype)
+        place = (last_block.to(tl.int64) * BLOCK_SIZE + (context - 1) % BLOCK_SIZE) * KV_HEADS + head
+        new_k = _cached(new_k, keys, key_scales, place, features, is_new, D, IS_INT8)
+        weighted += _cached(new_v, values, value_scales, place, features, is_new, D, IS_INT8)  # 0 if it is another's
+        score = tl.sum(q.to(tl.float32) * new_k, axis=1) * scale
+        largest = _repeated(tl.where(is_new, score, float("-inf")), BLOCK_G)
+        total += tl.where(is_new, 1.0, 0.0)
     else:
-        q = tl.load(source + (head * GROUP + group) * D + features, mask=q_mask, other=0.0)
+        q = tl.load(first_head + features, mask=is_query, other=0.0)
+    q = _repeated(q, BLOCK_G)
 
-    is_feature = features < D
     for start in range(begin, end, BLOCK_N):
         tokens = start + tl.arange(0, BLOCK_N)
-        is_token = tokens < end
-        block = tl.load(table + tokens // BLOCK_SIZE, mask=is_token, other=0).to(tl.int64)
-        places = (block * BLOCK_SIZE + tokens % BLOCK_SIZE) * KV_HEADS + head
-        offsets, mask = places[:, None] * D + features, is_token[:, None] & is_feature
-        k = tl.load(keys + offsets, mask=mask, other=0)
         if IS_INT8:
-            k = k.to(tl.float32).to(dtype)  # exact: bfloat16 has 8 bits
+            k, v = k.to(tl.float32).to(dtype), v.to(tl.float32).to(dtype)  # exact: bfloat16 has 8 bits
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
         if IS_INT8:
-            scores *= tl.load(key_scales + places, mask=is_token, other=0.0)[None, :]
-        scores = tl.where(is_token[None, :], scores, float("-inf"))
+            scores *= k_scales[None, :]
+        scores = tl.where((tokens < end)[None, :], scores, float("-inf"))
         higher = tl.maximum(largest, tl.max(scores, axis=1))
         weights = tl.exp2(scores - higher[:, None])
         kept = tl.exp2(largest - higher)
         total = total * kept + tl.sum(weights, axis=1)
         if IS_INT8:
-            weights *= tl.load(value_scales + places, mask=is_token, other=0.0)[None, :]
-        v = tl.load(values + offsets, mask=mask, other=0)
-        if IS_INT8:
-            v = v.to(tl.float32).to(dtype)
+            weights *= v_scales[None, :]
         weighted = tl.dot(weights.to(dtype), v, weighted * kept[:, None], input_precision="ieee")
         largest = higher
+        k, v, k_scales, v_scales = next_k, next_v, next_k_scales, next_v_scales
+        next_k, next_v, next_k_scales, next_v_scales = _tile(
+            keys, values, key_scales, value_scales, next_blocks, tokens + 2 * BLOCK_N, end, head, features,
+            KV_HEADS, D, BLOCK_SIZE, IS_INT8,
+        )  # fmt: skip
+        next_blocks = _blocks(table, tokens + 3 * BLOCK_N, end, BLOCK_SIZE)
 
+    num_shares = tl.cdiv(context, share)
     if num_shares == 1:
         result = weighted / total[:, None]
         tl.store(out + group * D + features, result.to(out.dtype.element_ty), mask=q_mask)
@@ -220,7 +292,7 @@ def _combine(
     """Add up a row's and head's shares, COMBINED at a time, and write its query heads."""
     features = tl.arange(0, BLOCK_D)[None, :]
     is_feature = features < D
-    for one in range(GROUP):
+    for one in tl.range(GROUP, loop_unroll_factor=2):
         largest = float("-inf")
         total = 0.0
         weighted = tl.zeros((BLOCK_D,), tl.float32)
@@ -257,6 +329,10 @@ def decode_attention(
 ) -> Tensor:
     """Attend with one new token a row; its key and value are cached by the same launch.
 
+    Where `cos_sin` is given, everything but `qkv` is read while the kernels in front may still run: none of the chain
+    of dependent launches that this one is in may write earlier tokens' keys and values, block tables or lengths (a
+    graph's replay, a copy and a synchronisation begin a new chain). Without `cos_sin` all is read after them.
+
     Args:
         qkv: [B, (N + 2 K) * D] from the fused projection; or, where `cos_sin` is None, rotated queries [B, N * D].
         kv: the layer's cache; written, unless `cos_sin` is None: then the new keys are in it.
@@ -280,7 +356,7 @@ def decode_attention(
     out = torch.empty(num_rows, num_heads * dim, dtype=qkv.dtype, device=qkv.device)
     assert num_rows * config.num_splits * num_heads * dim <= scratch.partials.numel(), "scratch is too small"
     assert num_rows * num_kv_heads <= scratch.counters.numel(), "scratch is for fewer rows"
-    block_dim = triton.next_power_of_2(dim)
+    block_dim, block_q = triton.next_power_of_2(dim), triton.next_power_of_2(group)
     least_rows = 1 if qkv.dtype == torch.float32 else MATRIX_ROWS
     is_dependent = has_dependent_launch(qkv.device)
     _decode_attention[(num_kv_heads, num_rows, config.num_splits)](
@@ -288,10 +364,10 @@ def decode_attention(
         *((qkv, qkv) if norms is None else (norms.query, norms.key)), block_tables, context_lens,
         scratch.partials, scratch.totals, scratch.counters, qkv.stride(0), block_tables.stride(0),
         config.num_splits, config.min_split, scale * LOG2_E, 0.0 if norms is None else norms.eps,
-        KV_HEADS=num_kv_heads, GROUP=group, BLOCK_G=max(least_rows, triton.next_power_of_2(group)), D=dim,
+        KV_HEADS=num_kv_heads, GROUP=group, BLOCK_Q=block_q, BLOCK_G=max(least_rows, block_q), D=dim,
         BLOCK_D=block_dim, BLOCK_SIZE=kv.block_size, BLOCK_N=config.block_n,
-        COMBINED=max(1, COMBINED_ELEMENTS // block_dim), IS_FUSED=cos_sin is not None,
+        COMBINED=2 * config.num_warps, IS_FUSED=cos_sin is not None,
         HAS_NORM=norms is not None, IS_INT8=kv.key_scales is not None, IS_DEPENDENT=is_dependent,
-        num_warps=config.num_warps, num_stages=config.num_stages, launch_pdl=is_dependent,
+        num_warps=config.num_warps, num_stages=1, maxnreg=config.max_registers, launch_pdl=is_dependent,
     )  # fmt: skip
     return out

@@ -19,21 +19,34 @@ MAX_BLOCK_ELEMENTS = 1024
 
 
 @triton.jit
-def rotated(heads, features, mask, cos_sin, norm, eps, D: tl.constexpr, HAS_NORM: tl.constexpr):
-    """Heads, normed if they are to be, and rotated by one row of the table; float32.
+def angles_of(cos_sin, features, D: tl.constexpr):
+    """Cosines and sines of one row of the table."""
+    cos = tl.load(cos_sin + features, mask=features < D, other=0.0)
+    return cos, tl.load(cos_sin + D + features, mask=features < D, other=0.0)
+
+
+@triton.jit
+def gains_of(norm, features, D: tl.constexpr, HAS_NORM: tl.constexpr):
+    """A head norm's weights, and those of the features that each is rotated with."""
+    gain, swapped_gain = 1.0, 1.0
+    if HAS_NORM:
+        gain = tl.load(norm + features, mask=features < D, other=0.0).to(tl.float32)
+        swapped_gain = tl.load(norm + (features + D // 2) % D, mask=features < D, other=0.0).to(tl.float32)
+    return gain, swapped_gain
+
+
+@triton.jit
+def rotated(heads, features, mask, cos, sin, gain, swapped_gain, eps, D: tl.constexpr, HAS_NORM: tl.constexpr):
+    """Heads, normed if they are to be, and rotated; float32.
 
     `heads` points to the beginning of each, [heads, 1]; `features` is [1, features], `mask` of both.
     """
-    swapped_features = (features + D // 2) % D
     x = tl.load(heads + features, mask=mask, other=0.0).to(tl.float32)
-    swapped = tl.load(heads + swapped_features, mask=mask, other=0.0).to(tl.float32)
-    is_feature = features < D
+    swapped = tl.load(heads + (features + D // 2) % D, mask=mask, other=0.0).to(tl.float32)
     if HAS_NORM:
         factor = 1.0 / tl.sqrt(tl.sum(x * x, axis=1) / D + eps)[:, None]
-        x *= factor * tl.load(norm + features, mask=is_feature, other=0.0).to(tl.float32)
-        swapped *= factor * tl.load(norm + swapped_features, mask=is_feature, other=0.0).to(tl.float32)
-    cos = tl.load(cos_sin + features, mask=is_feature, other=0.0)
-    sin = tl.load(cos_sin + D + features, mask=is_feature, other=0.0)
+        x *= factor * gain
+        swapped *= factor * swapped_gain
     return x * cos + swapped * sin
 
 
@@ -60,11 +73,12 @@ def _rope_and_cache(
     let_next_begin(IS_DEPENDENT)
     features = tl.arange(0, BLOCK_D)[None, :]
     row = qkv + token * qkv_stride
-    table = cos_sin + tl.load(positions + token).to(tl.int64) * (2 * D)
+    cos, sin = angles_of(cos_sin + tl.load(positions + token).to(tl.int64) * (2 * D), features, D)
     if block < Q_BLOCKS:
         heads = block * BLOCK_H + tl.arange(0, BLOCK_H)[:, None]
         mask = (heads < Q_HEADS) & (features < D)
-        x = rotated(row + heads * D, features, mask, table, q_norm, eps, D, HAS_NORM)
+        gain, swapped_gain = gains_of(q_norm, features, D, HAS_NORM)
+        x = rotated(row + heads * D, features, mask, cos, sin, gain, swapped_gain, eps, D, HAS_NORM)
         tl.store(queries + (token * Q_HEADS + heads) * D + features, x.to(queries.dtype.element_ty), mask=mask)
     else:
         slot = tl.load(slot_mapping + token).to(tl.int64)
@@ -73,7 +87,9 @@ def _rope_and_cache(
             mask = (heads < KV_HEADS) & (features < D)
             places = slot * KV_HEADS + heads
             if block < Q_BLOCKS + KV_BLOCKS:
-                x = rotated(row + (Q_HEADS + heads) * D, features, mask, table, k_norm, eps, D, HAS_NORM)
+                gain, swapped_gain = gains_of(k_norm, features, D, HAS_NORM)
+                new = row + (Q_HEADS + heads) * D
+                x = rotated(new, features, mask, cos, sin, gain, swapped_gain, eps, D, HAS_NORM)
                 x = x.to(qkv.dtype.element_ty)
                 _write(keys, key_scales, places, x, features, mask, D, IS_INT8)
                 if KEEPS_KEYS:
