@@ -17,8 +17,8 @@ from torch import Tensor
 
 from deepseek_engine.kernels.triton.launch import has_dependent_launch, let_next_begin, wait_for_inputs
 
-SINGLE_CHUNK = 4096
-"""Pairs up to which every program counts all of them itself, so that one kernel is enough."""
+SINGLE_CHUNKS = (512, 2048, 4096)
+"""Pairs that every program counts itself, so that one kernel is enough; few sizes, as each is compiled."""
 
 MAX_CHUNKS = 64
 
@@ -74,9 +74,9 @@ def align_pairs(expert_ids_TK: Tensor, num_experts: int, block_size: int) -> Ali
     num_blocks = torch.empty(1, dtype=torch.int32, device=device)
     dependent = has_dependent_launch(device)
     options = {"launch_pdl": True} if dependent else {}
-    chunk = max(SINGLE_CHUNK // 2, triton.next_power_of_2(triton.cdiv(num_pairs, MAX_CHUNKS)))
-    if num_pairs <= SINGLE_CHUNK:
-        chunk = triton.next_power_of_2(num_pairs)
+    chunk = max(SINGLE_CHUNKS[-1] // 2, triton.next_power_of_2(triton.cdiv(num_pairs, MAX_CHUNKS)))
+    if num_pairs <= SINGLE_CHUNKS[-1]:
+        chunk = next(size for size in SINGLE_CHUNKS if size >= num_pairs)
     num_chunks = triton.cdiv(num_pairs, chunk)
     num_bins = max(triton.next_power_of_2(num_experts), 32)
     counts = expert_ids_TK  # not read if there is one chunk
@@ -92,11 +92,10 @@ def align_pairs(expert_ids_TK: Tensor, num_experts: int, block_size: int) -> Ali
         block_experts,
         num_blocks,
         num_pairs,
+        block_size,
         BINS=num_bins,
         CHUNK=chunk,
-        NUM_CHUNKS=num_chunks,
-        CHUNKS_SIZE=triton.next_power_of_2(num_chunks),
-        BLOCK_SIZE=block_size,
+        MAX_CHUNKS=1 if num_chunks == 1 else MAX_CHUNKS,
         IS_DEPENDENT=dependent,
         num_warps=4,
         **options,
@@ -104,7 +103,7 @@ def align_pairs(expert_ids_TK: Tensor, num_experts: int, block_size: int) -> Ali
     return AlignedPairs(pairs, block_experts, num_blocks, block_size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def _count_kernel(ids_ptr, counts_ptr, num_pairs, BINS: tl.constexpr, CHUNK: tl.constexpr, IS_DEPENDENT: tl.constexpr):
     """How often each expert was chosen in one chunk of the pairs."""
     wait_for_inputs(IS_DEPENDENT)
@@ -116,7 +115,7 @@ def _count_kernel(ids_ptr, counts_ptr, num_pairs, BINS: tl.constexpr, CHUNK: tl.
     tl.store(counts_ptr + chunk * BINS + tl.arange(0, BINS), counts)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "block_size"])
 def _place_kernel(
     ids_ptr,
     counts_ptr,
@@ -124,11 +123,10 @@ def _place_kernel(
     block_experts_ptr,
     num_blocks_ptr,
     num_pairs,
+    block_size,
     BINS: tl.constexpr,
     CHUNK: tl.constexpr,
-    NUM_CHUNKS: tl.constexpr,
-    CHUNKS_SIZE: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
+    MAX_CHUNKS: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
     """Write where one expert's pairs of one chunk go; the first chunk's programs write the blocks' experts as well."""
@@ -139,26 +137,27 @@ def _place_kernel(
     pair = chunk * CHUNK + tl.arange(0, CHUNK)
     ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
     bins = tl.arange(0, BINS)
-    if NUM_CHUNKS == 1:
+    if MAX_CHUNKS == 1:
         totals = tl.histogram(tl.maximum(ids, 0), BINS, mask=pair < num_pairs)
         before = 0
     else:
-        row = tl.arange(0, CHUNKS_SIZE)
+        row = tl.arange(0, MAX_CHUNKS)
         offsets = row[:, None] * BINS + bins[None, :]
-        counts = tl.load(counts_ptr + offsets, mask=(row < NUM_CHUNKS)[:, None], other=0)
+        counts = tl.load(counts_ptr + offsets, mask=(row < tl.num_programs(1))[:, None], other=0)
         totals = tl.sum(counts, 0)
         mine = tl.load(counts_ptr + row * BINS + expert, mask=row < chunk, other=0)
         before = tl.sum(mine, 0)
-    blocks = (totals + (BLOCK_SIZE - 1)) // BLOCK_SIZE
+    blocks = (totals + (block_size - 1)) // block_size
     first_block = tl.sum(tl.where(bins < expert, blocks, 0), 0)
     count = tl.sum(tl.where(bins == expert, totals, 0), 0)
     is_mine = ids == expert
     rank = tl.cumsum(is_mine.to(tl.int32), 0) - 1
-    tl.store(pairs_ptr + first_block * BLOCK_SIZE + before + rank, pair, mask=is_mine)
+    tl.store(pairs_ptr + first_block * block_size + before + rank, pair, mask=is_mine)
     if chunk == 0:
-        num_mine = (count + (BLOCK_SIZE - 1)) // BLOCK_SIZE
-        fill = count + tl.arange(0, BLOCK_SIZE)
-        tl.store(pairs_ptr + first_block * BLOCK_SIZE + fill, num_pairs, mask=fill < num_mine * BLOCK_SIZE)
+        num_mine = (count + (block_size - 1)) // block_size
+        for start in range(0, block_size, 128):
+            fill = count + start + tl.arange(0, 128)
+            tl.store(pairs_ptr + first_block * block_size + fill, num_pairs, mask=fill < num_mine * block_size)
         for start in range(0, num_mine, 128):
             block = start + tl.arange(0, 128)
             tl.store(block_experts_ptr + first_block + block, expert, mask=block < num_mine)

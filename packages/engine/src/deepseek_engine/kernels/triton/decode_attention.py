@@ -169,7 +169,7 @@ def _cached(x, cache, scales, place, features, is_new, D: tl.constexpr, IS_INT8:
     return used
 
 
-@triton.jit(do_not_specialize=["num_splits", "min_split"])
+@triton.jit(do_not_specialize=["num_splits", "min_split", "block_tables", "context_lens", "table_stride"])
 def _decode_attention(
     qkv, out, keys, values, key_scales, value_scales, cos_sin, q_norm, k_norm, block_tables, context_lens,
     partials, totals, counters, qkv_stride, table_stride, num_splits, min_split, scale, eps,

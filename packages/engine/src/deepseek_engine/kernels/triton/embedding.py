@@ -14,7 +14,7 @@ from torch import Tensor
 from deepseek_engine.kernels.triton.launch import has_dependent_launch, let_next_begin, wait_for_inputs
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["token_ids", "sources", "num_sources"])
 def _embed_kernel(
     token_ids, sources, sampled, embedding, out, num_sources,
     H: tl.constexpr, HAS_SOURCES: tl.constexpr, BLOCK_H: tl.constexpr, IS_DEPENDENT: tl.constexpr,

@@ -125,7 +125,7 @@ def multiply_stream(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "max_blocks"])
 def expert_stream_kernel(  # noqa: C901 - a variant has few of these branches
     x_ptr,
     x_scales_ptr,

@@ -101,7 +101,7 @@ def multiply_tiles(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def expert_tiles_kernel(
     x_ptr,
     x_scales_ptr,

@@ -70,7 +70,7 @@ def multiply_vectors(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def expert_vectors_kernel(
     x_ptr,
     weight_ptr,

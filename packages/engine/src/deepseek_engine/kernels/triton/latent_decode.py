@@ -36,7 +36,7 @@ NUM_COUNTERS = 4096
 LOG2_E = 1.4426950408889634
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables_ptr", "context_lens_ptr", "table_stride", "num_splits"])
 def _latent_decode(
     q_ptr,
     cache_ptr,

@@ -15,7 +15,7 @@ from deepseek_engine.kernels.triton.launch import has_dependent_launch, let_next
 HEADS_PER_PROGRAM = 16
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions_ptr", "slots_ptr"])
 def _latent_prepare(
     q_ptr,
     latent_ptr,

@@ -66,7 +66,7 @@ def normalise(x, weight, bias, eps, mask, SIZE: tl.constexpr, IS_LAYER_NORM: tl.
     return x * tl.rsqrt(variance + eps) * weight + bias
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row_ids_ptr"])
 def _add_rms_norm(
     x_ptr, rows_ptr, bias_ptr, weight_ptr, norm_bias_ptr, row_ids_ptr,
     residual_ptr, values_ptr, int8_ptr, scales_ptr, eps,

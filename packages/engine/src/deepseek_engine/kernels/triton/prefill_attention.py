@@ -21,6 +21,9 @@ from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton.decode_attention import LOG2_E
 from deepseek_engine.kernels.triton.launch import has_dependent_launch, let_next_begin, wait_for_inputs
 
+LEAST_SEQUENCES = 256
+"""What a program looks its own up among: it costs next to nothing, and fewer would be kernels of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrefillConfig:
@@ -55,7 +58,9 @@ def choose_config(max_seqlen_q: int, element_bytes: int) -> PrefillConfig:
     return PrefillConfig(block_m=128, block_n=64, num_warps=8, num_stages=4)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["block_tables", "cu_seqlens_q", "context_lens", "prefix_lens", "num_sequences", "table_stride"]
+)
 def _prefill_attention(
     queries, out, keys, values, key_scales, value_scales, block_tables, cu_seqlens_q, context_lens, prefix_lens,
     num_sequences, table_stride, scale,
@@ -197,7 +202,7 @@ def prefill_attention(
         context_lens if prefix_lens is None else prefix_lens, num_sequences, block_tables.stride(0), scale * LOG2_E,
         Q_HEADS=num_heads, KV_HEADS=kv.num_heads, D=dim, BLOCK_D=triton.next_power_of_2(dim),
         BLOCK_SIZE=kv.block_size, BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-        BLOCK_S=triton.next_power_of_2(num_sequences),
+        BLOCK_S=max(triton.next_power_of_2(num_sequences), LEAST_SEQUENCES),
         HAS_PREFIX=prefix_lens is not None, IS_INT8=kv.key_scales is not None, IS_DEPENDENT=is_dependent,
         num_warps=config.num_warps, num_stages=config.num_stages, launch_pdl=is_dependent,
     )  # fmt: skip

@@ -84,7 +84,7 @@ def round_groups(values):
     return ((values / scale[:, None]) + 12582912.0) - 12582912.0, scale
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _quantize_groups_kernel(
     x_ptr,
     values_ptr,

@@ -59,7 +59,7 @@ def quantised(x):
     return (x * to_int[:, None] + 12582912.0) - 12582912.0, largest / 127.0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions", "slot_mapping"])
 def _rope_and_cache(
     qkv, positions, slot_mapping, cos_sin, q_norm, k_norm, queries, rotated_keys,
     keys, values, key_scales, value_scales, qkv_stride, eps,

@@ -43,7 +43,7 @@ class TileConfig:
     num_stages: int
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def _route(
     x_ptr, weight_ptr, choice_bias_ptr, ids_ptr, weights_ptr, num_tokens,
     SIZE: tl.constexpr, NUM_EXPERTS: tl.constexpr, NUM_GROUPS: tl.constexpr, GROUP_BLOCK: tl.constexpr,
@@ -273,7 +273,8 @@ def choose_split(num_tokens: int, weight: Tensor, num_programs: int, num_warps: 
     num_bytes = num_experts * size * weight.element_size()
     if num_bytes <= 64 * 1024:
         return block_e, 1
-    return block_e, max(min(-(-num_experts // block_e), num_programs // num_tokens), 1)
+    num_splits = max(min(-(-num_experts // block_e), num_programs // num_tokens), 1)
+    return block_e, power_of_two(num_splits + 1) // 2  # the next lower power: few kernels to compile
 
 
 def _empty_choice(num_tokens: int, num_outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
