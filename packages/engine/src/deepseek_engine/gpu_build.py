@@ -1,8 +1,7 @@
 """From a loaded model to a GpuRunner: memory measured, a cache as large as fits, kernels compiled, graphs captured."""
 
 import logging
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -11,21 +10,20 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gpu_inputs import GpuInputs
 from deepseek_engine.gpu_runner import CHUNK_SIZES, GpuRunner, graph_sizes
+from deepseek_engine.gpu_warm_up import NEEDS, rehearsed_steps, warm_up_prompt
+from deepseek_engine.kernels.triton.compile_ahead import compile_ahead
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport
 from deepseek_engine.models.gpu_decoder import GpuDecoder
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.runner_protocol import RunnerInfo
-from deepseek_engine.sampling_params import SamplingParams
-from deepseek_engine.sequence import ScheduledSequence, Sequence
+from deepseek_engine.sequence import ScheduledSequence
+from deepseek_engine.start_clock import StartClock
 
 logger = logging.getLogger(__name__)
 
 GRAPH_BYTES: Final = 2 << 30
 """Kept free of the cache for CUDA graphs and what libraries take as they are first used."""
-WARM_UP_TOKENS: Final = (4096, 2051, 515, 130, 17)
-"""Prompt tokens of steps that are run at the start, as far as the budget allows: sizes are compiled for by class (few
-rows or many) and by whether they are multiples of 16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +32,14 @@ class GpuPlan:
 
     Attributes:
         max_rows: rows that one step samples at most.
+        clock: of the start.
     """
 
     config: EngineConfig
     max_model_len: int
     dtype: torch.dtype
     device: torch.device
+    clock: StartClock = field(default_factory=StartClock)
 
     @property
     def max_rows(self) -> int:
@@ -72,7 +72,7 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
     Raises:
         ModelLoadError: memory does not suffice.
     """
-    config, began = plan.config, time.monotonic()
+    config, clock = plan.config, plan.clock
     decoder = GpuDecoder(model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len)
     num_blocks = _choose_num_blocks(model, decoder, report, plan)
     cache = _make_cache(model, num_blocks, plan)
@@ -93,15 +93,14 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
     runner = _make_runner(decoder, info, report, plan)
     if plan.device.type == "cuda":
         chunk_sizes = [size for size in CHUNK_SIZES if size <= config.max_num_batched_tokens]
-        runner.capture(graph_sizes(config.max_num_seqs), chunk_sizes)
-        for num_tokens in WARM_UP_TOKENS:
-            if num_tokens <= min(config.max_num_batched_tokens, plan.max_model_len):
-                runner.forward([_prompt_of(num_tokens, plan), *([_prompt_of(1, plan)] if num_tokens % 2 else [])])
-        torch.cuda.synchronize()
+        _rehearse(runner, decoder, plan, computes=True)
+        with clock.part("capture"):
+            runner.capture(graph_sizes(config.max_num_seqs), chunk_sizes)
+    runner.load_report = replace(report, seconds_by_part=clock.seconds)
     logger.info(
-        "loaded %s: %s, %d tensors, %.0f MB of weights as %s, %d KV blocks of %d tokens (%.0f MB), ready %.1f s later",
+        "loaded %s: %s, %d tensors, %.0f MB of weights as %s, %d KV blocks of %d tokens (%.0f MB), ready in %s",
         config.model, model.config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
-        num_blocks, config.block_size, cache.num_bytes / 1e6, time.monotonic() - began,
+        num_blocks, config.block_size, cache.num_bytes / 1e6, clock,
     )  # fmt: skip
     logger.info("weights: %s", report)
     for line in decoder.kernels():
@@ -153,7 +152,6 @@ def _measure_room(decoder: GpuDecoder, report: LoadReport, plan: GpuPlan) -> int
     config = plan.config
     if plan.device.type != "cuda":
         return 1 << 28
-    torch.cuda.reset_peak_memory_stats()
     info = RunnerInfo(
         max_model_len=plan.max_model_len, vocab_size=decoder.config.vocab_size, num_blocks=1,
         block_size=config.block_size, dtype="", device="cuda", weight_bytes=report.num_bytes, kv_cache_bytes=0,
@@ -164,21 +162,32 @@ def _measure_room(decoder: GpuDecoder, report: LoadReport, plan: GpuPlan) -> int
     while left > 0 and len(batch) < config.max_num_seqs:
         batch.append(_prompt_of(min(left, plan.max_model_len - 1), plan))
         left -= batch[-1].num_new_tokens
-    runner.forward(batch)
     rows = [_prompt_of(1, plan) for _ in range(config.max_num_seqs)]
-    runner.sample(runner.forward(rows), rows)
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated()
-    del runner
-    torch.cuda.empty_cache()
+    _rehearse(runner, decoder, plan, computes=False)  # or else these steps compile one kernel after another
+    with plan.clock.part("profile"):
+        torch.cuda.reset_peak_memory_stats()
+        runner.forward(batch)
+        runner.sample(runner.forward(rows), rows)
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated()
+        del runner
+        torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     outside = total - free - torch.cuda.memory_reserved()  # other processes, and what libraries hold
     return int(total * config.gpu_memory_utilization) - outside - peak - GRAPH_BYTES
 
 
 def _prompt_of(num_tokens: int, plan: GpuPlan) -> ScheduledSequence:
-    """A step of a prompt that nobody asked for; all its blocks are the first one."""
-    params = SamplingParams(temperature=0.7, top_p=0.9, top_k=50, seed=0)
-    sequence = Sequence("warm-up", 0, [0] * num_tokens, params, 0)
-    sequence.block_table = [0] * (num_tokens // plan.config.block_size + 1)
-    return ScheduledSequence(sequence, num_tokens)
+    return warm_up_prompt(num_tokens, plan.config.block_size)
+
+
+def _rehearse(runner: GpuRunner, decoder: GpuDecoder, plan: GpuPlan, *, computes: bool) -> None:
+    """Compile all kernels, several at a time; if it `computes`, then launch each for the first time as well."""
+    steps = list(rehearsed_steps(plan.config, plan.max_model_len, plan.max_rows, decoder.latent))
+    with plan.clock.part("compile"), compile_ahead(plan.device) as compilation:
+        runner.rehearse(steps, NEEDS)
+    logger.info("compiled %d kernels", compilation.num_kernels)
+    if computes:
+        with plan.clock.part("warm-up"):
+            runner.rehearse(steps, NEEDS)
+            torch.cuda.synchronize()

@@ -7,7 +7,7 @@ step has sampled are read where they are, so that the next step may be launched 
 import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any, Final
@@ -132,7 +132,8 @@ class GpuRunner:
         logger.info("captured %d CUDA graphs in %.1f s", num_graphs, time.monotonic() - began)
 
     def _captured(self, step: GpuStep, pool: Any) -> _Graph:
-        self._compute_graphed(step)  # compiles what is not, outside of the capture
+        with self._decoder.few_layers():  # what is done at a first launch is done outside of the capture
+            self._compute_graphed(step)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
@@ -173,6 +174,21 @@ class GpuRunner:
             self._sampler.sample(self._decoder.logits(hidden) if logits is None else logits, self._sampled)
         self._sampler.send()
         return LaunchedStep(self._sampler, step.sampled_row_of)
+
+    @torch.inference_mode()
+    def rehearse(self, batches: Iterable[Seq[ScheduledSequence]], needs: Seq[Needs]) -> None:
+        """Launch, before there are graphs, what these batches and these needs of the sampler take; without results."""
+        with self._decoder.few_layers():
+            first, *others = batches
+            logits = self.forward(first)
+            for each in needs:  # early, as these take longest to compile
+                self._sampler.sample(logits[:1], self._sampled, each)
+            for batch in others:
+                self.forward(batch)
+
+    def set_sampling_kernels(self, choose_tokens: Callable[..., None]) -> None:
+        """See `GpuSampler.set_kernels`."""
+        self._sampler.set_kernels(choose_tokens)
 
     def free_caches(self) -> None:
         """Give back memory that is kept for the next step."""

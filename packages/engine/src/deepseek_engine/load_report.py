@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 from torch import nn
@@ -28,11 +28,13 @@ class LoadReport:
         num_tensors: of the checkpoint.
         bytes_by_dtype: in memory, by torch's name of the type; scales are float32.
         bytes_by_kind: the same bytes by part of the model: embeddings, attention, experts and so on.
+        seconds_by_part: how long the parts of the start took, on GPUs.
     """
 
     num_tensors: int
     bytes_by_dtype: Mapping[str, int]
     bytes_by_kind: Mapping[str, int]
+    seconds_by_part: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @classmethod
     def of(cls, model: nn.Module, num_tensors: int) -> Self:

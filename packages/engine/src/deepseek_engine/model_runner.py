@@ -217,10 +217,13 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
             f"the weights of {config.model} take {needed / 1e9:.2g} GB and {free / 1e9:.2g} GB of the GPU are free: "
             "quantization int8 or dtype bfloat16 takes less"
         )
-    put_on_device(model, device)
+    plan = GpuPlan(config, max_model_len, dtype, device)
     with torch.inference_mode():
-        report = load_weights(model, source)
-        return build_gpu_runner(model, report, GpuPlan(config, max_model_len, dtype, device))
+        with plan.clock.part("weights"):
+            put_on_device(model, device)
+            report = load_weights(model, source)
+            torch.cuda.synchronize()
+        return build_gpu_runner(model, report, plan)
 
 
 def _make_model(

@@ -81,7 +81,8 @@ def run_offline(
 ) -> None:
     """Measure each batch size, print a table and then one line of JSON."""
     started = time.perf_counter()
-    engine = Engine(config, build_runner(config))
+    runner = build_runner(config)
+    engine = Engine(config, runner)
     load_s = time.perf_counter() - started
     rng = random.Random(0)  # noqa: S311 - prompts, not secrets
     run_round(engine, max(batch_sizes), prompt_tokens, min(output_tokens, 8), rng)
@@ -105,6 +106,7 @@ def run_offline(
         "output_tokens": output_tokens,
         "num_runs": num_runs,
         "load_s": round(load_s, 2),
+        "ready_parts_s": {name: round(seconds, 2) for name, seconds in runner.load_report.seconds_by_part.items()},
         "peak_rss_mib": round(peak_mib),
         "results": results,
     }

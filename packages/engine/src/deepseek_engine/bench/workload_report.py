@@ -61,7 +61,9 @@ def run_workloads(model: str, settings: dict[str, Any], options: WorkloadOptions
     result: dict[str, Any] = {"engine": "deepseek-engine", "import_s": seconds_since_process_start()}
     started = time.perf_counter()
     llm = LLM(model, **settings)
-    result |= {"ready_s": round(time.perf_counter() - started, 2), **_describe(llm), "scale": options.scale}
+    ready_s = round(time.perf_counter() - started, 2)
+    parts = {name: round(seconds, 2) for name, seconds in llm.load_report.seconds_by_part.items()}
+    result |= {"ready_s": ready_s, "ready_parts_s": parts, **_describe(llm), "scale": options.scale}
     run = WorkloadRun(llm, options.repeats, options.seed)
     result["warmup_s"] = round(run.warm_up(options.workloads), 2)
     for name, workload in options.workloads.items():

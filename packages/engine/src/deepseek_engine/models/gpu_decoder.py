@@ -7,6 +7,8 @@ size is always the same launches and fits a CUDA graph.
 T tokens, H hidden_size, R rows wanted, V vocab_size.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -26,7 +28,7 @@ from deepseek_engine.kernels.triton.single_token import Choice, RouterWeights
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.layers.latent_attention import LOW_RANK_NORM_EPS
 from deepseek_engine.layers.rotary import rotary_table
-from deepseek_engine.model_config import ModelConfig, RouterConfig
+from deepseek_engine.model_config import LatentConfig, ModelConfig, RouterConfig
 from deepseek_engine.models.gpu_attention import GpuAttention, GroupedQuery, Latent, StepRows, step_rows
 from deepseek_engine.models.gpu_linear import Rows, multiply, wants_int8
 from deepseek_engine.models.gpu_weights import (
@@ -114,6 +116,24 @@ class GpuDecoder:
     def has_static_chunks(self) -> bool:
         """Whether launches for prefill chunks depend on their number of tokens alone, so that a graph may hold them."""
         return self._latent is None
+
+    @property
+    def latent(self) -> LatentConfig | None:
+        """Of models with latent attention."""
+        return None if self._latent is None else self._latent.config
+
+    @contextmanager
+    def few_layers(self) -> Generator[None]:
+        """Within, compute only as many layers as it takes to launch every kernel that all of them do."""
+        kinds = [_kind(layer.weights) for layer in self._layers]
+        pairs = list(zip([None, *kinds], kinds, strict=False))
+        count = max(pairs.index(pair) for pair in set(pairs)) + 1
+        layers = self._layers
+        self._layers = layers[:count] if kinds[count - 1] == kinds[-1] else [*layers[:count], layers[-1]]
+        try:
+            yield
+        finally:
+            self._layers = layers
 
     def kernels(self) -> list[str]:
         """Which kernels serve what, for the log."""
@@ -299,6 +319,14 @@ def _rows(normed: Normed) -> Rows:
     if normed.int8 is None or normed.scales is None:
         return Rows(normed.values)
     return Rows(normed.values, QuantizedRows(normed.int8, normed.scales))
+
+
+def _kind(weights: GpuLayer) -> tuple[object, ...]:
+    """Equal for layers that are the same launches."""
+    attention, network = weights.attention, weights.feed_forward
+    matrices = (_projection_in(weights), attention.output, network.gate_up, network.down)
+    sizes = [(each.weight.shape, each.weight.dtype, each.scale is None, each.bias is None) for each in matrices]
+    return (type(network), getattr(network, "routing", None), getattr(network, "num_shared", 0), *sizes)
 
 
 def _projection_in(weights: GpuLayer) -> Matrix:
