@@ -15,9 +15,12 @@ from transformers.models.deepseek_v32 import DeepseekV32Config
 from deepseek_engine import LLM, SamplingParams
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import InvalidRequestError, ModelLoadError
+from deepseek_engine.llm import LoRARequest
 from deepseek_engine.model_runner import ModelRunner, build_runner
 from deepseek_engine.mtp_model import MtpModel
 from deepseek_engine.sequence import ScheduledSequence, Sequence
+from deepseek_engine.speculation.methods import ModelDrafts
+from deepseek_engine.testing.adapters import write_tiny_adapter
 from deepseek_engine.testing.checkpoints import write_tiny_checkpoint
 from deepseek_engine.testing.logits import BLOCK_SIZE, sequence_of
 from deepseek_engine.testing.mtp import LAYER, V3, MtpOracle, write_mtp_checkpoint
@@ -351,3 +354,38 @@ def test_a_model_without_the_layer_is_refused_with_the_way_out(tmp_path: Path) -
 def test_ranks_do_not_guess() -> None:
     with pytest.raises(InvalidRequestError, match="not supported with tensor_parallel_size=2: leave out one of"):
         EngineConfig(model="fake", speculation="mtp", tensor_parallel_size=2)
+
+
+def test_guesses_stay_within_the_steps_budget_and_the_blocks_that_are_free() -> None:
+    asked: list[list[int]] = []
+
+    class Counting:
+        def draft(self, wanted: list[tuple[Sequence, int]]) -> list[list[int]]:
+            asked.append([count for _, count in wanted])
+            return [[1] * count for _, count in wanted]
+
+    sequences = [sequence_of(tokens, 0) for tokens in ([1, 2], [3, 4, 5], [6], [7, 8, 9])]
+    method = ModelDrafts(Counting())
+    drafts = method.draft(
+        [(each, 2) for each in sequences], 4, lambda sequence, count: min(count, 1 + (sequence is sequences[1]))
+    )
+    assert [len(each) for each in drafts] == [1, 2, 0, 1]  # of one token alone there is no hidden state before
+    assert asked == [[1, 2, 0, 1]]
+    assert method.draft([(sequences[0], 2)], 0, lambda _, count: count) == [[]]
+    assert len(asked) == 1
+
+
+def test_answers_of_adapters_do_not_change_either(half_right: Path, tmp_path: Path) -> None:
+    shapes = {f"model.layers.{i}.self_attn.o_proj": (64, 80) for i in range(V3["num_hidden_layers"])}
+    adapter = LoRARequest("a", str(write_tiny_adapter(tmp_path, shapes, targets=("o_proj",))))
+    of_prompt = [adapter, None] * (len(PROMPTS) // 2)
+    plain, guessing = (
+        LLM(str(half_right), dtype="float32", enable_lora=True, speculation=kind) for kind in (None, "mtp")
+    )
+    expected, actual = (
+        [each.outputs[0].token_ids for each in llm.generate(PROMPTS[: len(of_prompt)], GREEDY, of_prompt)]
+        for llm in (plain, guessing)
+    )
+    assert actual == expected
+    assert expected[0] != plain.generate(PROMPTS[0], GREEDY)[0].outputs[0].token_ids
+    assert guessing.engine.step().stats.num_accepted_tokens > 0

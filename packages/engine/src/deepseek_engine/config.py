@@ -146,6 +146,18 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 "every running sequence needs room for one token a step",
                 param="max_num_batched_tokens",
             )
+        self._check_speculation()
+        if self.lora_modules and not self.enable_lora:
+            raise InvalidRequestError("lora_modules names adapters, but enable_lora is off", param="enable_lora")
+
+    @property
+    def num_drafts(self) -> int:
+        """Guesses of one sequence and step at most; 0 without speculation."""
+        if self.speculation is None:
+            return 0
+        return self.num_speculative_tokens or NUM_DRAFTS[self.speculation]
+
+    def _check_speculation(self) -> None:
         if self.num_speculative_tokens is not None and self.num_speculative_tokens > MAX_DRAFTS:
             raise InvalidRequestError(
                 f"num_speculative_tokens={self.num_speculative_tokens}: at most {MAX_DRAFTS} are verified in one step",
@@ -161,12 +173,3 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidRequestError(
                 f"ngram_min={self.ngram_min} is above ngram_max={self.ngram_max}", param="ngram_min"
             )
-        if self.lora_modules and not self.enable_lora:
-            raise InvalidRequestError("lora_modules names adapters, but enable_lora is off", param="enable_lora")
-
-    @property
-    def num_drafts(self) -> int:
-        """Guesses of one sequence and step at most; 0 without speculation."""
-        if self.speculation is None:
-            return 0
-        return self.num_speculative_tokens or NUM_DRAFTS[self.speculation]
