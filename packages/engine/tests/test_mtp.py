@@ -1,5 +1,6 @@
 """Multi-token prediction: the layer's guesses are those of transformers, and no answer changes by them."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +224,24 @@ def row_of(oracle: MtpOracle, tokens: list[int]) -> Tensor:
     return logits[-1]
 
 
+def test_steps_that_fail_and_are_run_again_leave_every_guess_as_it_was(half_right: Path) -> None:
+    llm = LLM(str(half_right), dtype="float32", speculation="mtp", num_speculative_tokens=2)
+    runner, num_calls = llm.engine._runner, itertools.count(1)
+    witness, sample = Witness(runner.model), runner.sample
+
+    def fail_now_and_then(logits: Tensor, batch: list[ScheduledSequence]) -> Any:
+        if len(batch) > 1 and next(num_calls) % 2 == 0:  # one alone would end with an error
+            raise RuntimeError("not this time")
+        return sample(logits, batch)
+
+    runner.sample = fail_now_and_then
+    found = llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    assert {request.outputs[0].finish_reason for request in found} == {"length"}
+    oracle = MtpOracle(half_right)
+    for tokens, logits in longest_first(witness.seen):
+        assert (logits - row_of(oracle, tokens)).abs().max() < TOLERANCE
+
+
 def test_a_layer_that_is_right_saves_steps(half_right: Path) -> None:
     plain, guessing = (LLM(str(half_right), dtype="float32", speculation=kind) for kind in (None, "mtp"))
     assert plain.generate(PROMPTS[0], GREEDY)[0].outputs == guessing.generate(PROMPTS[0], GREEDY)[0].outputs
@@ -366,9 +385,8 @@ def test_guesses_stay_within_the_steps_budget_and_the_blocks_that_are_free() -> 
 
     sequences = [sequence_of(tokens, 0) for tokens in ([1, 2], [3, 4, 5], [6], [7, 8, 9])]
     method = ModelDrafts(Counting())
-    drafts = method.draft(
-        [(each, 2) for each in sequences], 4, lambda sequence, count: min(count, 1 + (sequence is sequences[1]))
-    )
+    num_free = dict(zip(map(id, sequences), (1, 2, 9, 9), strict=True))
+    drafts = method.draft([(each, 2) for each in sequences], 4, lambda each, count: min(count, num_free[id(each)]))
     assert [len(each) for each in drafts] == [1, 2, 0, 1]  # of one token alone there is no hidden state before
     assert asked == [[1, 2, 0, 1]]
     assert method.draft([(sequences[0], 2)], 0, lambda _, count: count) == [[]]

@@ -183,6 +183,7 @@ class Engine:
                 return  # the batch goes on from a step that did not count: the next one is scheduled anew
             batch = [scheduled for scheduled in batch if not scheduled.sequence.is_finished]
         if self._speculator is not None:
+            self.journal.enter("draft")
             batch = self._speculator.add_drafts(batch, self._scheduler.budget.tokens, self._scheduler.reserve_drafts)
         if batch:
             self._compute(batch)

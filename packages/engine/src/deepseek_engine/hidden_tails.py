@@ -17,8 +17,9 @@ from torch import Tensor
 class HiddenTails:
     """A ring of hidden states for each block: position p takes place p modulo the ring's size.
 
-    It belongs to the block as its keys do, and so needs no books of sequences. A decode with drafts writes at most
-    one state a draft and its own, and the one before them stays: nothing is lost if the step has to be run again.
+    It belongs to the block as its keys do, and so needs no books of sequences. A decode with drafts writes its state
+    and one a draft, and the one before them stays, so that a step that failed finds it when it is run again. A chunk
+    of a prompt that ends in the block it began in may overwrite it: after a failure, guesses may be worse then.
 
     Args:
         num_blocks: of the KV cache.
