@@ -12,6 +12,7 @@ from deepseek_engine.engine import Engine
 from deepseek_engine.errors import InvalidRequestError
 from deepseek_engine.messages import Submit
 from deepseek_engine.sequence import ScheduledSequence, Sequence
+from deepseek_engine.speculation.methods import NgramDrafts
 from deepseek_engine.speculation.ngram import MAX_CANDIDATES, NgramIndex
 from deepseek_engine.speculation.speculator import FIRST_PAUSE_TOKENS, Speculator
 from deepseek_engine.testing.checkpoints import TINY_MOE, TinyModel, write_tiny_checkpoint
@@ -70,6 +71,10 @@ def test_a_guess_costs_no_more_after_a_long_text_than_after_a_short_one() -> Non
     assert CountingList.reads < 10 * MAX_CANDIDATES
 
 
+def guessing(num_tokens: int) -> Speculator:
+    return Speculator(num_tokens, NgramDrafts(1, 2))
+
+
 def unlimited(sequence: Sequence, num_tokens: int) -> int:
     return num_tokens
 
@@ -86,7 +91,7 @@ def drafts_of(speculator: Speculator, sequence: Sequence) -> tuple[int, ...]:
 
 
 def test_a_sequence_whose_guesses_are_wrong_pauses_for_longer_each_time() -> None:
-    speculator, sequence = Speculator(4, 1, 2), decoding([1, 2, 3, 1])
+    speculator, sequence = guessing(4), decoding([1, 2, 3, 1])
     pauses: list[int] = []
     for _ in range(4):
         while drafts := drafts_of(speculator, sequence):
@@ -100,7 +105,7 @@ def test_a_sequence_whose_guesses_are_wrong_pauses_for_longer_each_time() -> Non
 
 
 def test_a_sequence_whose_guesses_are_right_never_pauses() -> None:
-    speculator, sequence = Speculator(4, 1, 2), decoding([1, 2, 3] * 3)
+    speculator, sequence = guessing(4), decoding([1, 2, 3] * 3)
     for _ in range(50):
         drafts = drafts_of(speculator, sequence)
         assert len(drafts) == 4
@@ -112,13 +117,13 @@ def test_a_sequence_whose_guesses_are_right_never_pauses() -> None:
 def test_prompts_come_before_guesses_in_a_steps_budget() -> None:
     batch = [ScheduledSequence(decoding([1, 2] * 5), 1), ScheduledSequence(decoding([1, 2] * 5), 1)]
     prompt = Sequence("p", 0, [7] * 20, SamplingParams(), 0, max_total_tokens=100)
-    planned = Speculator(4, 1, 2).add_drafts([*batch, ScheduledSequence(prompt, 6)], 10, unlimited)
+    planned = guessing(4).add_drafts([*batch, ScheduledSequence(prompt, 6)], 10, unlimited)
     assert [len(scheduled.draft_token_ids) for scheduled in planned] == [2, 0, 0]
 
 
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
 def test_a_sequence_with_penalties_gets_no_drafts(penalty: str) -> None:
-    assert drafts_of(Speculator(4, 1, 2), decoding([1, 2] * 5, **{penalty: 0.5})) == ()
+    assert drafts_of(guessing(4), decoding([1, 2] * 5, **{penalty: 0.5})) == ()
 
 
 def test_drafts_take_no_block_from_anyone() -> None:

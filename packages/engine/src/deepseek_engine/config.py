@@ -10,8 +10,11 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = (None, "int8")
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "int8")
-SPECULATIONS = (None, "ngram")
+SPECULATIONS = (None, "ngram", "mtp")
 PROMPT_ATTENTIONS = ("causal", "bidirectional")
+NUM_DRAFTS: Final = {"ngram": 5, "mtp": 1}
+"""Guesses of one sequence and step where the settings say nothing: an n-gram's cost nothing to make, and a model's
+layer for multi-token prediction was trained for one token."""
 MAX_DRAFTS: Final = 32
 """Draft tokens of one sequence and step, whatever the settings say."""
 
@@ -53,9 +56,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         tensor_parallel_size: ranks that share the model, each a process with a slice of every layer, and a GPU of its
             own where there are GPUs; 1 is this process alone.
         num_threads: CPU threads, shared by all ranks; None is one a core.
-        speculation: `ngram` guesses tokens from what came before and verifies several in one step, which changes no
-            answer; None is off.
-        num_speculative_tokens: guesses of one sequence and step at most.
+        speculation: `ngram` guesses tokens from what came before, `mtp` with the model's layer for multi-token
+            prediction, and several are verified in one step, which changes no answer; None is off.
+        num_speculative_tokens: guesses of one sequence and step at most; None is 5 for `ngram` and 1 for `mtp`.
         ngram_min: tokens that have to have come before for a guess.
         ngram_max: longest agreement that is looked for.
         enable_lora: whether requests may name LoRA adapters.
@@ -90,7 +93,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     tensor_parallel_size: int = 1
     num_threads: int | None = None
     speculation: str | None = None
-    num_speculative_tokens: int = 5
+    num_speculative_tokens: int | None = None
     ngram_min: int = 2
     ngram_max: int = 4
     enable_lora: bool = False
@@ -143,14 +146,30 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 "every running sequence needs room for one token a step",
                 param="max_num_batched_tokens",
             )
-        if self.num_speculative_tokens > MAX_DRAFTS:
+        self._check_speculation()
+        if self.lora_modules and not self.enable_lora:
+            raise InvalidRequestError("lora_modules names adapters, but enable_lora is off", param="enable_lora")
+
+    @property
+    def num_drafts(self) -> int:
+        """Guesses of one sequence and step at most; 0 without speculation."""
+        if self.speculation is None:
+            return 0
+        return self.num_speculative_tokens or NUM_DRAFTS[self.speculation]
+
+    def _check_speculation(self) -> None:
+        if self.num_speculative_tokens is not None and self.num_speculative_tokens > MAX_DRAFTS:
             raise InvalidRequestError(
                 f"num_speculative_tokens={self.num_speculative_tokens}: at most {MAX_DRAFTS} are verified in one step",
                 param="num_speculative_tokens",
+            )
+        if self.speculation == "mtp" and self.tensor_parallel_size > 1:
+            raise InvalidRequestError(
+                f"speculation='mtp' is not supported with tensor_parallel_size={self.tensor_parallel_size}: leave out "
+                "one of the two, or use speculation='ngram'",
+                param="speculation",
             )
         if self.ngram_min > self.ngram_max:
             raise InvalidRequestError(
                 f"ngram_min={self.ngram_min} is above ngram_max={self.ngram_max}", param="ngram_min"
             )
-        if self.lora_modules and not self.enable_lora:
-            raise InvalidRequestError("lora_modules names adapters, but enable_lora is off", param="enable_lora")

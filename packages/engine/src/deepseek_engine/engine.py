@@ -30,7 +30,7 @@ from deepseek_engine.runner_protocol import Runner
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.scheduler import Scheduler
 from deepseek_engine.sequence import ScheduledSequence, Sequence
-from deepseek_engine.speculation.speculator import Speculator
+from deepseek_engine.speculation.speculator import build_speculator
 from deepseek_engine.steps.computation import Computation
 from deepseek_engine.steps.journal import StepJournal
 from deepseek_engine.steps.launched_rows import take_back
@@ -83,9 +83,7 @@ class Engine:
             priority_ageing_steps=config.priority_ageing_steps,
             preempt_every_steps=config.preempt_every_steps,
         )
-        self._speculator: Speculator | None = None
-        if config.speculation == "ngram":
-            self._speculator = Speculator(config.num_speculative_tokens, config.ngram_min, config.ngram_max)
+        self._speculator = build_speculator(config, runner.drafter)
         self._pool = None if runner.adapters is None else AdapterPool(runner.adapters, config.max_loras, wake)
         self.adapters: list[AdapterInfo] = [self._adapter_pool().load_now(*named) for named in config.lora_modules]
         self._grammars = GrammarDesk(grammars)
@@ -185,6 +183,7 @@ class Engine:
                 return  # the batch goes on from a step that did not count: the next one is scheduled anew
             batch = [scheduled for scheduled in batch if not scheduled.sequence.is_finished]
         if self._speculator is not None:
+            self.journal.enter("draft")
             batch = self._speculator.add_drafts(batch, self._scheduler.budget.tokens, self._scheduler.reserve_drafts)
         if batch:
             self._compute(batch)

@@ -44,8 +44,7 @@ class GpuPlan:
     @property
     def max_rows(self) -> int:
         """Rows that one step samples at most."""
-        drafts = self.config.num_speculative_tokens if self.config.speculation is not None else 0
-        return min(self.config.max_num_seqs * (1 + drafts), self.config.max_num_batched_tokens)
+        return min(self.config.max_num_seqs * (1 + self.config.num_drafts), self.config.max_num_batched_tokens)
 
     @property
     def max_blocks(self) -> int:

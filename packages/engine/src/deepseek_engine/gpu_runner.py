@@ -24,7 +24,7 @@ from deepseek_engine.lora.host import LoraHost
 from deepseek_engine.models.gpu_decoder import GpuDecoder
 from deepseek_engine.prompt_reader import PromptReader
 from deepseek_engine.prompt_reading import PromptPart
-from deepseek_engine.runner_protocol import RunnerInfo
+from deepseek_engine.runner_protocol import Drafter, RunnerInfo
 from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ class GpuRunner:
         self, decoder: GpuDecoder, inputs: GpuInputs, info: RunnerInfo, load_report: LoadReport, max_rows: int
     ) -> None:
         self.adapters: LoraHost | None = None
+        self.drafter: Drafter | None = None
         self.failure: str | None = None
         self.info = info
         self.load_report = load_report

@@ -8,6 +8,7 @@ from typing import Final, Self
 from torch import nn
 
 _KINDS: Final = (
+    ("mtp.", "multi-token prediction"),
     ("norm", "norms"),
     ("router", "routers"),
     (".attention.", "attention"),

@@ -14,6 +14,7 @@ from deepseek_engine.checkpoint_decoding import DecodedSource, store_as_checkpoi
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
+from deepseek_engine.hidden_tails import HiddenTails, ring_size
 from deepseek_engine.host_memory import available_memory_bytes, return_freed_memory
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport
@@ -23,7 +24,9 @@ from deepseek_engine.lora.targets import Target, adaptable_projections
 from deepseek_engine.model_config import GroupedQueryConfig, ModelConfig, parse_model_config, read_model_config
 from deepseek_engine.model_source import resolve_model
 from deepseek_engine.models.fused_decoder import fuse
+from deepseek_engine.models.mtp import with_mtp
 from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.mtp_model import MtpModel
 from deepseek_engine.parallel.group import ParallelGroup, device_of_rank
 from deepseek_engine.parallel.leader import Leader
 from deepseek_engine.parallel.partition import part_of_rank, threads_of_rank
@@ -31,7 +34,7 @@ from deepseek_engine.parallel.peers import ALONE, Peers
 from deepseek_engine.prompt_reader import PromptReader
 from deepseek_engine.prompt_reading import PromptPart
 from deepseek_engine.random_source import RandomSource
-from deepseek_engine.runner_protocol import Launcher, Runner, RunnerInfo
+from deepseek_engine.runner_protocol import Drafter, Launcher, Runner, RunnerInfo
 from deepseek_engine.safetensors_source import SafetensorsSource
 from deepseek_engine.sampler import Sampler
 from deepseek_engine.sequence import SampledToken, ScheduledSequence
@@ -59,6 +62,7 @@ class ModelRunner:
     ) -> None:
         self.adapters = adapters
         self.launcher: Launcher[Any] | None = None
+        self.drafter: Drafter | None = model if isinstance(model, MtpModel) else None
         self._peers = peers
         self.load_report = load_report
         self.model = model
@@ -147,6 +151,8 @@ def build_rank(config: EngineConfig, peers: Peers) -> ModelRunner:
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     model_config, source = open_model(config.model, device)
+    if config.speculation == "mtp":
+        model_config = with_mtp(model_config, source.names(), config.model)
     model_config = part_of_rank(model_config, config)
     max_model_len = _choose_max_model_len(config, model_config)
     is_int8_cache = config.kv_cache_dtype == "int8"
@@ -158,6 +164,9 @@ def build_rank(config: EngineConfig, peers: Peers) -> ModelRunner:
     with torch.inference_mode():
         report = load_weights(model, source)
     num_blocks = peers.agree_on_blocks(_choose_num_blocks(config, model_config, max_model_len, dtype))
+    tails = None
+    if model.mtp is not None:
+        tails = HiddenTails(num_blocks, config.block_size, config.num_drafts, model_config.hidden_size, dtype)
     cache = KVCache(model_config.cache_specs, num_blocks, config.block_size, dtype, device, is_int8=is_int8_cache)
     info = RunnerInfo(
         max_model_len=max_model_len,
@@ -169,20 +178,20 @@ def build_rank(config: EngineConfig, peers: Peers) -> ModelRunner:
         device=device.type,
         weight_bytes=report.num_bytes,
         weight_bytes_by_dtype=dict(report.bytes_by_dtype),
-        kv_cache_bytes=cache.num_bytes,
+        kv_cache_bytes=cache.num_bytes + (0 if tails is None else tails.num_bytes),
         max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
     )
     logger.info(
         "loaded %s: %s, %d tensors, %.0f MB of weights as %s, %d KV blocks of %d tokens (%.0f MB), %d threads",
         config.model, model_config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
-        num_blocks, config.block_size, cache.num_bytes / 1e6, torch.get_num_threads(),
+        num_blocks, config.block_size, info.kv_cache_bytes / 1e6, torch.get_num_threads(),
     )  # fmt: skip
     logger.info("weights: %s", report)
     if not config.enable_lora:
-        step_model = _prepare(model, cache, max_model_len)
+        step_model = _prepare(model, cache, max_model_len, tails)
         return ModelRunner(step_model, peers.ready(info), report, peers=peers)
     targets = adaptable_projections(model)
-    step_model = _prepare(model, cache, max_model_len, targets)
+    step_model = _prepare(model, cache, max_model_len, tails, targets)
     assert step_model.applier is not None
     adapters = LoraHost(targets, step_model.applier, max_rank=config.max_lora_rank, dtype=dtype)
     return ModelRunner(step_model, info, report, adapters)
@@ -194,6 +203,8 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
             f"tensor_parallel_size={config.tensor_parallel_size} is for device='cpu' in this version: without it "
             "one GPU computes the whole model"
         )
+    if config.speculation == "mtp":
+        raise ModelLoadError("speculation='mtp' is for device='cpu' in this version: use speculation='ngram'")
     if config.enable_lora:
         raise ModelLoadError("enable_lora is for device='cpu' in this version: GPUs compute without adapters")
     try:  # Triton is not there on machines without a GPU, nor needed
@@ -260,9 +271,16 @@ def store_quantized(model: Transformer, quantization: str | None, source: Checkp
 
 
 def _prepare(
-    model: Transformer, cache: KVCache, max_model_len: int, adaptable: Mapping[str, Target] | None = None
+    model: Transformer,
+    cache: KVCache,
+    max_model_len: int,
+    tails: HiddenTails | None,
+    adaptable: Mapping[str, Target] | None = None,
 ) -> StepModel:
     """The fastest way that this machine has to run the model, with adapters of the projections that may have them."""
+    if tails is not None:
+        logger.info("computing with torch's operators, since the CPU kernels have no multi-token prediction")
+        return MtpModel(model, cache, tails, None if adaptable is None else LayerApplier(adaptable))
     fused = fuse(model, cache, max_model_len)
     if fused is None:
         return TorchModel(model, cache, None if adaptable is None else LayerApplier(adaptable))
@@ -339,6 +357,8 @@ def _check_int8_cache(model_config: ModelConfig, device: torch.device) -> None:
 def _choose_num_blocks(config: EngineConfig, model_config: ModelConfig, max_model_len: int, dtype: torch.dtype) -> int:
     token_bytes = model_config.kv_bytes_per_token(dtype.itemsize, is_int8=config.kv_cache_dtype == "int8")
     block_bytes = token_bytes * config.block_size
+    if model_config.runs_mtp:
+        block_bytes += ring_size(config.block_size, config.num_drafts) * model_config.hidden_size * dtype.itemsize
     whole_context = -(-max_model_len // config.block_size)
     free = available_memory_bytes() // config.tensor_parallel_size
     if config.num_kv_blocks is not None:

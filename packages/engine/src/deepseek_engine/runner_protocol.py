@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from deepseek_engine.prompt_reading import PromptPart
-from deepseek_engine.sequence import SampledToken, ScheduledSequence
+from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
 
 Logits = TypeVar("Logits")
 Step = TypeVar("Step", bound="Launched")
@@ -102,6 +102,22 @@ class Launcher(Protocol[Step]):
         ...
 
 
+class Drafter(Protocol):
+    """A runner's way to guess tokens with the model itself, from hidden states that `forward` has left with it."""
+
+    def draft(self, wanted: Seq[tuple[Sequence, int]]) -> list[list[int]]:
+        """Guess the tokens behind each sequence's last one.
+
+        Called between steps. What it writes to the cache lies in the last token's slot and those of the drafts, is its
+        own, and is written again by the step that computes them.
+
+        Args:
+            wanted: sequences of two tokens or more, of which all but the last are computed, and how many guesses each
+                gets; there are slots for all of them.
+        """
+        ...
+
+
 class Runner(Protocol[Logits]):
     """Turns a scheduled batch into logits, and logits into tokens.
 
@@ -121,6 +137,11 @@ class Runner(Protocol[Logits]):
     @property
     def launcher(self) -> Launcher[Any] | None:
         """How to compute without waiting; None where every step is `forward` and `sample`."""
+        ...
+
+    @property
+    def drafter(self) -> Drafter | None:
+        """How to guess tokens with the model; None where it has no layer for that, or none was asked for."""
         ...
 
     def forward(self, batch: Seq[ScheduledSequence]) -> Logits:

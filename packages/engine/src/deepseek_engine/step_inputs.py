@@ -67,19 +67,13 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
         start = len(token_ids)
         contexts = np.array([single.context for single in group])
         tables = [single.scheduled.sequence.block_table for single in group]
-        all_slots = _slots_of_tables(tables, block_size, padded_length(int(contexts.max())))
         for row, single in enumerate(group):
             row_of[id(single.scheduled.sequence), single.offset] = start + row
             token_ids.append(single.token_id)
         positions.append(contexts - 1)
-        slots.append(all_slots[np.arange(len(group)), contexts - 1])
-        decode_groups.append(
-            DecodeGroup(
-                rows=slice(start, len(token_ids)),
-                slots=torch.from_numpy(all_slots.reshape(-1)),
-                mask=_padding_mask(contexts, all_slots.shape[1], mask_dtype),
-            )
-        )
+        decode_group, own_slots = group_decodes(tables, contexts, start, block_size, mask_dtype)
+        decode_groups.append(decode_group)
+        slots.append(own_slots)
 
     for scheduled in prefills:
         sequence, start = scheduled.sequence, len(token_ids)
@@ -117,6 +111,27 @@ def prepare_step(batch: Seq[ScheduledSequence], block_size: int, mask_dtype: tor
         metadata=metadata,
         owners=(*((d.scheduled.sequence, 1) for d in decodes), *((p.sequence, p.num_new_tokens) for p in prefills)),
     )
+
+
+def group_decodes(
+    tables: Seq[list[int]], contexts: Ints, first_row: int, block_size: int, mask_dtype: torch.dtype
+) -> tuple[DecodeGroup, Ints]:
+    """Single tokens that are attended for together, and the slot of each.
+
+    Args:
+        tables: of their sequences' blocks.
+        contexts: tokens that each attends to, itself the last.
+        first_row: the first one's in the step; the others follow.
+        block_size: tokens a block.
+        mask_dtype: as of `prepare_step`.
+    """
+    all_slots = _slots_of_tables(tables, block_size, padded_length(int(contexts.max())))
+    group = DecodeGroup(
+        rows=slice(first_row, first_row + len(tables)),
+        slots=torch.from_numpy(all_slots.reshape(-1)),
+        mask=_padding_mask(contexts, all_slots.shape[1], mask_dtype),
+    )
+    return group, all_slots[np.arange(len(tables)), contexts - 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,15 @@ class Indexer(nn.Module):
         num_heads, dim = self.config.index_n_heads, self.config.index_head_dim
         q_TND = self.query(compressed_q).view(-1, num_heads, dim)
         k_TD = self.key_norm(self.key(x_TH))
-        heads = torch.cat((q_TND, k_TD[:, None]), dim=1)
-        rotated, rest = torch.split(heads, [self.rotated_dim, dim - self.rotated_dim], dim=-1)
-        heads = torch.cat((rotate(rotated, cos_sin), rest), dim=-1)
+        heads = self._rotate(torch.cat((q_TND, k_TD[:, None]), dim=1), cos_sin)
         weights_TN = (x_TH.float() @ self.head_weights.T) * (num_heads * dim) ** -0.5
         return select_keys(heads[:, :-1], weights_TN, heads[:, -1], cache, metadata, self.config.index_topk)
+
+    def store(self, x_TH: Tensor, cos_sin: Tensor, cache: Tensor, slots_T: Tensor) -> None:
+        """Put the tokens' index keys into the cache, and choose nothing."""
+        k_TD = self.key_norm(self.key(x_TH))
+        cache.index_copy_(0, slots_T, self._rotate(k_TD[:, None], cos_sin)[:, 0])
+
+    def _rotate(self, heads: Tensor, cos_sin: Tensor) -> Tensor:
+        rotated, rest = torch.split(heads, [self.rotated_dim, self.config.index_head_dim - self.rotated_dim], dim=-1)
+        return torch.cat((rotate(rotated, cos_sin), rest), dim=-1)

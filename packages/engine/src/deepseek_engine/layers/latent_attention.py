@@ -68,6 +68,16 @@ class LatentAttention(nn.Module):
         attended = attend_latent(query, stored, cache[0], metadata, config.softmax_scale, config.kv_lora_rank)
         return self.output(per_head_linear(attended, value_b.transpose(1, 2)).flatten(1))
 
+    def store(self, x_TH: Tensor, cos_sin: Tensor, cache: tuple[Tensor, ...], slots_T: Tensor) -> None:
+        """Put the tokens' latents into the cache, and attend to nothing."""
+        config = self.config
+        _, latent_TL = self.input.split(self.input(x_TH))
+        latent, k_rope = torch.split(latent_TL, [config.kv_lora_rank, config.qk_rope_head_dim], dim=-1)
+        rotated = self._rotate(k_rope[:, None], cos_sin)[:, 0]
+        cache[0].index_copy_(0, slots_T, torch.cat((self.kv_norm(latent), rotated), dim=-1))
+        if self.indexer is not None:
+            self.indexer.store(x_TH, cos_sin, cache[1], slots_T)
+
     def _rotate(self, x: Tensor, cos_sin: Tensor) -> Tensor:
         return rotate(split_pairs(x) if self.config.rope_interleave else x, cos_sin)
 

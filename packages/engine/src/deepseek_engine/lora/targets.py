@@ -42,12 +42,19 @@ class Target:
 
 
 def adaptable_projections(model: Transformer) -> dict[str, Target]:
-    """Every projection that an adapter may change, by its module's name: `model.layers.0.self_attn.q_proj`."""
+    """Every projection that an adapter may change, by its module's name: `model.layers.0.self_attn.q_proj`.
+
+    Not those of the layer for multi-token prediction: it guesses without adapters, and guesses are verified with them.
+    """
+    guessing = set[nn.Module]() if model.mtp is None else set(model.mtp.modules())
     names = {module: name for name, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules())}
     return {
         name.removesuffix(".weight"): _target(to.module, names[to.module], to)
         for name, to in checkpoint_destinations(model, set()).items()
-        if isinstance(to.module, Linear) and to.parameter == "weight" and to.module is not model.head
+        if isinstance(to.module, Linear)
+        and to.parameter == "weight"
+        and to.module is not model.head
+        and to.module not in guessing
     }
 
 

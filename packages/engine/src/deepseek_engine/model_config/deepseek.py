@@ -63,8 +63,10 @@ def read_deepseek_v3(fields: Fields) -> ModelConfig:
         in_float32=True,
     )
     num_mtp_layers = fields.integer("num_nextn_predict_layers", fields.integer("num_mtp_layers", 1))
-    config = _latent_decoder(fields, _latent_attention(fields), _feed_forwards(fields, router))
-    return replace(config, num_mtp_layers=num_mtp_layers)
+    attention = _latent_attention(fields)
+    config = _latent_decoder(fields, attention, _feed_forwards(fields, router))
+    # Experts, even where all layers of the model itself are dense.
+    return replace(config, num_mtp_layers=num_mtp_layers, mtp_layer=LayerConfig(attention, _mixture(fields, router)))
 
 
 def read_deepseek_v32(fields: Fields) -> ModelConfig:
@@ -78,7 +80,12 @@ def read_deepseek_v32(fields: Fields) -> ModelConfig:
     attention = replace(_latent_attention(fields), indexer=indexer)
     if attention.q_lora_rank is None:
         raise ModelLoadError("q_lora_rank is missing: the indexer of DeepseekV32ForCausalLM reads the compressed query")
-    return replace(config, layers=tuple(replace(layer, attention=attention) for layer in config.layers))
+    assert config.mtp_layer is not None
+    return replace(
+        config,
+        layers=tuple(replace(layer, attention=attention) for layer in config.layers),
+        mtp_layer=replace(config.mtp_layer, attention=attention),
+    )
 
 
 def _latent_decoder(
@@ -128,18 +135,22 @@ def _feed_forwards(fields: Fields, router: RouterConfig | None, *, bias: bool = 
     dense = DenseConfig(intermediate_size=fields.integer("intermediate_size"), bias=bias)
     if router is None:
         return (dense,) * num_layers
-    width = fields.integer("moe_intermediate_size")
-    moe = MoEConfig(
-        router=router,
-        intermediate_size=width,
-        shared_intermediate_size=width * fields.integer("n_shared_experts", 0),
-        shared_bias=bias,
-    )
+    moe = _mixture(fields, router, bias=bias)
     first, frequency = fields.integer("first_k_dense_replace", 0), fields.integer("moe_layer_freq", 1)
     kinds = fields.texts("mlp_layer_types") or tuple(
         "sparse" if index >= first and index % frequency == 0 else "dense" for index in range(num_layers)
     )
     return tuple(moe if kind == "sparse" else dense for kind in kinds[:num_layers])
+
+
+def _mixture(fields: Fields, router: RouterConfig, *, bias: bool = False) -> MoEConfig:
+    width = fields.integer("moe_intermediate_size")
+    return MoEConfig(
+        router=router,
+        intermediate_size=width,
+        shared_intermediate_size=width * fields.integer("n_shared_experts", 0),
+        shared_bias=bias,
+    )
 
 
 def _expect(fields: Fields, name: str, default: str, *supported: str) -> str:

@@ -27,7 +27,10 @@ class ModelConfig:
         norm_eps: of the two norms of each layer.
         final_norm_eps: of the norm before the head.
         sliding_window: keys that a token sees at most; attention here is full, so a context beyond it is refused.
-        num_mtp_layers: extra layers for multi-token prediction behind the last one; their tensors are left unread.
+        num_mtp_layers: extra layers for multi-token prediction behind the last one; their tensors are left unread,
+            but for those of the first where `runs_mtp`.
+        mtp_layer: what each of those is.
+        runs_mtp: whether the first of them is part of the model, to guess tokens for speculation.
         quantization: how the checkpoint stores its weights; None as floats.
     """
 
@@ -44,12 +47,15 @@ class ModelConfig:
     lm_head_bias: bool = False
     sliding_window: int | None = None
     num_mtp_layers: int = 0
+    mtp_layer: LayerConfig | None = None
+    runs_mtp: bool = False
     quantization: QuantizationConfig | None = None
 
     @property
     def cache_specs(self) -> tuple[CacheSpec, ...]:
-        """What each layer keeps of a token."""
-        return tuple(layer.attention.cache_spec for layer in self.layers)
+        """What each layer keeps of a token; that for multi-token prediction comes last."""
+        guessing = (self.mtp_layer,) if self.runs_mtp and self.mtp_layer is not None else ()
+        return tuple(layer.attention.cache_spec for layer in (*self.layers, *guessing))
 
     @property
     def kv_elements_per_token(self) -> int:

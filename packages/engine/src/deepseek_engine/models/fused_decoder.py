@@ -20,9 +20,10 @@ from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.layers.rotary import rotary_table
 from deepseek_engine.load_threads import load_threads
 from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.models.decoder_layer import DecoderLayer
 from deepseek_engine.models.fused_layers import decoder_shape, pack, pack_layer, pack_linear, pack_norm
 from deepseek_engine.models.fused_support import obstacle
-from deepseek_engine.models.transformer import DecoderLayer, Transformer
+from deepseek_engine.models.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from deepseek_engine.model_config import (
     MoEConfig,
     RouterConfig,
 )
-from deepseek_engine.models.transformer import Attention, DecoderLayer
+from deepseek_engine.models.decoder_layer import Attention, DecoderLayer
 
 _KINDS = {"softmax": SOFTMAX, "sigmoid": SIGMOID, "sparsemixer": SPARSEMIXER}
 

@@ -17,7 +17,8 @@ from deepseek_engine.layers.linear import Linear
 from deepseek_engine.layers.moe import MixtureOfExperts
 from deepseek_engine.layers.norm import LayerNorm, RMSNorm
 from deepseek_engine.model_config import GroupedQueryConfig, LatentConfig, ModelConfig, MoEConfig, RouterConfig
-from deepseek_engine.models.transformer import DecoderLayer, Transformer
+from deepseek_engine.models.decoder_layer import DecoderLayer
+from deepseek_engine.models.transformer import Transformer
 
 
 @dataclass(frozen=True, slots=True)

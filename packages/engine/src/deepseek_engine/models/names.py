@@ -19,7 +19,9 @@ from deepseek_engine.layers.linear import Linear
 from deepseek_engine.layers.mixture_of_attention import MixtureOfAttention
 from deepseek_engine.layers.moe import MixtureOfExperts
 from deepseek_engine.layers.norm import LayerNorm, RMSNorm
-from deepseek_engine.models.transformer import Attention, DecoderLayer, FeedForward, Transformer
+from deepseek_engine.models.decoder_layer import Attention, DecoderLayer, FeedForward
+from deepseek_engine.models.mtp import MtpLayer, mtp_prefix
+from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.parallel.shares import Cut, Share
 
 
@@ -101,12 +103,12 @@ def checkpoint_destinations(model: Transformer, names: set[str]) -> Destinations
         found["lm_head.weight"] = Destination(model.head, "weight", share=words)
     if model.head.bias is not None:
         found["lm_head.bias"] = Destination(model.head, "bias", share=words)
-    for index, module in enumerate(model.layers):
-        layer, prefix = cast("DecoderLayer", module), f"model.layers.{index}."
-        found |= _norm(layer.attention_norm, f"{prefix}input_layernorm")
-        found |= _norm(layer.feed_forward_norm, f"{prefix}post_attention_layernorm")
-        found |= _attention(layer.attention, prefix, cut)
-        found |= _feed_forward(layer.feed_forward, prefix, cut, names, model.config.architecture)
+    architecture = model.config.architecture
+    for index, layer in enumerate(model.layers):
+        found |= _layer(cast("DecoderLayer", layer), f"model.layers.{index}.", cut, names, architecture)
+    if model.mtp is not None:
+        prefix = mtp_prefix(model.config)
+        found |= _mtp(model.mtp, prefix) | _layer(model.mtp.layer, prefix, cut, names, architecture)
     return found
 
 
@@ -114,15 +116,37 @@ def may_be_ignored(model: Transformer, name: str) -> bool:
     """Tensors that a checkpoint may have and the model does not use.
 
     Buffers that old files carry, the head's own copy where it is tied to the embedding, and the layers behind the last
-    one that predict a second token (MTP): `model.layers.61.*` of DeepSeek-V3.
+    one that predict a second token (MTP): `model.layers.61.*` of DeepSeek-V3. Of the one that is used, that is its copy
+    of the embedding and the head.
     """
     if name.endswith("rotary_emb.inv_freq"):
         return True
     if name == "lm_head.weight":
         return model.config.tie_word_embeddings
+    if model.mtp is not None and name.startswith(prefix := mtp_prefix(model.config)):
+        return name.removeprefix(prefix) in ("embed_tokens.weight", "shared_head.head.weight")
     first = len(model.config.layers)
     mtp_layers = range(first, first + model.config.num_mtp_layers)
     return any(name.startswith(f"model.layers.{index}.") for index in mtp_layers)
+
+
+def _layer(layer: DecoderLayer, prefix: str, cut: Cut, names: set[str], architecture: str) -> Destinations:
+    return (
+        _norm(layer.attention_norm, f"{prefix}input_layernorm")
+        | _norm(layer.feed_forward_norm, f"{prefix}post_attention_layernorm")
+        | _attention(layer.attention, prefix, cut)
+        | _feed_forward(layer.feed_forward, prefix, cut, names, architecture)
+    )
+
+
+def _mtp(mtp: MtpLayer, prefix: str) -> Destinations:
+    """What the layer has beside a decoder layer."""
+    return (
+        _norm(mtp.embedding_norm, f"{prefix}enorm")
+        | _norm(mtp.hidden_norm, f"{prefix}hnorm")
+        | _linear(mtp.merge, prefix, "eh_proj")
+        | _norm(mtp.norm, f"{prefix}shared_head.norm")
+    )
 
 
 def _attention(attention: Attention, prefix: str, cut: Cut) -> Destinations:

@@ -12,67 +12,13 @@ from torch import Tensor, nn
 
 from deepseek_engine.kernels.torch_attention import AttentionMetadata
 from deepseek_engine.kv_cache.pool import KVCache
-from deepseek_engine.layers.attention import GroupedQueryAttention
-from deepseek_engine.layers.feed_forward import GatedFeedForward
-from deepseek_engine.layers.latent_attention import LatentAttention
 from deepseek_engine.layers.linear import Linear
-from deepseek_engine.layers.mixture_of_attention import MixtureOfAttention
-from deepseek_engine.layers.moe import MixtureOfExperts
 from deepseek_engine.layers.norm import hidden_norm
 from deepseek_engine.layers.rotary import rotary_table
-from deepseek_engine.model_config import (
-    AttentionConfig,
-    DenseConfig,
-    FeedForwardConfig,
-    GroupedQueryConfig,
-    LatentConfig,
-    LayerConfig,
-    MixtureOfAttentionConfig,
-    ModelConfig,
-    MoEConfig,
-)
+from deepseek_engine.model_config import ModelConfig
+from deepseek_engine.models.decoder_layer import DecoderLayer
+from deepseek_engine.models.mtp import MtpLayer
 from deepseek_engine.parallel.group import SINGLE, ParallelGroup
-
-Attention = GroupedQueryAttention | LatentAttention | MixtureOfAttention
-FeedForward = GatedFeedForward | MixtureOfExperts
-
-
-class DecoderLayer(nn.Module):
-    """Attention and feed-forward, each on a normalised residual stream."""
-
-    def __init__(self, config: ModelConfig, layer: LayerConfig, dtype: torch.dtype, group: ParallelGroup) -> None:
-        super().__init__()
-        self.group = group
-        self.attention_norm = hidden_norm(config, dtype)
-        self.attention = build_attention(layer.attention, config.hidden_size, dtype)
-        self.feed_forward_norm = hidden_norm(config, dtype)
-        self.feed_forward = build_feed_forward(layer.feed_forward, config.hidden_size, dtype)
-
-    def forward(self, x_TH: Tensor, cos_sin: Tensor, cache: tuple[Tensor, ...], metadata: AttentionMetadata) -> Tensor:
-        """[T, H] to [T, H]."""
-        attended_TH = self.attention(self.attention_norm(x_TH), cos_sin, cache, metadata)
-        x_TH = x_TH + self.group.all_reduce(attended_TH)
-        return x_TH + self.group.all_reduce(self.feed_forward(self.feed_forward_norm(x_TH)))
-
-
-def build_attention(config: AttentionConfig, hidden_size: int, dtype: torch.dtype) -> Attention:
-    """The attention that a layer's config asks for."""
-    match config:
-        case GroupedQueryConfig():
-            return GroupedQueryAttention(config, hidden_size, dtype)
-        case LatentConfig():
-            return LatentAttention(config, hidden_size, dtype)
-        case MixtureOfAttentionConfig():
-            return MixtureOfAttention(config, hidden_size, dtype)
-
-
-def build_feed_forward(config: FeedForwardConfig, hidden_size: int, dtype: torch.dtype) -> FeedForward:
-    """The feed-forward that a layer's config asks for."""
-    match config:
-        case DenseConfig():
-            return GatedFeedForward(hidden_size, config.intermediate_size, bias=config.bias, dtype=dtype)
-        case MoEConfig():
-            return MixtureOfExperts(config, hidden_size, dtype)
 
 
 class Transformer(nn.Module):
@@ -100,6 +46,7 @@ class Transformer(nn.Module):
         self.head = Linear(config.hidden_size, (words,), bias=config.lm_head_bias, dtype=dtype, keeps_precision=True)
         if config.tie_word_embeddings:
             self.tie_head()
+        self.mtp = MtpLayer(config, config.mtp_layer, dtype, group) if config.runs_mtp and config.mtp_layer else None
         self.cos_sin = rotary_table(config.rope, max_model_len, dtype, torch.device("cpu"))
 
     def tie_head(self) -> None:
@@ -125,11 +72,15 @@ class Transformer(nn.Module):
         Returns:
             [R, H].
         """
+        return self.norm(self.states(token_ids_T, positions_T, cache, metadata).index_select(0, rows_R))
+
+    def states(self, token_ids_T: Tensor, positions_T: Tensor, cache: KVCache, metadata: AttentionMetadata) -> Tensor:
+        """Run one step up to, and without, the last norm: [T, H]; arguments as of `hidden`."""
         x_TH = F.embedding(token_ids_T, self.embedding)
         cos_sin = self.cos_sin.index_select(0, positions_T)
         for index, layer in enumerate(self.layers):
             x_TH = layer(x_TH, cos_sin, cache.layer(index), metadata)
-        return self.norm(x_TH.index_select(0, rows_R))
+        return x_TH
 
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """float32 [R, vocab_size] from what `hidden` gives."""

@@ -46,10 +46,14 @@ class ServerSettings(BaseSettings):
     prompt_attention: Literal["causal", "bidirectional"] = Field(
         "causal", description="bidirectional for models whose prompts see themselves in both directions (prefix-LM)"
     )
-    speculation: Literal["ngram"] | None = Field(
-        None, description="guess tokens from what came before, several a step; answers stay the same"
+    speculation: Literal["ngram", "mtp"] | None = Field(
+        None,
+        description="guess tokens, several a step, from what came before or with the model's own layer for that (mtp); "
+        "answers stay the same",
     )
-    num_speculative_tokens: int = Field(5, ge=1, description="guesses of one sequence and step at most")
+    num_speculative_tokens: int | None = Field(
+        None, ge=1, description="guesses of one sequence and step at most; 5 for ngram, 1 for mtp"
+    )
     speculation_ngram_min: int = Field(2, ge=1, description="tokens that have to have come before for a guess")
     speculation_ngram_max: int = Field(4, ge=1, description="longest agreement that is looked for")
     pooling: Literal["mean", "last"] = Field("mean", description="how embeddings are made, if a request does not say")

@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 from deepseek_engine.messages import STEP_SECONDS_BUCKETS, KindTotals, StepTotals
 from deepseek_engine.sequence import ScheduledSequence
 
-Phase = Literal["schedule", "forward", "sample", "wait", "emit", "send"]
+Phase = Literal["schedule", "draft", "forward", "sample", "wait", "emit", "send"]
 Kind = Literal["prefill", "decode", "mixed"]
 
 _NUM_RECENT: Final = 8

@@ -19,7 +19,7 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.messages import TokenLogprobs
 from deepseek_engine.prompt_reading import PromptPart
-from deepseek_engine.runner_protocol import AdapterHost, RunnerInfo
+from deepseek_engine.runner_protocol import AdapterHost, Drafter, RunnerInfo
 from deepseek_engine.sequence import PENDING_TOKEN_ID, SampledToken, ScheduledSequence
 from deepseek_engine.testing.fake_launcher import FakeLauncher
 
@@ -68,6 +68,7 @@ class FakeRunner:
         self.info = info
         self.adapters: AdapterHost | None = None
         self.launcher: FakeLauncher | None = None
+        self.drafter: Drafter | None = None
         self.num_caches_freed = 0
         self.failure: str | None = None
         self._step_s = step_s
