@@ -1,7 +1,7 @@
 """Attention over pages on a GPU: microseconds beside the bytes or operations needed, and torch's own kernels.
 
-python benchmarks/kernel_attention.py          # the table
-python benchmarks/kernel_attention.py --tune   # every way to cut the launches
+python benchmarks/kernel_attention.py                  # the table
+python benchmarks/kernel_attention.py --tune           # other ways to cut decoding; --tune prefill
 
 The seed's heads: 16 of queries, 8 of keys, 128 features.
 """
@@ -10,12 +10,13 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate, product
+from itertools import accumulate, chain, product
 from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from gpu_timing import bytes_line, flops_line, time_us
+from kernel_single_token import NUM_LAYERS, SEED, Layer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -23,6 +24,7 @@ from deepseek_engine.kernels.fresh_prefill import equal_prefill_attention, varle
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton.decode_attention import (
     DecodeConfig,
+    DecodeScratch,
     choose_config,
     decode_attention,
     decode_scratch,
@@ -36,14 +38,30 @@ DIM: Final = 128
 SCALE: Final = DIM**-0.5
 MAX_CONTEXT: Final = 8192
 L2_BYTES: Final = 50_000_000
-DECODES: Final = ((1, 256), (1, 8192), (32, 512), (256, 640))
+DECODES: Final = ((1, 256), (1, 8192), (32, 256), (32, 384), (256, 640))
 PREFILLS: Final = {
     "16 x 4096": [4096] * 16,
     "32 x 512": [512] * 32,
     "mixed": [37, 4096, 512, 129, 2048, 3000, 64, 1000, 700, 4000],
 }
 
-DECODE_TILES: Final = ((32, 4, 6), (64, 4, 4), (64, 4, 8), (128, 4, 4), (128, 8, 6), (32, 2, 6), (64, 2, 6))
+CONFIGS_OF_FEW: Final = (
+    DecodeConfig(16, 256, 64, 8),
+    DecodeConfig(32, 128, 64, 8),
+    DecodeConfig(16, 128, 128, 8),
+    DecodeConfig(16, 256, 128, 8),
+    DecodeConfig(16, 64, 32, 4, 168),
+    DecodeConfig(32, 128, 32, 4, 168),
+)
+CONFIGS_OF_MANY: Final = (
+    DecodeConfig(1, 1024, 32, 4, 168),
+    DecodeConfig(2, 128, 32, 4, 168),
+    DecodeConfig(2, 1024, 32, 4),
+    DecodeConfig(2, 1024, 64, 8),
+    DecodeConfig(2, 1024, 64, 4),
+    DecodeConfig(2, 1024, 16, 4, 128),
+    DecodeConfig(4, 64, 32, 4, 168),
+)
 PREFILL_TILES: Final = (
     PrefillConfig(128, 64, 8, 4),
     PrefillConfig(128, 64, 8, 6),
@@ -66,11 +84,11 @@ class Pages(NamedTuple):
 
 
 def pages(contexts: Sequence[int], dtype: torch.dtype, *, is_int8: bool = False, block_size: int = 16) -> Pages:
-    """A cache of random numbers whose sequences lie in shuffled blocks; room for MAX_CONTEXT in the tables."""
+    """A cache of random numbers whose sequences lie in shuffled blocks; room for MAX_CONTEXT or more in the tables."""
     counts = [-(-context // block_size) for context in contexts]
     num_blocks = sum(counts)
     blocks = torch.randperm(num_blocks, device="cuda", dtype=torch.int32)
-    tables = torch.zeros(len(contexts), MAX_CONTEXT // block_size, dtype=torch.int32, device="cuda")
+    tables = torch.zeros(len(contexts), max(MAX_CONTEXT // block_size, *counts), dtype=torch.int32, device="cuda")
     for row, (end, count) in enumerate(zip(accumulate(counts), counts, strict=True)):
         tables[row, :count] = blocks[end - count : end]
     shape = (num_blocks * block_size, KV_HEADS, DIM)
@@ -153,6 +171,38 @@ def decode_lines() -> Iterator[str]:
             yield bytes_line(f"decode {shape} bfloat16, SDPA {backend.name}, attention alone", us, num_bytes)
 
 
+def chain_lines() -> Iterator[str]:
+    """One token through layers in one graph: what attention adds there, since launches overlap only in a chain."""
+    dtype = torch.bfloat16
+    for context in (256, 8192):
+        all_pages = [pages([context], dtype) for _ in range(NUM_LAYERS)]
+        scratch = decode_scratch(1, Q_HEADS, all_pages[0].kv, MAX_CONTEXT, dtype.itemsize)
+
+        def attend(layer: Layer, of: Pages, scratch: DecodeScratch = scratch) -> None:
+            layer.project()
+            qkv = layer.projected[None]
+            attended = decode_attention(qkv, of.kv, of.tables, of.contexts, scratch, scale=SCALE, cos_sin=of.angles)
+            layer.finish_attention(attended[0])
+
+        def attend_and_feed(layer: Layer, of: Pages, attend: Callable[[Layer, Pages], None] = attend) -> None:
+            attend(layer, of)
+            layer.expand()
+            layer.contract()
+
+        for form in ("bfloat16", "int8"):
+            layers = [Layer(SEED, form) for _ in range(NUM_LAYERS)]
+            num_bytes = (SEED.qkv + SEED.attended) * SEED.hidden * (1 if form == "int8" else 2)
+            num_bytes += decode_bytes(1, context, dtype, is_int8=False)
+            us = time_us([partial(attend, layer, of) for layer, of in zip(layers, all_pages, strict=True)])
+            yield bytes_line(f"chain 1 x {context}, {form}: projection, attention, projection", us, num_bytes)
+            us = time_us([partial(Layer.project, layer) for layer in layers])
+            others = time_us([partial(Layer.finish_attention, layer) for layer in layers])
+            yield f"    of which both projections alone {us + others:.1f} us"
+            without = time_us([partial(Layer.run, layer) for layer in layers])
+            us = time_us([partial(attend_and_feed, layer, of) for layer, of in zip(layers, all_pages, strict=True)])
+            yield f"    a layer {us:.1f} us, without attention {without:.1f} us: attention costs {us - without:.1f} us"
+
+
 def cache_lines() -> Iterator[str]:
     """Rotation and the cache write of prompt chunks."""
     for num_tokens, is_int8 in product((32, 8192, 16384), (False, True)):
@@ -216,30 +266,28 @@ def paged_prefill(queries: Tensor, of: Pages, begins: Tensor, config: PrefillCon
     )
 
 
-def lines() -> list[str]:
+def lines() -> Iterator[str]:
     """The whole table."""
-    return [*decode_lines(), *cache_lines(), *prefill_lines()]
+    return chain(decode_lines(), chain_lines(), cache_lines(), prefill_lines())
 
 
-def tuning_lines() -> Iterator[str]:
-    """Ways to cut the launches: decoding by its tiles, then by its shares; the chosen one first."""
+def decode_tuning_lines() -> Iterator[str]:
+    """Other ways to cut the launches of decoding; the chosen one first."""
     dtype = torch.bfloat16
-    for (batch, context), is_int8 in product(DECODES, (False, True)):
+    for (batch, context), is_int8 in (*product(DECODES, (False,)), ((256, 640), True)):
         all_pages = caches(batch, context, dtype, is_int8=is_int8)
         chosen = choose_config(batch, all_pages[0].kv, MAX_CONTEXT, dtype.itemsize)
-        programs = batch * KV_HEADS
-        splits = sorted({max(1, -(-a_multiprocessor * 132 // programs)) for a_multiprocessor in (1, 2, 4, 8)} | {2})
-        configs = [chosen, *(replace(chosen, block_n=n, num_warps=w, num_stages=s) for n, w, s in DECODE_TILES)]
-        configs += [
-            replace(chosen, num_splits=num_splits, min_split=min_split)
-            for num_splits, min_split in product(splits, (64, 128, 256, 1024))
-        ]
-        for config in configs:
+        for config in (chosen, *(CONFIGS_OF_FEW if batch == 1 else CONFIGS_OF_MANY)):
             us = time_us(decodes(all_pages, dtype, config))
             name = f"decode {batch} x {context}{' int8' if is_int8 else ''}"
-            shares = f"{config.num_splits} shares of {config.min_split} or more"
-            tiles = f"n{config.block_n} w{config.num_warps} s{config.num_stages}"
+            shares = f"{config.num_splits} of {config.min_split} or more"
+            tiles = f"n{config.block_n} w{config.num_warps} r{config.max_registers}"
             yield bytes_line(f"{name}, {shares}, {tiles}", us, decode_bytes(batch, context, dtype, is_int8=is_int8))
+
+
+def prefill_tuning_lines() -> Iterator[str]:
+    """Prompts by their tiles."""
+    dtype = torch.bfloat16
     for (name, lengths), is_int8 in product(PREFILLS.items(), (False, True)):
         begins = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cuda")
         queries = torch.randn(sum(lengths), Q_HEADS, DIM, dtype=dtype, device="cuda")
@@ -252,6 +300,8 @@ def tuning_lines() -> Iterator[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tune", action="store_true", help="time other ways to cut the launches")
-    for line in tuning_lines() if parser.parse_args().tune else lines():
+    tuned = ("decode", "prefill")
+    parser.add_argument("--tune", nargs="?", const="decode", choices=tuned, help="time other ways to cut launches")
+    tables = {None: lines, "decode": decode_tuning_lines, "prefill": prefill_tuning_lines}
+    for line in tables[parser.parse_args().tune]():
         print(line, flush=True)

@@ -64,9 +64,9 @@ class Layer:
         """Norm and projection in."""
         fused.norm_linear(self.x, *self.qkv, None, self.gain, 1e-5, self.projected)
 
-    def finish_attention(self) -> None:
+    def finish_attention(self, attended: Tensor | None = None) -> None:
         """Output projection, residual, choice of experts."""
-        attended = self.projected[: self.shape.attended]
+        attended = self.projected[: self.shape.attended] if attended is None else attended
         fused.linear_residual(attended, *self.output, None, self.x, self.middle, self.routing, self.choice)
 
     def expand(self) -> None:

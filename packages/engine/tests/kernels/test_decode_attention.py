@@ -25,7 +25,7 @@ from deepseek_engine.testing.paged_attention import (
 )
 
 SEED_HEADS = Heads(16, 8, 128) if IS_GPU else Heads(4, 2, 32)
-LENGTHS = [1, 0, 17, 640, 1025, 4000, 128, 129] if IS_GPU else [1, 0, 17, 70]
+LENGTHS = [1, 0, 17, 640, 1025, 4000, 128, 129] if IS_GPU else [1, 0, 33, 200]
 SMALL = DecodeConfig(num_splits=3, min_split=32, block_n=32)
 
 

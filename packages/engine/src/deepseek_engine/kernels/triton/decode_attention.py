@@ -25,6 +25,7 @@ from deepseek_engine.kernels.triton.launch import (
     has_dependent_launch,
     let_next_begin,
     num_multiprocessors,
+    power_of_two,
     wait_for_inputs,
 )
 from deepseek_engine.kernels.triton.rope_and_cache import angles_of, gains_of, quantised, rotated
@@ -75,7 +76,7 @@ def choose_config(batch: int, kv: PagedKV, max_context: int, element_bytes: int)
         max_context: tokens that the block tables have room for.
         element_bytes: of an activation; 4 is multiplied without matrix units.
     """
-    block_dim = triton.next_power_of_2(kv.head_dim)
+    block_dim = power_of_two(kv.head_dim)
     block_n = min(max(TILE_BYTES // (element_bytes * block_dim), 16), 64)
     programs, places = batch * kv.num_heads, num_multiprocessors(kv.keys.device)
     if 2 * programs <= places:  # a row's latency counts: wide programs, one a multiprocessor
@@ -170,7 +171,7 @@ def _cached(x, cache, scales, place, features, is_new, D: tl.constexpr, IS_INT8:
 
 
 @triton.jit(do_not_specialize=["num_splits", "min_split", "block_tables", "context_lens", "table_stride"])
-def _decode_attention(
+def _decode_attention(  # noqa: C901 - one program, from its share of the context to the row's result
     qkv, out, keys, values, key_scales, value_scales, cos_sin, q_norm, k_norm, block_tables, context_lens,
     partials, totals, counters, qkv_stride, table_stride, num_splits, min_split, scale, eps,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_G: tl.constexpr, D: tl.constexpr,
@@ -356,7 +357,7 @@ def decode_attention(
     out = torch.empty(num_rows, num_heads * dim, dtype=qkv.dtype, device=qkv.device)
     assert num_rows * config.num_splits * num_heads * dim <= scratch.partials.numel(), "scratch is too small"
     assert num_rows * num_kv_heads <= scratch.counters.numel(), "scratch is for fewer rows"
-    block_dim, block_q = triton.next_power_of_2(dim), triton.next_power_of_2(group)
+    block_dim, block_q = power_of_two(dim), power_of_two(group)
     least_rows = 1 if qkv.dtype == torch.float32 else MATRIX_ROWS
     is_dependent = has_dependent_launch(qkv.device)
     _decode_attention[(num_kv_heads, num_rows, config.num_splits)](
