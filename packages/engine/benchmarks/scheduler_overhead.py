@@ -70,57 +70,6 @@ class Stopwatch:
         return total_s * 1e6
 
 
-class IdleStep:
-    """Implements the Launched protocol: it is done at once."""
-
-    def __init__(self, tokens: list[SampledToken]) -> None:
-        self._tokens = tokens
-
-    def wait(self) -> list[SampledToken]:
-        """What was sampled."""
-        return self._tokens
-
-
-class IdleLauncher:
-    """Implements the Launcher protocol: nothing is under way for long."""
-
-    penalises_on_host = False
-
-    def __init__(self, runner: "IdleRunner") -> None:
-        self._runner = runner
-
-    def launch(self, batch: Seq[ScheduledSequence], previous: IdleStep | None) -> IdleStep:
-        """Nothing to do but to say which token it will be."""
-        del previous
-        return IdleStep(self._runner.sample(None, batch))
-
-
-class IdleRunner:
-    """Implements the Runner protocol and computes nothing: every token is the same."""
-
-    def __init__(self, info: RunnerInfo) -> None:
-        self.info = info
-        self.adapters: AdapterHost | None = None
-        self.launcher: IdleLauncher | None = None
-        self._entry = TokenLogprobs(-0.5, tuple(TopLogprob(token_id, -1.0 - token_id) for token_id in range(5)))
-
-    def forward(self, batch: Seq[ScheduledSequence]) -> None:
-        """Nothing to do."""
-
-    def read_prompts(self, batch: Seq[ScheduledSequence]) -> list[PromptPart]:
-        """Nothing was asked for."""
-        raise AssertionError(batch)
-
-    def sample(self, logits: None, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
-        """A token for each row."""
-        del logits
-        return [
-            SampledToken(7, None if s.sequence.params.logprobs is None else self._entry)
-            for s in batch
-            for _ in range(s.num_sampled_rows)
-        ]
-
-
 class Load:
     """An engine whose sequences decode for as long as it is stepped, and what comes meanwhile."""
 

@@ -19,11 +19,13 @@ class EventStream:
 
     Args:
         send: ASGI's.
+        send_body: the same for what comes after the headers, where a shorter way is known.
         keep_alive_s: silence after which a comment goes out.
     """
 
-    def __init__(self, send: Send, keep_alive_s: float) -> None:
+    def __init__(self, send: Send, keep_alive_s: float, send_body: Send | None = None) -> None:
         self._send = send
+        self._send_body = send_body or send
         self._keep_alive_s = keep_alive_s
         self._loop = asyncio.get_running_loop()
         self._last_send_s = self._loop.time()
@@ -35,17 +37,17 @@ class EventStream:
             self.has_begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         self._last_send_s = self._loop.time()
-        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        await self._send_body({"type": "http.response.body", "body": events, "more_body": True})
 
     async def end(self, events: bytes = b"") -> None:
         """Send the last events with `[DONE]`."""
         await self.write(events + DONE)
-        await self._send({"type": "http.response.body"})
+        await self._send_body({"type": "http.response.body"})
 
     async def fail(self, body: bytes) -> None:
         """Send an error body as the last event; there is no `[DONE]` after it."""
         await self.write(encode_event(body, event="error"))
-        await self._send({"type": "http.response.body"})
+        await self._send_body({"type": "http.response.body"})
 
     async def keep_alive(self) -> None:
         """Send a comment whenever nothing else was sent for `keep_alive_s`. Runs beside the writer until cancelled."""

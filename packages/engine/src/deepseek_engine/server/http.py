@@ -10,6 +10,9 @@ from starlette.types import Receive, Scope, Send
 from deepseek_engine.server.errors import ApiError
 
 REQUEST_ID_KEY: Final = "deepseek_engine.request_id"
+SEND_KEY: Final = "deepseek_engine.send"
+"""The server's own `send`: what wraps it is interested in how an answer begins, and costs a stream time with each event.
+"""
 Headers = Iterable[tuple[bytes, bytes]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
