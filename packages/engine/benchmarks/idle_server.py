@@ -9,6 +9,7 @@ models of a `shape:` have them.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -49,6 +50,8 @@ async def serve(num_sequences: int, step_s: float, model: str) -> int:
     settings = ServerSettings(model_path=model, port=0)
     bound = bind_socket(settings)
     state = ServerState(engine, tokenizer, settings)
+    gc.collect()
+    gc.freeze()  # as the server does
 
     def say_ready() -> None:
         core = engine._process.pid  # noqa: SLF001 - what is measured

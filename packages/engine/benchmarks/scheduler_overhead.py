@@ -22,18 +22,17 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 from itertools import count
 from typing import ParamSpec, TypeVar
+
+from idle_runner import IdleLauncher, IdleRunner
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
 from deepseek_engine.framing import encode_frame
-from deepseek_engine.messages import Submit, TokenLogprobs, TopLogprob
-from deepseek_engine.prompt_reading import PromptPart
-from deepseek_engine.runner_protocol import AdapterHost, RunnerInfo
+from deepseek_engine.messages import Submit
+from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampling_params import SamplingParams
-from deepseek_engine.sequence import SampledToken, ScheduledSequence
 
 BLOCK_SIZE = 16
 VOCAB_SIZE = 50_000

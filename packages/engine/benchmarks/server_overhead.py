@@ -99,7 +99,8 @@ def idle_server(options: argparse.Namespace) -> Generator[dict[str, Any]]:
     """Runs `idle_server.py`; what it says when it is ready."""
     program = options.server or str(Path(__file__).with_name("idle_server.py"))
     flags = ["--sequences", str(options.streams), "--step-ms", str(options.step_ms), "--model", options.model]
-    process = subprocess.Popen([sys.executable, program, *flags], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, program, *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
     assert process.stdout is not None
     try:
         yield json.loads(process.stdout.readline())
@@ -123,7 +124,7 @@ async def measure(options: argparse.Namespace, server: dict[str, Any]) -> dict[s
         )
         readers.append(reader)
     async with asyncio.timeout(60):
-        while meter.num_open < options.streams:
+        while meter.num_open < options.streams:  # noqa: ASYNC110 - once, before anything is measured
             await asyncio.sleep(0.05)
     if meter.refusal is not None:
         raise SystemExit(f"the server refused: {meter.refusal[:500]!r}")

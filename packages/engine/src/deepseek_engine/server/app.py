@@ -17,7 +17,6 @@ from deepseek_engine.server.errors import ApiError, as_api_error
 from deepseek_engine.server.generate_endpoint import CHAT, COMPLETIONS, EMBEDDINGS, GENERATE, GenerateEndpoint
 from deepseek_engine.server.http import (
     REQUEST_ID_KEY,
-    SEND_KEY,
     ClientGoneError,
     choose_request_id,
     error_headers,
@@ -96,7 +95,6 @@ class _Entrance:
             await self._app(scope, receive, send)
             return
         request_id = scope[REQUEST_ID_KEY] = choose_request_id(scope)
-        scope[SEND_KEY] = send
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -28,7 +28,7 @@ from deepseek_engine.server.event_stream import EventStream
 from deepseek_engine.server.generation import ChoiceUpdate, Generation
 from deepseek_engine.server.http import (
     REQUEST_ID_KEY,
-    SEND_KEY,
+    WRITE_KEY,
     ClientGoneError,
     header,
     read_body,
@@ -78,7 +78,7 @@ class GenerateEndpoint(Generic[Request]):
         """Answer one request."""
         request_id: str = scope[REQUEST_ID_KEY]
         record = RequestRecord(self._dialect.route, request_id)
-        events = EventStream(send, self._state.settings.keep_alive_s, scope[SEND_KEY])
+        events = EventStream(send, self._state.settings.keep_alive_s, scope.get(WRITE_KEY))
         try:
             job, generation = await self._start(scope, receive, request_id, record)
             with self._state.running.track(request_id, generation):
@@ -159,7 +159,7 @@ class GenerateEndpoint(Generic[Request]):
                 has_opened = True
                 for update in updates:
                     chunks += renderer.chunk(update, usage, is_last=update is last)
-                if chunks:
+                if chunks and not events.write_now(chunks):
                     await events.write(chunks)
         finally:
             beat.cancel()

@@ -1,7 +1,7 @@
 """Deltas that waited together, as if one step had brought them.
 
-A server that lags, or a caller who reads slowly, makes deltas wait. Joined, they cost one event instead of many, so that
-the server catches up; nothing ever waits in order to be joined.
+A server that lags, or a caller who reads slowly, makes deltas wait. Joined, they cost one event instead of many, so
+that the server catches up; nothing ever waits in order to be joined.
 """
 
 from collections.abc import Sequence
