@@ -3,7 +3,7 @@
 httptools itself collects headers without end.
 """
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -37,7 +37,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._num_head_bytes = 0
         self._num_heads += 1
         super().on_headers_complete()
-        self.scope[WRITE_KEY] = _Writer(self.cycle).write  # the app has not begun: its task is only scheduled
+        # The app has not begun: its task is only scheduled.
+        cast("dict[str, Any]", self.scope)[WRITE_KEY] = _Writer(self.cycle).write
 
     def on_message_complete(self) -> None:
         """The next head may begin."""
