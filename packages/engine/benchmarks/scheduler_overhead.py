@@ -22,18 +22,17 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as Seq
 from itertools import count
 from typing import ParamSpec, TypeVar
+
+from idle_runner import IdleLauncher, IdleRunner
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
 from deepseek_engine.framing import encode_frame
-from deepseek_engine.messages import Submit, TokenLogprobs, TopLogprob
-from deepseek_engine.prompt_reading import PromptPart
-from deepseek_engine.runner_protocol import AdapterHost, RunnerInfo
+from deepseek_engine.messages import Submit
+from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sampling_params import SamplingParams
-from deepseek_engine.sequence import SampledToken, ScheduledSequence
 
 BLOCK_SIZE = 16
 VOCAB_SIZE = 50_000
@@ -68,57 +67,6 @@ class Stopwatch:
         """Microseconds since the last call."""
         total_s, self._total_s = self._total_s, 0.0
         return total_s * 1e6
-
-
-class IdleStep:
-    """Implements the Launched protocol: it is done at once."""
-
-    def __init__(self, tokens: list[SampledToken]) -> None:
-        self._tokens = tokens
-
-    def wait(self) -> list[SampledToken]:
-        """What was sampled."""
-        return self._tokens
-
-
-class IdleLauncher:
-    """Implements the Launcher protocol: nothing is under way for long."""
-
-    penalises_on_host = False
-
-    def __init__(self, runner: "IdleRunner") -> None:
-        self._runner = runner
-
-    def launch(self, batch: Seq[ScheduledSequence], previous: IdleStep | None) -> IdleStep:
-        """Nothing to do but to say which token it will be."""
-        del previous
-        return IdleStep(self._runner.sample(None, batch))
-
-
-class IdleRunner:
-    """Implements the Runner protocol and computes nothing: every token is the same."""
-
-    def __init__(self, info: RunnerInfo) -> None:
-        self.info = info
-        self.adapters: AdapterHost | None = None
-        self.launcher: IdleLauncher | None = None
-        self._entry = TokenLogprobs(-0.5, tuple(TopLogprob(token_id, -1.0 - token_id) for token_id in range(5)))
-
-    def forward(self, batch: Seq[ScheduledSequence]) -> None:
-        """Nothing to do."""
-
-    def read_prompts(self, batch: Seq[ScheduledSequence]) -> list[PromptPart]:
-        """Nothing was asked for."""
-        raise AssertionError(batch)
-
-    def sample(self, logits: None, batch: Seq[ScheduledSequence]) -> list[SampledToken]:
-        """A token for each row."""
-        del logits
-        return [
-            SampledToken(7, None if s.sequence.params.logprobs is None else self._entry)
-            for s in batch
-            for _ in range(s.num_sampled_rows)
-        ]
 
 
 class Load:

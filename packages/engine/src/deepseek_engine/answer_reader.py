@@ -1,7 +1,8 @@
 """One answer's tokens to what it says: text, and where its format has them, reasoning and tool calls."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from deepseek_engine.detokenizer import Detokenizer
 from deepseek_engine.text_parsers.events import Event
@@ -9,8 +10,7 @@ from deepseek_engine.text_parsers.parser import AnswerParser, ParserSpec
 from deepseek_engine.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """What some tokens added to an answer.
 
     Attributes:

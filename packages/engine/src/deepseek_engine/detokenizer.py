@@ -1,14 +1,14 @@
 """One answer's tokens to its text: incremental, and ending at a stop string."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from deepseek_engine.stop_strings import StopStrings
 from deepseek_engine.text_stream import TextStream
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """What some tokens added to an answer.
 
     Attributes:
@@ -32,9 +32,12 @@ class Detokenizer:
     def __init__(self, stream: TextStream, stop: tuple[str, ...] = ()) -> None:
         self._stream = stream
         self._stops = StopStrings(stop)
+        self._has_stops = bool(stop)
 
     def push(self, token_ids: Sequence[int]) -> TextDelta:
         """Take new tokens; not to be called after a stop string was found."""
+        if not self._has_stops:
+            return TextDelta("".join(map(self._stream.push, token_ids)), len(token_ids))
         pieces: list[str] = []
         for count, token_id in enumerate(token_ids, start=1):
             scan = self._stops.push(self._stream.push(token_id))

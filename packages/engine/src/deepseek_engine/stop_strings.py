@@ -1,10 +1,9 @@
 """Stop strings over a stream of text: hold back only what may still become one."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(msgspec.Struct, frozen=True, gc=False):
     """What a piece of text gave: text that is safe to send, and the stop string that was found, if one was."""
 
     text: str

@@ -37,16 +37,22 @@ class ByteLevelTextStream:
 
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
         self._token_bytes = token_bytes
-        # "replace" puts one U+FFFD for each maximal broken subsequence, as Rust's from_utf8_lossy does.
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = b""  # an incomplete character
 
     def push(self, token_id: int) -> str:
         """The text that this token completes."""
-        return self._decoder.decode(self._token_bytes(token_id))
+        data = self._token_bytes(token_id)
+        if self._held:
+            data = self._held + data
+        # "replace" puts one U+FFFD for each maximal broken subsequence, as Rust's from_utf8_lossy does.
+        text, num_used = codecs.utf_8_decode(data, "replace", False)
+        self._held = data[num_used:]
+        return text
 
     def finish(self) -> str:
         """One U+FFFD if a character stayed incomplete."""
-        return self._decoder.decode(b"", final=True)
+        held, self._held = self._held, b""
+        return held.decode("utf-8", "replace")
 
 
 class NoTextStream:

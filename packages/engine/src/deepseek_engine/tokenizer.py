@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -25,6 +25,18 @@ from deepseek_engine.text_stream import ByteLevelTextStream, MarkupTextStream, T
 # Noncharacters (Unicode 23.7): never in exchanged text, and no vocabulary has them.
 _MARK_OPEN: Final = "\ufdd0"
 _MARK_CLOSE: Final = "\ufdd1"
+
+
+class _LazyTable(dict[int, bytes]):
+    """What each token id adds to a text, worked out when it is first asked for; a look-up is a dict's own."""
+
+    def __init__(self, compute: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._compute = compute
+
+    def __missing__(self, token_id: int) -> bytes:
+        found = self[token_id] = self._compute(token_id)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,8 @@ class Tokenizer:
         self._special = {index: token.content for index, token in added.items() if token.special}
         self.vocab_size: int = max(backend.get_vocab_size(with_added_tokens=True), *(index + 1 for index in added), 0)
         self._is_byte_level = isinstance(backend.decoder, decoders.ByteLevel)
-        self._bytes_cache: dict[int, bytes] = {}
+        self._bytes_cache = _LazyTable(self._compute_token_bytes)
+        self._text_bytes = _LazyTable(self._compute_text_bytes)
         self._markup_cache: dict[str, dict[int, str]] = {}
         self._plain_backend: tokenizers.Tokenizer | None = None
         self.chat_encoder: ChatEncoder | None = chat_encoder
@@ -119,7 +132,7 @@ class Tokenizer:
     def text_stream(self, answer_format: AnswerFormat | None = None) -> TextStream:
         """A fresh incremental decoder. Special tokens add no text, but for those that are tags of the given format."""
         if self._is_byte_level:
-            stream: TextStream = ByteLevelTextStream(self._text_bytes)
+            stream: TextStream = ByteLevelTextStream(self._text_bytes.__getitem__)
         else:
             stream = WindowTextStream(self._backend, self._special.__contains__)
         markup = {} if answer_format is None else self._markup_tokens(answer_format)
@@ -127,7 +140,7 @@ class Tokenizer:
 
     def vocabulary(self) -> list[bytes]:
         """What each token id adds to a text; empty for special tokens and for ids that are not in use."""
-        return [self._text_bytes(token_id) for token_id in range(self.vocab_size)]
+        return [self._text_bytes[token_id] for token_id in range(self.vocab_size)]
 
     def token_id(self, token: str) -> int | None:
         """The id of the one token that is written so, as tags and control tokens are; None if there is none."""
@@ -140,16 +153,13 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token by itself: what it adds to a text, or the name of a special token."""
-        cached = self._bytes_cache.get(token_id)
-        if cached is None:
-            cached = self._bytes_cache[token_id] = self._compute_token_bytes(token_id)
-        return cached
+        return self._bytes_cache[token_id]
 
     def token_text(self, token_id: int) -> str:
         """The text of one token by itself; bytes that are no character alone become U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
 
-    def _text_bytes(self, token_id: int) -> bytes:
+    def _compute_text_bytes(self, token_id: int) -> bytes:
         return b"" if token_id in self._special else self.token_bytes(token_id)
 
     def _compute_token_bytes(self, token_id: int) -> bytes:

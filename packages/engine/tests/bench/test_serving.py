@@ -227,12 +227,15 @@ def test_the_plot_is_a_picture_with_a_dot_for_each_request(run: Any, tmp_path: P
     assert len(dots) == 7 + 7 + 1
 
 
-def test_a_server_of_its_own_answers_prompts_of_exact_lengths(run: Any, tmp_path: Path):
-    folder = write_tiny_checkpoint(tmp_path / "tiny", TinyModel(max_position_embeddings=512))
+@pytest.mark.parametrize("target", ["--model", "--shape"])
+def test_a_server_of_its_own_answers_prompts_of_exact_lengths(run: Any, tmp_path: Path, target: str):
+    flags = ("--shape", "tiny-moe")
+    if target == "--model":
+        folder = write_tiny_checkpoint(tmp_path / "tiny", TinyModel(max_position_embeddings=512))
+        flags = ("--model", str(folder), "--prompts", "tokens", "--vocab-size", "256")
     status, text, results = run(
-        "--model", str(folder), "--server-args", "--dtype float32 --threads 1", "--concurrency", "4",
-        "--num-requests", "8", "--prompts", "tokens", "--vocab-size", "256", "--prompt-tokens", "uniform:5:9",
-        "--output-tokens", "6", "--ignore-eos", warmup="1",
+        *flags, "--server-args", "--dtype float32 --threads 1", "--concurrency", "4", "--num-requests", "8",
+        "--prompt-tokens", "uniform:5:9", "--output-tokens", "6", "--ignore-eos", warmup="1",
     )  # fmt: skip
     assert status == 0, text
     assert results["summary"]["num_whole"] == 8
@@ -258,6 +261,7 @@ def test_a_model_that_cannot_be_served_gives_the_servers_reason(run: Any):
         (("--concurrency", "2", "--prompts", "tokens", "--endpoint", "chat"), "needs --endpoint completions"),
         (("--concurrency", "2", "--extra-body", "[1]"), "not a JSON object"),
         (("--concurrency", "2", "--server-args=--threads 1"), "needs --model"),
+        (("--concurrency", "2", "--shape", "tiny-moe"), "not allowed with"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]):

@@ -2,17 +2,16 @@
 
 import argparse
 import asyncio
-import importlib
-import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import pydantic
 
 import deepseek_engine
 from deepseek_engine.errors import EngineError, InvalidRequestError
+from deepseek_engine.event_loops import loop_factory
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.server.listener import ListenError
 from deepseek_engine.server.serve import serve
@@ -70,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # our own lines say when it starts and stops
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(serve(settings))
     except (EngineError, ListenError) as error:
         sys.stderr.write(f"deepseek-server: {error}\n")
@@ -99,11 +98,6 @@ def parse_settings(arguments: Sequence[str]) -> ServerSettings:
     except InvalidRequestError as error:
         parser.error(str(error))
     return settings
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it exists: not on Windows."""
-    return importlib.import_module("uvloop").new_event_loop if importlib.util.find_spec("uvloop") else None
 
 
 def build_parser() -> argparse.ArgumentParser:

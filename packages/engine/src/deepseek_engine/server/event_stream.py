@@ -1,6 +1,7 @@
 """The sending half of a streamed answer: headers with the first event, comments when nothing has come for a while."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from starlette.types import Send
@@ -19,18 +20,27 @@ class EventStream:
 
     Args:
         send: ASGI's.
+        write_more: the server's short way (`http.WRITE_KEY`), if it has one.
         keep_alive_s: silence after which a comment goes out.
     """
 
-    def __init__(self, send: Send, keep_alive_s: float) -> None:
+    def __init__(self, send: Send, keep_alive_s: float, write_more: Callable[[bytes], bool] | None = None) -> None:
         self._send = send
+        self._write_more = write_more
         self._keep_alive_s = keep_alive_s
         self._loop = asyncio.get_running_loop()
         self._last_send_s = self._loop.time()
         self.has_begun = False
 
+    def write_now(self, events: bytes) -> bool:
+        """Send whole events if that takes no waiting; False: nothing was sent, and `write` has to."""
+        if self._write_more is None or not self.has_begun or not self._write_more(events):
+            return False
+        self._last_send_s = self._loop.time()
+        return True
+
     async def write(self, events: bytes) -> None:
-        """Send whole events; returns when the connection has room for more."""
+        """Send whole events, once the connection has room for them."""
         if not self.has_begun:
             self.has_begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})

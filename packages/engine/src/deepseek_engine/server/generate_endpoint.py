@@ -26,7 +26,15 @@ from deepseek_engine.server.embeddings import EmbeddingRenderer
 from deepseek_engine.server.errors import ApiError, as_api_error, validation_error
 from deepseek_engine.server.event_stream import EventStream
 from deepseek_engine.server.generation import ChoiceUpdate, Generation
-from deepseek_engine.server.http import REQUEST_ID_KEY, ClientGoneError, header, read_body, send_answer, send_error
+from deepseek_engine.server.http import (
+    REQUEST_ID_KEY,
+    WRITE_KEY,
+    ClientGoneError,
+    header,
+    read_body,
+    send_answer,
+    send_error,
+)
 from deepseek_engine.server.job import Job
 from deepseek_engine.server.record import CLIENT_GONE, RequestRecord
 from deepseek_engine.server.render import ChatRenderer, CompletionRenderer, GenerationRenderer, Renderer
@@ -70,7 +78,7 @@ class GenerateEndpoint(Generic[Request]):
         """Answer one request."""
         request_id: str = scope[REQUEST_ID_KEY]
         record = RequestRecord(self._dialect.route, request_id)
-        events = EventStream(send, self._state.settings.keep_alive_s)
+        events = EventStream(send, self._state.settings.keep_alive_s, scope.get(WRITE_KEY))
         try:
             job, generation = await self._start(scope, receive, request_id, record)
             with self._state.running.track(request_id, generation):
@@ -126,7 +134,9 @@ class GenerateEndpoint(Generic[Request]):
         try:
             async with CallerWatch(receive, on_leave=generation.cancel) as caller:
                 if job.stream:
-                    await self._stream(generation, renderer, events, record)
+                    # In a task of its own: each step wakes that, and not also the dozen frames of the app around it.
+                    await asyncio.create_task(self._stream(generation, renderer, events, record))
+                    await events.end(renderer.closing(generation.usage.to_json()))
                 else:
                     await self._answer_whole(job, generation, renderer, send, record)
             record.succeed(CLIENT_GONE if caller.has_left else 200, _overall_finish(generation))
@@ -137,20 +147,22 @@ class GenerateEndpoint(Generic[Request]):
         self, generation: Generation, renderer: Renderer, events: EventStream, record: RequestRecord
     ) -> None:
         beat = asyncio.create_task(events.keep_alive())
+        shows_usage = generation.job.continuous_usage
         has_opened = False
         try:
             async for updates in generation.updates():
                 _note(updates, record)
-                usage = generation.usage.to_json()
-                last = updates[-1] if generation.is_finished else None
-                chunks = [] if has_opened else [renderer.opening(usage)]
+                is_finished = generation.is_finished
+                usage = generation.usage.to_json() if shows_usage or is_finished else b""
+                last = updates[-1] if is_finished else None
+                chunks = b"" if has_opened else renderer.opening(usage)
                 has_opened = True
-                chunks += [renderer.chunk(update, usage, is_last=update is last) for update in updates]
-                if any(chunks):
-                    await events.write(b"".join(chunks))
+                for update in updates:
+                    chunks += renderer.chunk(update, usage, is_last=update is last)
+                if chunks and not events.write_now(chunks):
+                    await events.write(chunks)
         finally:
             beat.cancel()
-        await events.end(renderer.closing(generation.usage.to_json()))
 
     async def _answer_whole(
         self, job: Job, generation: Generation, renderer: Renderer, send: Send, record: RequestRecord

@@ -6,11 +6,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from deepseek_engine.answer_reader import AnswerReader
 from deepseek_engine.grammar.source import GrammarUse
 from deepseek_engine.messages import Delta, FinishReason, Submit, TokenLogprobs
 from deepseek_engine.server.engine_client import DeltaStream, EngineClient
 from deepseek_engine.server.job import Job
+from deepseek_engine.server.joined_deltas import join_deltas
 from deepseek_engine.server.usage import UsageMeter
 from deepseek_engine.text_parsers.events import Event
 from deepseek_engine.tokenizer import Tokenizer
@@ -19,9 +22,8 @@ WireFinish = FinishReason | Literal["tool_calls"]
 """How an answer ended, as callers are told."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChoiceUpdate:
-    """What a step added to one answer.
+class ChoiceUpdate(msgspec.Struct, frozen=True):
+    """What a step added to one answer, or several steps whose deltas have waited.
 
     Attributes:
         text: new text, of an answer that is not parsed.
@@ -96,6 +98,7 @@ class Generation:
         self.usage = UsageMeter(len(job.prompts))
         self.course = Course()
         self.finish_reasons: dict[int, WireFinish] = {}
+        self._num_unfinished = job.num_choices
         self._engine = engine
         self._ids = [f"{request_id}/{index}" for index in range(len(job.prompts))]
         self._readers = [
@@ -125,7 +128,7 @@ class Generation:
     @property
     def is_finished(self) -> bool:
         """Whether every answer has ended."""
-        return len(self.finish_reasons) == self.job.num_choices
+        return not self._num_unfinished
 
     def cancel(self) -> None:
         """End what still runs; `updates` then ends by itself with finish reason `abort`."""
@@ -138,19 +141,27 @@ class Generation:
             stream.close()
 
     async def updates(self) -> AsyncGenerator[list[ChoiceUpdate]]:
-        """What is new, as it comes, until every answer has ended: one update an answer and engine step.
+        """What is new, as it comes, until every answer has ended: one update an answer that got anything.
 
         Raises:
             EngineDeadError: the core is gone.
         """
-        batches = _numbered(self._streams[0]) if len(self._streams) == 1 else _merged(self._streams)
-        async with aclosing(batches):
-            async for prompt_index, deltas in batches:
-                updates = [update for delta in deltas if (update := self._take(prompt_index, delta)) is not None]
-                if updates:
+        if len(self._streams) == 1:  # nearly all requests: nothing comes between the engine's stream and its reader
+            async for deltas in self._streams[0]:
+                if updates := self._take_all(0, deltas):
                     yield updates
-                if self.is_finished:
+                if not self._num_unfinished:
                     return
+            return
+        async with aclosing(_merged(self._streams)) as batches:
+            async for prompt_index, deltas in batches:
+                if updates := self._take_all(prompt_index, deltas):
+                    yield updates
+                if not self._num_unfinished:
+                    return
+
+    def _take_all(self, prompt_index: int, deltas: Sequence[Delta]) -> list[ChoiceUpdate]:
+        return [update for delta in join_deltas(deltas) if (update := self._take(prompt_index, delta)) is not None]
 
     def _take(self, prompt_index: int, delta: Delta) -> ChoiceUpdate | None:
         index = prompt_index * self.job.num_choices_per_prompt + delta.index
@@ -176,6 +187,7 @@ class Generation:
             finish_reason = "tool_calls"
         if finish_reason is not None:
             self.finish_reasons[index] = finish_reason
+            self._num_unfinished -= 1
         self.usage.add(prompt_index, delta, num_tokens, sum(added.is_reasoning))
         return ChoiceUpdate(
             index,
@@ -200,11 +212,6 @@ def _grammar_use(job: Job, tokenizer: Tokenizer) -> GrammarUse | None:
     if parser is None or parser.format.reasoning is None or parser.reasoning != "open":
         return GrammarUse(job.grammar)
     return GrammarUse(job.grammar, tuple(tokenizer.encode(parser.format.reasoning.close, add_special_tokens=False)))
-
-
-async def _numbered(stream: DeltaStream) -> AsyncGenerator[tuple[int, list[Delta]]]:
-    async for deltas in stream:
-        yield 0, deltas
 
 
 async def _merged(streams: Sequence[DeltaStream]) -> AsyncGenerator[tuple[int, list[Delta]]]:

@@ -10,6 +10,11 @@ from starlette.types import Receive, Scope, Send
 from deepseek_engine.server.errors import ApiError
 
 REQUEST_ID_KEY: Final = "deepseek_engine.request_id"
+WRITE_KEY: Final = "deepseek_engine.write"
+"""Where the server has one: `write(body) -> bool`, which sends more of an answer that has begun, at once. False if it
+would have to wait, or cannot: `send` knows what to do then. A stream sends thousands of times, `send` is a coroutine
+in three others, and those are interested in how an answer begins alone.
+"""
 Headers = Iterable[tuple[bytes, bytes]]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")

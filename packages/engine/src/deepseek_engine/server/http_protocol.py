@@ -1,11 +1,14 @@
-"""uvicorn's HTTP/1.1 protocol with a bound on request heads: httptools itself collects headers without end."""
+"""uvicorn's HTTP/1.1 protocol with a bound on request heads, and a short way out for streams.
 
-from typing import Any, Final
+httptools itself collects headers without end.
+"""
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import Any, Final, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from deepseek_engine.server.errors import ApiError
-from deepseek_engine.server.http import error_headers, new_request_id
+from deepseek_engine.server.http import WRITE_KEY, error_headers, new_request_id
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 
@@ -34,6 +37,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._num_head_bytes = 0
         self._num_heads += 1
         super().on_headers_complete()
+        # The app has not begun: its task is only scheduled.
+        cast("dict[str, Any]", self.scope)[WRITE_KEY] = _Writer(self.cycle).write
 
     def on_message_complete(self) -> None:
         """The next head may begin."""
@@ -48,3 +53,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         head = f"HTTP/1.1 400 Bad Request\r\n{head}content-length: {len(failure.body)}\r\n\r\n"
         self.transport.write(head.encode() + failure.body)
         self.transport.close()
+
+
+class _Writer:
+    """Sends more of a chunked answer, as the cycle's `send` does with a body that is not the last."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    def write(self, body: bytes) -> bool:
+        """Send at once, or not at all."""
+        cycle = self._cycle
+        has_begun = cycle.response_started and not cycle.response_complete and cycle.chunked_encoding
+        if not has_begun or cycle.disconnected or cycle.flow.write_paused:
+            return False
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True

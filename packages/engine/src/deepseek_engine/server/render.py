@@ -1,6 +1,7 @@
 """Answers as bytes: what is constant in a stream is encoded once, and `usage` is the last key of every object.
 
-A chunk is then three joined byte strings. The gateway counts on the order: it cuts a usage that its caller did not ask
+A chunk is then three joined byte strings: of an update that is nothing but text, the text between what its choice's
+chunks have around it. The gateway counts on the order: it cuts a usage that its caller did not ask
 for off the end without decoding JSON.
 """
 
@@ -20,6 +21,8 @@ from deepseek_engine.server.logprobs import LegacyLogprobs, chat_logprobs, join_
 from deepseek_engine.tokenizer import Tokenizer
 
 _to_json: Final = msgspec.json.Encoder().encode
+_MARK: Final = "\ufdd2"
+"""Stands for the text where a chunk is taken apart; a noncharacter, in no model's name."""
 
 
 class Renderer(Protocol):
@@ -56,6 +59,24 @@ class _Base:
         rest = {"created": int(time.time()), "model": job.model}
         self._event_head = b"data: " + _to_json(head | rest)[:-1]
         self._answer_head = _to_json(head | {"object": self.answer_object} | rest)[:-1]
+        self._is_plain = not (job.continuous_usage or job.return_token_ids)
+        self._around_text: dict[int, tuple[bytes, bytes]] = {}
+
+    def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:
+        """The event of one update; nearly all are text and nothing else."""
+        is_text = update.text and not (update.finish_reason or update.logprobs or update.prompt_logprobs)
+        if not is_text or not self._is_plain:
+            return self._chunk(update, usage, is_last=is_last)
+        around = self._around_text.get(update.index)
+        if around is None:
+            head, _, tail = self._chunk(ChoiceUpdate(update.index, _MARK), b"", is_last=False).partition(
+                _to_json(_MARK)
+            )
+            around = self._around_text[update.index] = (head, tail)
+        return around[0] + _to_json(update.text) + around[1]
+
+    def _chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:
+        raise NotImplementedError
 
     def _says_something(self, update: ChoiceUpdate) -> bool:
         wants_all = self._job.continuous_usage or self._job.return_token_ids or bool(update.logprobs)
@@ -105,7 +126,7 @@ class ChatRenderer(_ChoicesBase):
         delta = b',"delta":{"role":"assistant","content":""},"finish_reason":null}'
         return b"".join(self._event(b'{"index":%d' % index + delta, usage) for index in range(self._job.num_choices))
 
-    def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002  Renderer's
+    def _chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002  _Base's
         """What is new in `delta`."""
         if not self._says_something(update):
             return b""
@@ -174,7 +195,7 @@ class CompletionRenderer(_ChoicesBase):
                 events.append(self._event(head + logprobs + b',"finish_reason":null}', usage))
         return b"".join(events)
 
-    def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002  Renderer's
+    def _chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:  # noqa: ARG002  _Base's
         """New text in `text`; log-probabilities of an echoed prompt go to all of its choices."""
         if update.prompt_logprobs:
             first = update.index - update.index % self._job.num_choices_per_prompt
@@ -239,7 +260,7 @@ class GenerationRenderer(_Base):
         """Nothing."""
         return b""
 
-    def chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:
+    def _chunk(self, update: ChoiceUpdate, usage: bytes, *, is_last: bool) -> bytes:
         """New text in `text`."""
         if not self._says_something(update):
             return b""

@@ -1,6 +1,7 @@
 """Put the parts together and serve: socket, then model and tokenizer side by side, then HTTP."""
 
 import asyncio
+import gc
 import logging
 import socket
 import time
@@ -43,6 +44,9 @@ async def serve(settings: ServerSettings) -> int:
         state = ServerState(engine, tokenizer, settings)
         if request_log is not None:
             state.metrics.watch_request_log(lambda: request_log.num_lost)
+        # What was loaded stays for good: a collector that walks through it holds up every stream meanwhile.
+        gc.collect()
+        gc.freeze()
         return await Lifecycle(state, bound, lambda: _log_ready(state, bound, start_s)).run()
     finally:
         bound.close()

@@ -5,12 +5,12 @@ client costs would be counted as the server's.
 """
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 
 from deepseek_client.sse import SSEError, SSEParser
 from deepseek_engine.bench.serving.prompts import Prompt
@@ -18,6 +18,7 @@ from deepseek_engine.bench.serving.record import Record
 
 PATHS: Final = {"chat": "/chat/completions", "completions": "/completions"}
 _ERROR_BYTES: Final = 2000
+_from_json: Final = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class LoadClient:
             record.fail("cannot connect", error)
         except aiohttp.ClientError as error:
             record.fail("connection lost", repr(error))
-        except (SSEError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (SSEError, msgspec.DecodeError, ValueError, LookupError, TypeError, AttributeError) as error:
             record.fail("unreadable answer", repr(error))
         finally:
             record.end_s = self._now()
@@ -115,7 +116,7 @@ class _AnswerReading:
         """One event."""
         if data == "[DONE]":
             return
-        chunk = json.loads(data)
+        chunk = _from_json(data)
         if name == "error" or chunk.get("error"):
             self._record.fail("error in stream", data)
             return

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from deepseek_engine.bench.serving.lengths import Lengths
 from deepseek_engine.bench.serving.summary import GOALS
+from deepseek_engine.shapes import PREFIX, SHAPES
 
 _DEFAULT_LENGTH = Lengths.parse("128")
 
@@ -63,6 +64,7 @@ def add_serving_command(add_parser: Callable[..., argparse.ArgumentParser]) -> N
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--base-url", type=_base_url, help="of a running server, as http://127.0.0.1:8080/v1")
     target.add_argument("--model", "--model-path", help="start a deepseek-server of our own on this model")
+    target.add_argument("--shape", choices=list(SHAPES), help="the same, with random weights and prompts of token ids")
     parser.add_argument("--server-args", type=shlex.split, default=[], metavar="FLAGS", help="for the own server")
     parser.add_argument("--start-timeout", dest="start_timeout_s", type=_positive, default=300.0, metavar="SECONDS")
     load = parser.add_mutually_exclusive_group(required=True)
@@ -92,7 +94,12 @@ def add_serving_command(add_parser: Callable[..., argparse.ArgumentParser]) -> N
 
 def serving_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> ServingOptions:
     """Check what one flag alone cannot know."""
-    values = {name: value for name, value in vars(options).items() if name != "command"}
+    if options.shape is not None:  # its tokens are numbers: words mean nothing to it
+        if options.dataset is not None or options.endpoint == "chat":
+            parser.error("--shape takes token ids only: leave --dataset and --endpoint chat out")
+        options.model, options.prompts = f"{PREFIX}{options.shape}", "tokens"
+        options.vocab_size = SHAPES[options.shape]["vocab_size"]
+    values = {name: value for name, value in vars(options).items() if name not in ("command", "shape")}
     if options.endpoint is None:
         values["endpoint"] = "completions" if options.prompts == "tokens" else "chat"
     elif options.endpoint == "chat" and options.prompts == "tokens":
@@ -100,7 +107,7 @@ def serving_options(options: argparse.Namespace, parser: argparse.ArgumentParser
     if min(options.warmup, options.shared_prefix_tokens) < 0:
         parser.error("--warmup and --shared-prefix-tokens must not be negative")
     if options.server_args and options.model is None:
-        parser.error("--server-args needs --model: only an own server takes flags")
+        parser.error("--server-args needs --model or --shape: only an own server takes flags")
     if options.dataset is None and options.output_tokens is None:
         values["output_tokens"] = _DEFAULT_LENGTH
     for path in (options.output, options.plot):

@@ -17,7 +17,7 @@ power hour game line end member law car city community name president team minut
 face others level office door health person art war history party result change morning reason research girl guy
 moment air teacher force education
 """
-_WORDS: Final = tuple(_TEXT.split())
+WORDS: Final = tuple(_TEXT.split())
 # Each is one token, with the space before it, in the vocabularies of Llama, Qwen, DeepSeek, GPT-2 and SmolLM2.
 
 
@@ -42,9 +42,9 @@ def word_prompts(
     count: int, prompt_tokens: Lengths, output_tokens: Lengths, rng: random.Random, num_shared_words: int = 0
 ) -> list[Prompt]:
     """Prompts of random words: about a token each; no two alike beyond the words that all begin with."""
-    shared = rng.choices(_WORDS, k=num_shared_words)
+    shared = rng.choices(WORDS, k=num_shared_words)
     return [
-        Prompt(" ".join(shared + rng.choices(_WORDS, k=prompt_tokens.draw(rng))), output_tokens.draw(rng))
+        Prompt(" ".join(shared + rng.choices(WORDS, k=prompt_tokens.draw(rng))), output_tokens.draw(rng))
         for _ in range(count)
     ]
 

@@ -22,6 +22,7 @@ from deepseek_engine.bench.serving.prompts import DatasetError, Prompt, file_pro
 from deepseek_engine.bench.serving.record import Record
 from deepseek_engine.bench.serving.report import document, table, write_json
 from deepseek_engine.bench.serving.summary import summarize
+from deepseek_engine.event_loops import loop_factory
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -38,7 +39,8 @@ def run_serving(options: ServingOptions) -> int:
         the exit status: 0; 1 if nothing could be measured or no answer was whole; 130 after Ctrl-C.
     """
     try:
-        return asyncio.run(_run(options))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(_run(options))
     except (SetupError, DatasetError, ServerStartError, OSError) as error:
         print(f"deepseek-bench: {error}", file=sys.stderr)
         return 1
