@@ -69,7 +69,7 @@ def rehearsed_steps(
     while sequences < 2 * min(config.max_num_seqs, most // 2):
         yield [make.prompt(2) for _ in range(min(sequences, config.max_num_seqs, most // 2))]
         sequences *= 2
-    if config.speculation is not None and max_model_len > config.num_speculative_tokens:
+    if config.speculation is not None and max_model_len > config.num_drafts:
         yield [make.prompt(1, draft_token_ids=(0,))]
     if latent is not None:
         yield from _latent_steps(make, config, latent)
