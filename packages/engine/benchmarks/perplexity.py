@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--window", type=int, default=1024, help="tokens that see each other (default 1024)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--forms", nargs="+", help="as float32 bfloat16+int8; float32 has to come first")
     parser.add_argument("--text-folder", type=Path, help="where the texts are, on a machine that has other versions")
     parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
     options = parser.parse_args()
@@ -68,6 +69,10 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     print(f"{'text':8} {'tokens':>7}  {'form':16} {'perplexity':>10}  ratio to float32")
     for dtype, quantization in FORMS:
+        if options.device == "cuda" and (dtype, quantization) == ("float32", "int8"):
+            continue  # refused there
+        if options.forms and dtype + ("" if quantization is None else f"+{quantization}") not in options.forms:
+            continue
         form = dtype if quantization is None else f"{quantization}, {dtype}"
         settings = {"dtype": dtype, "quantization": quantization, "max_model_len": options.window}
         with LLM(options.model, device=options.device, **settings) as llm:

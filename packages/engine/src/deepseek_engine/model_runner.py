@@ -213,6 +213,8 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
     except ModuleNotFoundError as error:
         raise ModelLoadError(f"device='cuda' needs {error.name}: pip install 'deepseek-engine[cuda]'") from error
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
+    if config.quantization == "int8" and dtype is not torch.bfloat16:
+        raise ModelLoadError(f"quantization='int8' with dtype={config.dtype!r} is for CPUs: on a GPU use dtype='bfloat16'")
     model_config, source = open_model(config.model, device)
     max_model_len = _choose_max_model_len(config, model_config)
     if config.kv_cache_dtype == "int8":
@@ -325,7 +327,9 @@ def choose_device(name: str) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if name == "cuda" and not has_gpu:
         raise ModelLoadError("device='cuda', and torch finds no GPU: use device='cpu', or a torch with CUDA")
-    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+    if name == "cpu" or not has_gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _choose_max_model_len(config: EngineConfig, model_config: ModelConfig) -> int:
