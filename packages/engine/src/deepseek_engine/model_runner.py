@@ -214,7 +214,9 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
         raise ModelLoadError(f"device='cuda' needs {error.name}: pip install 'deepseek-engine[cuda]'") from error
     dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
     if config.quantization == "int8" and dtype is not torch.bfloat16:
-        raise ModelLoadError(f"quantization='int8' with dtype={config.dtype!r} is for CPUs: on a GPU use dtype='bfloat16'")
+        raise ModelLoadError(
+            f"quantization='int8' with dtype={config.dtype!r} is for CPUs: on a GPU use dtype='bfloat16'"
+        )
     model_config, source = open_model(config.model, device)
     max_model_len = _choose_max_model_len(config, model_config)
     if config.kv_cache_dtype == "int8":

@@ -13,6 +13,7 @@ from deepseek_engine.kernels.triton.decode_attention import (
     decode_attention,
     decode_scratch,
 )
+from deepseek_engine.kernels.triton.decode_attention_pipelined import PipelinedConfig, is_pipelined
 from deepseek_engine.testing.paged_attention import (
     DEVICE,
     IS_GPU,
@@ -27,6 +28,7 @@ from deepseek_engine.testing.paged_attention import (
 SEED_HEADS = Heads(16, 8, 128) if IS_GPU else Heads(4, 2, 32)
 LENGTHS = [1, 0, 17, 640, 1025, 4000, 128, 129] if IS_GPU else [1, 0, 33, 200]
 SMALL = DecodeConfig(num_splits=3, min_split=32, block_n=32)
+PIPELINED = PipelinedConfig(num_splits=3, min_split=32, block_n=32)
 
 
 def poisoned(scratch: DecodeScratch) -> DecodeScratch:
@@ -47,9 +49,14 @@ def poisoned(scratch: DecodeScratch) -> DecodeScratch:
         (Heads(40, 2, 96) if IS_GPU else Heads(17, 1, 24), torch.float32, 16, False, False),
     ],
 )
-@pytest.mark.parametrize("config", [None, SMALL], ids=["chosen", "many shares"])
+@pytest.mark.parametrize("config", [None, SMALL, PIPELINED], ids=["chosen", "many shares", "pipelined"])
 def test_a_new_token_attends_to_its_context_and_is_cached(
-    heads: Heads, dtype: torch.dtype, block_size: int, is_int8: bool, is_normed: bool, config: DecodeConfig | None
+    heads: Heads,
+    dtype: torch.dtype,
+    block_size: int,
+    is_int8: bool,
+    is_normed: bool,
+    config: DecodeConfig | PipelinedConfig | None,
 ) -> None:
     draw = Draw(1, heads, dtype)
     kv, tables = draw.paged(LENGTHS, block_size, is_int8=is_int8)
@@ -95,6 +102,13 @@ def test_drafts_of_one_sequence_see_what_was_cached_before_them(is_int8: bool) -
     actual = decode_attention(q, kv, rows, lens, scratch, scale=0.2, cos_sin=None)
     assert error_of(actual, expected) < TOLERANCES[torch.bfloat16]
     assert_same_cache(kv, before, torch.bfloat16)
+
+
+def test_many_rows_and_an_int8_cache_take_the_pipelined_kernel() -> None:
+    plain, _ = Draw(6, SEED_HEADS, torch.bfloat16).paged([1], 16, is_int8=False)
+    int8, _ = Draw(6, SEED_HEADS, torch.bfloat16).paged([1], 16, is_int8=True)
+    assert [is_pipelined(batch, plain) for batch in (1, 32, 48, 256)] == [False, False, True, True]
+    assert [is_pipelined(batch, int8) for batch in (1, 8, 9, 256)] == [False, False, True, True]
 
 
 @pytest.mark.skipif(not IS_GPU, reason="needs a CUDA device")

@@ -21,6 +21,12 @@ import triton.language as tl
 from torch import Tensor
 
 from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
+from deepseek_engine.kernels.triton.decode_attention_pipelined import (
+    PipelinedConfig,
+    choose_pipelined_config,
+    is_pipelined,
+    launch_pipelined,
+)
 from deepseek_engine.kernels.triton.launch import (
     has_dependent_launch,
     let_next_begin,
@@ -108,14 +114,18 @@ class DecodeScratch:
 def decode_scratch(max_batch: int, num_heads: int, kv: PagedKV, max_context: int, element_bytes: int) -> DecodeScratch:
     """Room for every batch up to `max_batch` rows whose block tables hold up to `max_context` tokens."""
     device = kv.keys.device
-    rows = max(
-        batch * choose_config(batch, kv, max_context, element_bytes).num_splits for batch in range(1, max_batch + 1)
-    )
+    rows = max(batch * _config(batch, kv, max_context, element_bytes).num_splits for batch in range(1, max_batch + 1))
     return DecodeScratch(
         torch.empty(rows * num_heads * kv.head_dim, dtype=torch.float32, device=device),
         torch.empty(rows * num_heads * 2, dtype=torch.float32, device=device),
         torch.zeros(max_batch * kv.num_heads, dtype=torch.int32, device=device),
     )
+
+
+def _config(batch: int, kv: PagedKV, max_context: int, element_bytes: int) -> DecodeConfig | PipelinedConfig:
+    """How the kernel that serves this batch is cut."""
+    choose = choose_pipelined_config if is_pipelined(batch, kv) else choose_config
+    return choose(batch, kv, max_context, element_bytes)
 
 
 @triton.jit
@@ -326,7 +336,7 @@ def decode_attention(
     scale: float,
     cos_sin: Tensor | None,
     norms: HeadNorms | None = None,
-    config: DecodeConfig | None = None,
+    config: DecodeConfig | PipelinedConfig | None = None,
 ) -> Tensor:
     """Attend with one new token a row; its key and value are cached by the same launch.
 
@@ -353,10 +363,16 @@ def decode_attention(
     dim, num_kv_heads = kv.head_dim, kv.num_heads
     num_heads = width // dim - (0 if cos_sin is None else 2 * num_kv_heads)
     group, max_context = num_heads // num_kv_heads, block_tables.shape[1] * kv.block_size
-    config = config or choose_config(num_rows, kv, max_context, qkv.element_size())
+    config = config or _config(num_rows, kv, max_context, qkv.element_size())
     out = torch.empty(num_rows, num_heads * dim, dtype=qkv.dtype, device=qkv.device)
     assert num_rows * config.num_splits * num_heads * dim <= scratch.partials.numel(), "scratch is too small"
     assert num_rows * num_kv_heads <= scratch.counters.numel(), "scratch is for fewer rows"
+    if isinstance(config, PipelinedConfig):
+        launch_pipelined(
+            qkv, out, kv, block_tables, context_lens, (scratch.partials, scratch.totals, scratch.counters),
+            scale=scale * LOG2_E, cos_sin=cos_sin, norms=norms, config=config,
+        )  # fmt: skip
+        return out
     block_dim, block_q = power_of_two(dim), power_of_two(group)
     least_rows = 1 if qkv.dtype == torch.float32 else MATRIX_ROWS
     is_dependent = has_dependent_launch(qkv.device)
