@@ -24,6 +24,7 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--dtype", "dtype", str, ()),
     ("--quantization", "quantization", str, ()),
     ("--device", "device", str, ()),
+    ("--gpu-memory-utilization", "gpu_memory_utilization", float, ()),
     ("--max-model-len", "max_model_len", int, ()),
     ("--max-num-batched-tokens", "max_num_batched_tokens", int, ()),
     ("--kv-cache-dtype", "kv_cache_dtype", str, ()),

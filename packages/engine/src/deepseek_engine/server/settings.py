@@ -29,7 +29,10 @@ class ServerSettings(BaseSettings):
         "auto", description="int8 takes about half of bfloat16's memory; on GPUs, for grouped-query attention"
     )
     quantization: Literal["int8"] | None = Field(None, description="store and multiply weights as int8")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="only CPUs so far")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` is the GPU where torch finds one")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of a GPU's memory for weights, steps and KV cache together"
+    )
     max_model_len: int | None = Field(None, ge=1, description="context in tokens; the checkpoint's own, at most 8192")
     max_batch_size: int = Field(32, ge=1, description="sequences in one step at most")
     max_num_batched_tokens: int = Field(2048, ge=1, description="tokens in one step at most")
@@ -155,6 +158,7 @@ class ServerSettings(BaseSettings):
             quantization=self.quantization,
             kv_cache_dtype=self.kv_cache_dtype,
             device=self.device,
+            gpu_memory_utilization=self.gpu_memory_utilization,
             max_model_len=self.max_model_len,
             max_num_seqs=self.max_batch_size,
             max_num_batched_tokens=self.max_num_batched_tokens,
