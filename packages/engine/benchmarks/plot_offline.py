@@ -82,10 +82,10 @@ def _draw_panel(axis: Any, panel: Panel, lines: Sequence[Line]) -> None:
 
 
 def _ticks() -> tuple[Any, Any]:
-    """Few, and in k and M."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    """Few, and in thousands where they are thousands."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    return MaxNLocator(4), EngFormatter(sep="")
+    return MaxNLocator(4), FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
 
 
 def main() -> int:
