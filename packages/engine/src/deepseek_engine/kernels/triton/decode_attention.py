@@ -24,6 +24,7 @@ from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
 from deepseek_engine.kernels.triton.decode_attention_pipelined import (
     PipelinedConfig,
     choose_pipelined_config,
+    combine_shares,
     is_pipelined,
     launch_pipelined,
 )
@@ -292,38 +293,7 @@ def _decode_attention(  # noqa: C901 - one program, from its share of the contex
     counter = counters + row * KV_HEADS + head
     if tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == num_shares - 1:
         tl.store(counter, 0)  # for the next launch
-        _combine(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
-
-
-@triton.jit
-def _combine(
-    partials, totals, out, first, num_shares,
-    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, COMBINED: tl.constexpr,
-):  # fmt: skip
-    """Add up a row's and head's shares, COMBINED at a time, and write its query heads."""
-    features = tl.arange(0, BLOCK_D)[None, :]
-    is_feature = features < D
-    for one in tl.range(GROUP, loop_unroll_factor=2):
-        largest = float("-inf")
-        total = 0.0
-        weighted = tl.zeros((BLOCK_D,), tl.float32)
-        for start in range(0, num_shares, COMBINED):
-            shares = start + tl.arange(0, COMBINED)
-            is_share = shares < num_shares
-            places = (first + shares) * GROUP + one
-            # Others wrote these: past the first-level cache, which does not hear of it.
-            tops = tl.load(totals + places * 2, mask=is_share, other=float("-inf"), cache_modifier=".cg")
-            sums = tl.load(totals + places * 2 + 1, mask=is_share, other=0.0, cache_modifier=".cg")
-            mask = is_share[:, None] & is_feature
-            parts = tl.load(partials + places[:, None] * D + features, mask=mask, other=0.0, cache_modifier=".cg")
-            higher = tl.maximum(largest, tl.max(tops, axis=0))
-            factors = tl.exp2(tops - higher)
-            kept = tl.exp2(largest - higher)
-            total = total * kept + tl.sum(sums * factors, axis=0)
-            weighted = weighted * kept + tl.sum(parts * factors[:, None], axis=0)
-            largest = higher
-        result = (weighted / total)[None, :]
-        tl.store(out + one * D + features, result.to(out.dtype.element_ty), mask=is_feature)
+        combine_shares(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
 
 
 def decode_attention(

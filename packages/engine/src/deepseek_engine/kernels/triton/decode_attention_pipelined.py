@@ -186,18 +186,18 @@ def _decode_attention_pipelined(  # noqa: C901 - one program, from its share of 
     counter = counters + row * KV_HEADS + head
     if tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == num_shares - 1:
         tl.store(counter, 0)  # for the next launch
-        _combine(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
+        combine_shares(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
 
 
 @triton.jit
-def _combine(
+def combine_shares(
     partials, totals, out, first, num_shares,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, COMBINED: tl.constexpr,
 ):  # fmt: skip
     """Add up a row's and head's shares, COMBINED at a time, and write its query heads."""
     features = tl.arange(0, BLOCK_D)[None, :]
     is_feature = features < D
-    for one in range(GROUP):
+    for one in tl.range(GROUP, loop_unroll_factor=2):
         largest = float("-inf")
         total = 0.0
         weighted = tl.zeros((BLOCK_D,), tl.float32)
