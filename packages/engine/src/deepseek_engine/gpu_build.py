@@ -86,6 +86,7 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
         device=plan.device.type,
         weight_bytes=report.num_bytes,
         weight_bytes_by_dtype=dict(report.bytes_by_dtype),
+        kernels=decoder.kernels(),
         kv_cache_bytes=cache.num_bytes,
         max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
     )
@@ -102,8 +103,7 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
         num_blocks, config.block_size, cache.num_bytes / 1e6, clock,
     )  # fmt: skip
     logger.info("weights: %s", report)
-    for line in decoder.kernels():
-        logger.info("kernels: %s", line)
+    logger.info("kernels: %s", "; ".join(f"{part}: {name}" for part, name in info.kernels.items()))
     return runner
 
 

@@ -275,6 +275,7 @@ class Ready(Message, frozen=True, kw_only=True):
     device: str
     weight_bytes: int
     weight_bytes_by_dtype: dict[str, int] = {}
+    kernels: dict[str, str] = {}
     kv_cache_bytes: int
     max_prefix_len: int | None = None
     load_s: float

@@ -4,6 +4,7 @@ import gc
 import logging
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -189,12 +190,16 @@ def build_rank(config: EngineConfig, peers: Peers) -> ModelRunner:
     logger.info("weights: %s", report)
     if not config.enable_lora:
         step_model = _prepare(model, cache, max_model_len, tails)
-        return ModelRunner(step_model, peers.ready(info), report, peers=peers)
+        return ModelRunner(step_model, peers.ready(_with_kernels(info, step_model)), report, peers=peers)
     targets = adaptable_projections(model)
     step_model = _prepare(model, cache, max_model_len, tails, targets)
     assert step_model.applier is not None
     adapters = LoraHost(targets, step_model.applier, max_rank=config.max_lora_rank, dtype=dtype)
-    return ModelRunner(step_model, info, report, adapters)
+    return ModelRunner(step_model, _with_kernels(info, step_model), report, adapters)
+
+
+def _with_kernels(info: RunnerInfo, model: StepModel) -> RunnerInfo:
+    return replace(info, kernels={"everything": "ours for CPUs" if isinstance(model, FusedModel) else "torch"})
 
 
 def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:

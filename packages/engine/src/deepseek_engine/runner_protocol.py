@@ -23,6 +23,7 @@ class RunnerInfo:
         dtype: of weights, and of the KV cache unless that is INT8, by torch's name.
         device: `cpu` or `cuda`.
         weight_bytes_by_dtype: `weight_bytes`, by torch's name of the type.
+        kernels: which kernels serve which part of a step.
         hidden_size: numbers of an embedding.
         max_prefix_len: tokens of the longest prompt whose tokens may attend to each other in both directions; None
             where prompts are causal.
@@ -39,6 +40,7 @@ class RunnerInfo:
     hidden_size: int = 0
     max_prefix_len: int | None = None
     weight_bytes_by_dtype: dict[str, int] = field(default_factory=dict[str, int])
+    kernels: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class AdapterHost(Protocol):

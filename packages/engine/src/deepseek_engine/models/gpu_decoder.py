@@ -135,17 +135,19 @@ class GpuDecoder:
         finally:
             self._layers = layers
 
-    def kernels(self) -> list[str]:
-        """Which kernels serve what, for the log."""
+    def kernels(self) -> dict[str, str]:
+        """Which kernels serve which part of a step."""
         first = self._weights[-1]
         is_latent = isinstance(first.attention, LatentWeights)
         weights = "int8" if first.attention.output.scale is not None else str(self._dtype).removeprefix("torch.")
-        return [
-            f"attention: triton, {'latent' if is_latent else 'grouped queries'}, pages of {self._block_size} tokens",
-            f"one token: {'triton, four launches a layer beside attention' if self._is_fused else 'as few rows'}",
-            f"few rows: triton, weights in {weights} read once",
-            f"many rows: {'triton, int8 x int8' if weights == 'int8' else 'cublas, and triton for experts'}",
-        ]
+        many = "triton, int8 x int8" if weights == "int8" else "cublas, and triton for experts"
+        return {
+            "attention": f"triton, {'latent' if is_latent else 'grouped queries'}, pages of {self._block_size} tokens",
+            "one token": "triton, four launches a layer beside attention" if self._is_fused else "as few rows",
+            "few rows": f"triton, weights in {weights} read once",
+            "many rows": many,
+            "sampling": "triton",
+        }
 
     def hidden(self, step: GpuStep, x_TH: Tensor) -> Tensor:
         """Compute a step and fill the cache; [R, H] after the last norm.

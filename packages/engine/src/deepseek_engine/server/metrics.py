@@ -33,10 +33,15 @@ class Metrics:
         stats: gives the engine's state at the time of a scrape.
         vitals: gives how the core process is doing then.
         weight_bytes: of the model, by type.
+        kernels: which serve which part of a step.
     """
 
     def __init__(
-        self, stats: Callable[[], EngineStats], vitals: Callable[[], CoreVitals], weight_bytes: Mapping[str, int]
+        self,
+        stats: Callable[[], EngineStats],
+        vitals: Callable[[], CoreVitals],
+        weight_bytes: Mapping[str, int],
+        kernels: Mapping[str, str],
     ) -> None:
         self._registry = CollectorRegistry()
         prefix = "deepseek_engine_"
@@ -73,6 +78,12 @@ class Metrics:
         weights = Gauge(f"{prefix}weight_bytes", "The model's weights", ("dtype",), registry=self._registry)
         for dtype, num_bytes in weight_bytes.items():
             weights.labels(dtype).set(num_bytes)
+        serving = Gauge(
+            f"{prefix}kernels", "1 for the kernels that serve a part of each step", ("part", "kernels"),
+            registry=self._registry,
+        )  # fmt: skip
+        for part, name in kernels.items():
+            serving.labels(part, name).set(1)
         self._counted_adapters: set[str] = set()
         self._registry.register(CoreCollector(stats, vitals))
         ProcessCollector(registry=self._registry)

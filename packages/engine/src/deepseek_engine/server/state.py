@@ -23,7 +23,9 @@ class ServerState:
         self.tokenizer = tokenizer
         self.settings = settings
         self.models = ServedModels(settings.model_names, engine.adapters)
-        self.metrics = Metrics(lambda: engine.stats, lambda: engine.vitals, engine.info.weight_bytes_by_dtype)
+        self.metrics = Metrics(
+            lambda: engine.stats, lambda: engine.vitals, engine.info.weight_bytes_by_dtype, engine.info.kernels
+        )
         self.running = RunningRequests()
         self.grammars = GrammarTrials(
             settings.model_path, engine.info.vocab_size, tokenizer.eos_token_ids, settings.grammar_timeout_s
