@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fresh_prefill import equal_prefill_attention, varlen_prefill_attention
 from gpu_timing import bytes_line, flops_line, time_us
 from kernel_single_token import NUM_LAYERS, SEED, Layer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deepseek_engine.kernels.fresh_prefill import equal_prefill_attention, varlen_prefill_attention
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton.decode_attention import (
     DecodeConfig,

@@ -31,7 +31,8 @@ class GpuPlan:
     """What the settings come to on this device.
 
     Attributes:
-        max_rows: rows that one step samples at most.
+        max_model_len: context in tokens.
+        dtype: of weights and, unless it is quantised, of the cache.
         clock: of the start.
     """
 
@@ -142,7 +143,6 @@ def _choose_num_blocks(model: Transformer, decoder: GpuDecoder, report: LoadRepo
             f"{given.removeprefix('config.')} leaves no room for a KV cache beside "
             f"{report.num_bytes / 1e9:.2g} GB of weights and what a step needs: one block takes {block_bytes} bytes"
         )
-    # More than every sequence's whole context is of no use but to keep prefixes, and fills a large card for nothing.
     return num_blocks
 
 

@@ -20,7 +20,7 @@ from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 
 NUM_BUFFERS: Final = 3
-"""Pinned arrays in turn: the device may still read those of the two steps before."""
+"""Pinned arrays in turn: the device may still read those of the two steps before while the next is prepared."""
 
 NOT_PENDING: Final = -1
 PADDING_SLOT: Final = -1
@@ -86,15 +86,14 @@ class GpuStep:
     """What a step computes.
 
     Attributes:
-        num_singles: rows of `singles` that are the batch's; as many as there are without padding.
         has_drafts: whether rows of one sequence need each other's keys.
         row_ids: int32 [R], rows wanted, in the batch's order; None if they are the single rows as they come.
+        num_rows: R; padding included where the tensors are those of a graph.
         sampled_row_of: each sequence's row among those sampled, for the step after.
     """
 
     singles: SingleRows | None
     chunks: ChunkRows | None
-    num_singles: int
     has_drafts: bool
     row_ids: Tensor | None
     num_rows: int
@@ -119,6 +118,7 @@ class GpuInputs:
         self._pinned = [torch.zeros(size, dtype=torch.int32, pin_memory=self._is_cuda) for _ in range(NUM_BUFFERS)]
         self._buffer = torch.zeros(size, dtype=torch.int32, device=device)
         self._turn = 0
+        self._copied: list[torch.cuda.Event | None] = [None] * NUM_BUFFERS
         self._tables = np.zeros((max_singles + 1, max_blocks), dtype=np.int32)
         self._free_places = list(range(max_singles, -1, -1))
         self._places: dict[Sequence, _Place] = {}
@@ -132,7 +132,7 @@ class GpuInputs:
         flat = self._chunk_buffer[: self._mixed_size(num_tokens)]
         chunks, row_ids = self._mixed_views(flat, num_tokens)
         singles = self.singles(num_singles) if num_singles else None
-        return GpuStep(singles, chunks, num_singles, False, row_ids, self._max_singles, {})
+        return GpuStep(singles, chunks, False, row_ids, self._max_singles, {})
 
     def reserve_chunks(self, num_tokens: int) -> None:
         """Make room for the static tensors of steps with chunks of up to so many tokens."""
@@ -158,7 +158,7 @@ class GpuInputs:
         if num_singles:
             self._singles(decodes, len(decodes), num_singles, previous)
         else:
-            self._turn = (self._turn + 1) % NUM_BUFFERS
+            self._take_turn()
         size = self._mixed_size(num_tokens)
         host = self._chunk_pinned[self._turn][:size]
         host.zero_()
@@ -185,7 +185,8 @@ class GpuInputs:
         rows, sampled_row_of = self._rows(batch, num_singles)
         row_ids[: len(rows)] = torch.tensor(rows, dtype=torch.int32)
         self._chunk_buffer[:size].copy_(host, non_blocking=True)
-        return GpuStep(None, None, num_singles, False, None, len(rows), sampled_row_of)
+        self._end_turn()
+        return GpuStep(None, None, False, None, len(rows), sampled_row_of)
 
     def _mixed_size(self, num_tokens: int) -> int:
         return sum(self._mixed_sizes(num_tokens))
@@ -220,7 +221,7 @@ class GpuInputs:
         rows, sampled_row_of = self._rows(batch, num_singles)
         is_plain = not prefills and rows == list(range(num_singles))
         row_ids = None if is_plain else self._to_device(np.array(rows, dtype=np.int32))
-        return GpuStep(singles, chunks, num_singles, has_drafts, row_ids, len(rows), sampled_row_of)
+        return GpuStep(singles, chunks, has_drafts, row_ids, len(rows), sampled_row_of)
 
     def _rows(self, batch: Seq[ScheduledSequence], num_singles: int) -> tuple[list[int], dict[Sequence, int]]:
         rows: list[int] = []
@@ -253,7 +254,7 @@ class GpuInputs:
         is_static = num_padded <= self._max_singles
         size = num_padded * (len(ROW_FIELDS) + self._max_blocks)
         if is_static:
-            self._turn = (self._turn + 1) % NUM_BUFFERS
+            self._take_turn()
             host = self._pinned[self._turn][:size]
         else:
             host = torch.empty(size, dtype=torch.int32)
@@ -298,7 +299,23 @@ class GpuInputs:
         if not is_static:
             return self._views(host.to(self._device), num_padded)
         self._buffer[:size].copy_(host, non_blocking=True)
+        self._end_turn()
         return self._views(self._buffer, num_padded)
+
+    def _take_turn(self) -> None:
+        """Go on to the pinned array that was used longest ago, once the device has read it.
+
+        Steps that sample nothing, as all chunks of a prompt but the last, are not waited for by anybody else.
+        """
+        self._turn = (self._turn + 1) % NUM_BUFFERS
+        copied = self._copied[self._turn]
+        if copied is not None:
+            copied.synchronize()
+
+    def _end_turn(self) -> None:
+        if self._is_cuda:
+            copied = self._copied[self._turn] = torch.cuda.Event()
+            copied.record()
 
     def _views(self, flat: Tensor, num_rows: int) -> SingleRows:
         fields = {name: flat[i * num_rows : (i + 1) * num_rows] for i, name in enumerate(ROW_FIELDS)}

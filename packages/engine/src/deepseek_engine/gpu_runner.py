@@ -83,10 +83,10 @@ class GpuRunner:
         self.adapters: LoraHost | None = None
         self.drafter: Drafter | None = None
         self.failure: str | None = None
+        self._is_closed = False
         self.info = info
         self.load_report = load_report
         self._decoder, self._inputs = decoder, inputs
-        self._max_rows = max_rows
         device = decoder.device
         self._sampled = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._sampler = GpuSampler(info.vocab_size, max_rows, device)
@@ -125,7 +125,7 @@ class GpuRunner:
                 step = self._inputs.mixed(num_singles, num_tokens)
                 self._mixed[num_singles, num_tokens] = self._captured(step, pool)
         for size in sorted(sizes, reverse=True):
-            step = GpuStep(self._inputs.singles(size), None, size, False, None, size, {})
+            step = GpuStep(self._inputs.singles(size), None, False, None, size, {})
             self._graphs[size] = self._captured(step, pool)
         self._sizes, self._chunk_sizes = sorted(sizes), sorted(chunk_sizes)
         torch.cuda.synchronize()
@@ -198,6 +198,9 @@ class GpuRunner:
 
     def close(self) -> None:
         """Give back the device's memory: whoever still holds this runner holds its description only."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         self._graphs.clear()
@@ -224,9 +227,8 @@ class GpuRunner:
             if graph_key is not None:
                 step = self._inputs.prepare_mixed(batch, *graph_key, previous)
                 return step, *self._replayed(self._mixed[graph_key], step.num_rows)
-        size = None if has_drafts else next((size for size in self._sizes if size >= num_rows), None)
-        if num_singles < num_rows:
-            size = None
+        has_graph = num_singles == num_rows and not has_drafts
+        size = next((size for size in self._sizes if size >= num_rows), None) if has_graph else None
         step = self._inputs.prepare(batch, size, previous)
         if size is None or step.row_ids is not None:
             return step, self._hidden(step), None

@@ -15,6 +15,7 @@ from deepseek_engine.checkpoint_decoding import DecodedSource, store_as_checkpoi
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
+from deepseek_engine.gpu_limits import check_settings, check_types, gpu_dtype
 from deepseek_engine.hidden_tails import HiddenTails, ring_size
 from deepseek_engine.host_memory import available_memory_bytes, return_freed_memory
 from deepseek_engine.kv_cache.pool import KVCache
@@ -203,25 +204,13 @@ def _with_kernels(info: RunnerInfo, model: StepModel) -> RunnerInfo:
 
 
 def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
-    if config.tensor_parallel_size > 1:
-        raise ModelLoadError(
-            f"tensor_parallel_size={config.tensor_parallel_size} is for device='cpu' in this version: without it "
-            "one GPU computes the whole model"
-        )
-    if config.speculation == "mtp":
-        raise ModelLoadError("speculation='mtp' is for device='cpu' in this version: use speculation='ngram'")
-    if config.enable_lora:
-        raise ModelLoadError("enable_lora is for device='cpu' in this version: GPUs compute without adapters")
+    check_settings(config)
+    dtype = gpu_dtype(config)
     try:  # Triton is not there on machines without a GPU, nor needed
         from deepseek_engine.gpu_build import GpuPlan, build_gpu_runner, put_on_device
         from deepseek_engine.models.gpu_weights import obstacle
     except ModuleNotFoundError as error:
         raise ModelLoadError(f"device='cuda' needs {error.name}: pip install 'deepseek-engine[cuda]'") from error
-    dtype = torch.bfloat16 if config.dtype == "auto" else getattr(torch, config.dtype)
-    if config.quantization == "int8" and dtype is not torch.bfloat16:
-        raise ModelLoadError(
-            f"quantization='int8' with dtype={config.dtype!r} is for CPUs: on a GPU use dtype='bfloat16'"
-        )
     model_config, source = open_model(config.model, device)
     max_model_len = _choose_max_model_len(config, model_config)
     if config.kv_cache_dtype == "int8":
@@ -231,6 +220,7 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
     with torch.device("meta"):
         model = Transformer(model_config, max_model_len, dtype)
         store_quantized(model, config.quantization, source)
+    check_types(model, dtype)
     needed, free = sum(parameter.nbytes for parameter in model.parameters()), torch.cuda.mem_get_info(device)[0]
     if needed > free:
         raise ModelLoadError(

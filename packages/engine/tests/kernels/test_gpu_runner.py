@@ -9,11 +9,13 @@ import torch
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
 from deepseek_engine.gpu_build import GpuPlan, build_gpu_runner, put_on_device
+from deepseek_engine.gpu_inputs import NUM_BUFFERS, GpuInputs
 from deepseek_engine.gpu_runner import GpuRunner, graph_sizes
 from deepseek_engine.messages import Submit
 from deepseek_engine.model_runner import build_cpu_runner, open_checkpoint
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.sampling_params import SamplingParams
+from deepseek_engine.sequence import ScheduledSequence, Sequence
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 from deepseek_engine.weights import load_weights
 
@@ -79,6 +81,29 @@ def test_a_closed_runner_holds_no_memory_of_the_model(config: EngineConfig) -> N
     runner = gpu_runner(config)
     decoder = runner._decoder
     runner.close()
+    runner.close()
     assert decoder.embedding.numel() == 0
     assert not decoder._layers
     assert runner.info.vocab_size > 0
+
+
+class Copy:
+    """A copy to the device that is done once somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+
+    def synchronize(self) -> None:
+        self.is_done = True
+
+
+def test_what_the_device_may_still_read_is_not_written_over() -> None:
+    inputs = GpuInputs(max_singles=4, max_blocks=4, block_size=16, device=torch.device("cpu"))
+    inputs.reserve_chunks(32)
+    copies = [Copy() for _ in range(NUM_BUFFERS)]
+    inputs._copied = list(copies)
+    prompt = Sequence("p", 0, [1, 2, 3], SamplingParams(), 0)
+    prompt.block_table = [0]
+    for count in range(1, NUM_BUFFERS + 1):  # chunks of prompts: nothing is sampled that would be waited for
+        inputs.prepare_mixed([ScheduledSequence(prompt, 2)], 0, 32, None)
+        assert sum(copy.is_done for copy in copies) == count
