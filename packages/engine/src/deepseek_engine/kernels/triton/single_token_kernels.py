@@ -67,7 +67,7 @@ def linear_residual_kernel(
     NUM_CHUNKS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_J: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """`single_token.linear_residual`: a program has BLOCK_N features of the residual; the last to arrive chooses experts."""
+    """`single_token.linear_residual`: a program has BLOCK_N features; the last to arrive chooses the experts."""
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     cols = tl.arange(0, BLOCK_K)
     is_row = rows < N
