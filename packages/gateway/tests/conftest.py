@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_gateway.testing.redis_server import PROGRAMS, RedisServer, redis_program
+from deepseek_gateway.testing.redis_server import redis_server as running_redis
 from deepseek_gateway.testing.stack import Stack, running_stack
 
 
@@ -29,3 +31,28 @@ def state_dir() -> Iterator[Path]:
 async def stack(state_dir: Path) -> AsyncIterator[Stack]:
     async with running_stack(state_dir, upstream_probe_s=0.05) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """One server for the whole run. Tests that break it take `redis_server` instead."""
+    if redis_program() is None:
+        pytest.skip(f"no Redis: install one of {', '.join(PROGRAMS)}")
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(shared_redis: RedisServer) -> str:
+    """A real, empty Redis or Valkey."""
+    shared_redis.flush()
+    return shared_redis.url
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A server of the test's own: to pause, kill and restart."""
+    if redis_program() is None:
+        pytest.skip(f"no Redis: install one of {', '.join(PROGRAMS)}")
+    with running_redis() as server:
+        yield server
