@@ -81,13 +81,14 @@ class GatewayApp:
             await self._handler(scope)(scope, receive, send_named)
         except ApiError as error:
             if not has_begun:
-                await send_error(send_named, error)
+                await send_error(send_named, error, context.errors)
         except WatchError:
             context.status = CLIENT_GONE_STATUS
         except Exception:
             logger.exception("request %s failed", context.request_id)
             if not has_begun:
-                await send_error(send_named, ApiError(500, "the gateway failed; the log has the request's id"))
+                failure = ApiError(500, "the gateway failed; the log has the request's id")
+                await send_error(send_named, failure, context.errors)
         finally:
             self._gateway.metrics.answered(context)
             if scope["path"] not in QUIET_PATHS:

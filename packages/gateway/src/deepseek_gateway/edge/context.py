@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from starlette.types import Scope
 
 from deepseek_gateway.auth.keys import random_base62
+from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.ledger.records import TokenCounts
 
 STATE_KEY = "deepseek_gateway.request"
@@ -13,7 +14,10 @@ STATE_KEY = "deepseek_gateway.request"
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request, for the access log and the metrics. `route` is a template, never the caller's path."""
+    """One request, for the access log and the metrics.
+
+    `route` is a template, never the caller's path. `errors` is how its dialect writes errors.
+    """
 
     request_id: str = field(default_factory=lambda: f"req-{random_base62(22)}")
     route: str = "other"
@@ -24,6 +28,7 @@ class RequestContext:
     tokens: TokenCounts | None = None
     started_s: float = field(default_factory=time.perf_counter)
     ttft_ms: float | None = None
+    errors: ErrorShape = OPENAI_ERRORS
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request came."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from starlette.types import Send
 
+from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.errors import ApiError
 
 JSON = b"application/json"
@@ -24,9 +25,9 @@ async def send_body(
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: ApiError) -> None:
+async def send_error(send: Send, error: ApiError, shape: ErrorShape = OPENAI_ERRORS) -> None:
     """An error body."""
-    await send_body(send, error.status, error.body, headers=error.headers)
+    await send_body(send, error.status, shape.body(error), headers=error.headers)
 
 
 async def start_stream(send: Send, headers: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from starlette.types import Send
 
+from deepseek_gateway.edge.error_shape import ErrorShape
 from deepseek_gateway.edge.respond import send_error
 from deepseek_gateway.edge.watch import CallerGoneError, RequestWatch, SlowCallerError, StoppingError
 from deepseek_gateway.errors import ApiError, JournalError, UpstreamError
@@ -19,6 +20,7 @@ from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.relay.request import GenerationRequest
 from deepseek_gateway.relay.settlement import Ending, Settlement
+from deepseek_gateway.relay.stages import Stage, StageChain
 from deepseek_gateway.settings import Settings
 from deepseek_gateway.upstream.call import UpstreamCall
 
@@ -41,6 +43,12 @@ class ExchangeParts:
     ticket: int
     send: Send
     headers: dict[str, str]
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def errors(self) -> ErrorShape:
+        """How the caller's dialect writes errors."""
+        return self.settlement.context.errors
 
 
 class Exchange(abc.ABC):
@@ -50,6 +58,7 @@ class Exchange(abc.ABC):
         self.parts = parts
         self._opening: asyncio.Task[None] | None = None
         self.has_begun = False
+        self.stages = StageChain(parts.stages) if parts.stages else None
 
     @abc.abstractmethod
     async def relay(self) -> None:
@@ -110,6 +119,10 @@ class Exchange(abc.ABC):
         """End a stream whose key has no tokens left."""
         await self._cut_off(error, f"limit_{rule}")
 
+    async def stop_engine(self) -> None:
+        """End the engine's work on an answer that a stage ended; its exact usage is known then."""
+        await self._end_upstream()
+
     async def _leave(self, ending: Ending) -> None:
         self.parts.settlement.context.status = ending.http_status
         await self._end_upstream()
@@ -163,4 +176,4 @@ def answer_of(error: UpstreamError, *, has_begun: bool) -> ApiError:
 
 async def send_failure(parts: ExchangeParts, error: ApiError) -> None:
     """An error body, within the watch over the caller."""
-    await parts.watch.sending(send_error(parts.send, error))
+    await parts.watch.sending(send_error(parts.send, error, parts.errors))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
-from deepseek_client.sse import DONE, KEEP_ALIVE, encode_event
+from deepseek_client.sse import DONE
 from deepseek_gateway.edge.respond import end_stream, send_body, send_part, start_stream
 from deepseek_gateway.edge.watch import QuietError
 from deepseek_gateway.errors import ApiError, UpstreamCutError
@@ -32,6 +32,7 @@ class StreamExchange(Exchange):
         self._tap = UsageTap(parts.request.wish)
         self._heard_s = time.monotonic()
         self._is_refused = False
+        self._has_head = False
 
     async def relay(self) -> None:
         """Open, then copy events until [DONE]."""
@@ -41,9 +42,12 @@ class StreamExchange(Exchange):
         if answer.status != 200:
             await self._relay_refusal(answer.status)
             return
-        data = self.parts.call.head
+        data, self._has_head = self.parts.call.head, True
         while not self._tap.is_done:
             limit = await self._copy(data)
+            if self._is_cut_short:
+                await self._end_early()
+                return
             if limit is not None:
                 await self.refuse_tokens(refusal_of(limit), limit.rule.value)
                 return
@@ -53,7 +57,7 @@ class StreamExchange(Exchange):
             if not data:
                 await self._copy(self._closing_frames())
                 break
-        await self._finish()
+        await (self._end_early() if self._is_cut_short else self._finish())
 
     async def drain(self) -> None:
         """Read to [DONE] for the usage."""
@@ -61,7 +65,8 @@ class StreamExchange(Exchange):
         if answer.status != 200:
             self._is_refused = True
             return
-        if not self.has_begun and self.parts.call.head:
+        if not self._has_head:
+            self._has_head = True
             self._swallow(self.parts.call.head)
         while not self._tap.is_done and (data := await self.parts.call.read()):
             self._swallow(data)
@@ -85,7 +90,7 @@ class StreamExchange(Exchange):
             self.parts.settlement.context.status = error.status
             await send_failure(self.parts, error)
             return
-        await watch.sending(send_part(send, encode_event(error.body, event="error")))
+        await watch.sending(send_part(send, self.parts.errors.event(self.parts.errors.body(error))))
         await watch.sending(end_stream(send))
 
     async def _read(self) -> bytes:
@@ -105,7 +110,7 @@ class StreamExchange(Exchange):
                 if time.monotonic() - self._heard_s >= idle_limit_s:
                     raise UpstreamCutError(f"the engine was silent for {idle_limit_s:g} s") from None
                 await self.admitted()
-                await self._send(KEEP_ALIVE)
+                await self._send(self.parts.errors.keep_alive)
             else:
                 self._heard_s = time.monotonic()
                 return result
@@ -115,10 +120,11 @@ class StreamExchange(Exchange):
         tap = self._tap
         out = [tap.pass_on(frame) for frame in self._frames.feed(data)]
         limit = self._account()
+        passed = b"".join(out) if self.stages is None else self.stages.pass_on(out)
         if tap.is_done:
             # The books are closed before the last byte leaves: a crash after it must find them closed.
             self.settle(self._ending())
-        if passed := b"".join(out):
+        if passed:
             await self._send(passed)
         return None if tap.is_done else limit
 
@@ -147,7 +153,24 @@ class StreamExchange(Exchange):
         if self._tap.is_done:
             await self._read_tail()
 
+    @property
+    def _is_cut_short(self) -> bool:
+        """Whether a stage has ended the answer."""
+        return self.stages is not None and self.stages.ended is not None
+
+    async def _end_early(self) -> None:
+        """Stop the engine, close the books, and only then send what a stage wants to be the last."""
+        assert self.stages is not None
+        assert self.stages.ended is not None
+        if not self._tap.is_done:
+            await self.stop_engine()
+        self.settle(self._ending())
+        await self._send(self.stages.finish(self._tap.closing(self.stages.ended.last)))
+        await self.parts.watch.sending(end_stream(self.parts.send))
+
     def _ending(self) -> Ending:
+        if self.stages is not None and self.stages.ended is not None:
+            return Ending("finished", self.stages.ended.reason, 200)
         if self._tap.is_failed:
             return Ending("failed", "upstream_error", 200)
         return Ending("finished", self._tap.finish_reason or "unknown", 200)
@@ -180,9 +203,10 @@ class StreamExchange(Exchange):
         self._is_refused = True
         answer = self.parts.call.answer
         body = await self.parts.watch.reading(answer.read_all(self.parts.settings.max_response_bytes))
+        body = self.parts.errors.relayed(status, body)
         self.settle(Ending("failed", "rejected", status))
         if self.has_begun:  # comments went out while the engine was silent
-            await self.parts.watch.sending(send_part(self.parts.send, encode_event(body, event="error")))
+            await self.parts.watch.sending(send_part(self.parts.send, self.parts.errors.event(body)))
             await self.parts.watch.sending(end_stream(self.parts.send))
             return
         kind = answer.content_type.encode("latin-1")

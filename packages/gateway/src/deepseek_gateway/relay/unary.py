@@ -35,15 +35,20 @@ class UnaryExchange(Exchange):
                     raise UpstreamCutError(f"the engine did not answer within {idle_limit_s:g} s") from None
         await self.admitted()
         answer = self.parts.call.answer
-        _, reason = usage_of_body(self._body)
+        body = self._body
         # The books are closed before the answer leaves: a crash after it must find them closed.
         if answer.status == 200:
+            _, reason = usage_of_body(body)
+            if self.stages is not None:
+                body = self.stages.body(body)
+                reason = self.stages.ended.reason if self.stages.ended is not None else reason
             self.settle(Ending("finished", reason or "unknown", 200))
         else:
+            body = self.parts.errors.relayed(answer.status, body)
             self.settle(Ending("failed", "rejected", answer.status))
         self.has_begun = True
         kind = answer.content_type.encode("latin-1")
-        await self.parts.watch.sending(send_body(self.parts.send, answer.status, self._body, kind, self.parts.headers))
+        await self.parts.watch.sending(send_body(self.parts.send, answer.status, body, kind, self.parts.headers))
 
     async def drain(self) -> None:
         """Read the rest of the body for its usage."""

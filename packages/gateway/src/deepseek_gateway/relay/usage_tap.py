@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 
+from deepseek_client.sse import DONE
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.relay.frames import DONE_DATA, data_of, is_error_event
 
@@ -57,6 +58,16 @@ class UsageTap:
             self.is_failed = True
             return frame
         return self._pass_chunk(frame, data)
+
+    def closing(self, last: bytes) -> bytes:
+        """The end of a stream whose last events are given instead of the engine's: with usage as wished, and [DONE]."""
+        head, _, final = last.rstrip(b"\n").rpartition(b"\n\n")
+        data = final.removeprefix(b"data: ")
+        if self._wish.in_finish and self._usage is not None and data.endswith(b"}"):
+            head = head and head + b"\n\n"
+            last = head + b"data: " + data[:-1] + b',"usage":' + orjson.dumps(self._usage) + b"}\n\n"
+        self._sent_trailing = False  # one that came after the end went nowhere
+        return last + self._missing_trailer() + DONE
 
     def _pass_chunk(self, frame: bytes, data: bytes) -> bytes:
         is_finish = self._note_finish(data)

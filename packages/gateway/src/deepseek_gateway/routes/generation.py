@@ -20,6 +20,7 @@ from deepseek_gateway.relay.allowance import Allowance, ask_of, clamp_of, read_c
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts
 from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_request
 from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
+from deepseek_gateway.relay.stages import Stage
 from deepseek_gateway.relay.stream import StreamExchange, refusal_of
 from deepseek_gateway.relay.unary import UnaryExchange
 from deepseek_gateway.upstream.call import CallPlan, UpstreamCall
@@ -80,7 +81,10 @@ class GenerationRoute:
             watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
             headers = rate_limit_headers(gateway.limiter.meters(key.public_id), key.limits, read_clocks())
             call = UpstreamCall(gateway.pool, plan)
-            parts = ExchangeParts(request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers)
+            stages = self._stages()
+            parts = ExchangeParts(
+                request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
+            )
             exchange: Exchange = StreamExchange(parts) if request.stream else UnaryExchange(parts)
             gateway.watches.add(watch)
             try:
@@ -104,6 +108,10 @@ class GenerationRoute:
             meters = self.gateway.limiter.meters(key.public_id)
             error.headers.update(rate_limit_headers(meters, key.limits, now))
             raise error from None
+
+    def _stages(self) -> tuple[Stage, ...]:
+        """What the answer passes on its way: the word filter first, the translation last."""
+        return ()
 
     def _plan(self, request: GenerationRequest, key: KeyRecord, model: str | None, clamp: int | None) -> CallPlan:
         continuous = self.gateway.settings.upstream_continuous_usage
