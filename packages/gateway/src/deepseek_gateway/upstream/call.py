@@ -2,11 +2,13 @@
 
 import asyncio
 import secrets
+import time
 from dataclasses import dataclass
 
 import orjson
 
 from deepseek_gateway.errors import UpstreamCutError, UpstreamError
+from deepseek_gateway.upstream.attempts import MAX_ATTEMPTS, Attempt
 from deepseek_gateway.upstream.client import Answer
 from deepseek_gateway.upstream.pool import NoUpstreamError, UpstreamPool
 from deepseek_gateway.upstream.upstream import Upstream
@@ -41,7 +43,9 @@ class UpstreamCall:
         self._upstream: Upstream | None = None
         self._attempt_id = ""
         self._is_ending = False
+        self._began_s = time.perf_counter()
         self.attempt = 0
+        self.attempts: list[Attempt] = []
         self.head = b""
 
     @property
@@ -129,20 +133,35 @@ class UpstreamCall:
         self._attempt_id = f"up-{secrets.token_hex(16)}"  # not to be guessed: it is the right to abort
         headers = {"x-request-id": self._attempt_id, "x-cache-salt": self._plan.cache_salt}
         url = upstream.client.address.endpoint(self._plan.prefix, self._plan.path)
+        attempt = self._note_attempt(upstream.name)
         try:
             answer = await upstream.client.post(url, self._plan.body, headers)
+            attempt.status = answer.status
             await self._judge(upstream, answer)
         except asyncio.CancelledError:
+            attempt.fault = "given up: the request was over"
             upstream.gave_up()
             raise
         except UpstreamError as error:
+            attempt.fault = str(error)[:300]
             self.close()
             if isinstance(error, _RefusedError) and error.is_about_request:
                 upstream.succeeded()
             else:
                 upstream.failed(str(error), self._pool.now(), error.retry_after_s)
             raise
+        finally:
+            attempt.took_ms = round(self._elapsed_ms() - attempt.began_ms, 3)
         upstream.succeeded()
+
+    def _note_attempt(self, upstream: str) -> Attempt:
+        attempt = Attempt(self.attempt, upstream, self._attempt_id, round(self._elapsed_ms(), 3))
+        if len(self.attempts) < MAX_ATTEMPTS:
+            self.attempts.append(attempt)
+        return attempt
+
+    def _elapsed_ms(self) -> float:
+        return (time.perf_counter() - self._began_s) * 1000
 
     async def _judge(self, upstream: Upstream, answer: Answer) -> None:
         """Take the answer if it is one, else raise what is wrong with it."""
