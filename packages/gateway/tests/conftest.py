@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_gateway.storage.database import Database
+from deepseek_gateway.storage.store import Store, migrate_store, open_database
+from deepseek_gateway.testing.postgres import PostgresServer, ServerNotInstalledError, postgres_server
 from deepseek_gateway.testing.redis_server import PROGRAMS, RedisServer, redis_program
 from deepseek_gateway.testing.redis_server import redis_server as running_redis
 from deepseek_gateway.testing.stack import Stack, running_stack
@@ -25,6 +28,47 @@ def state_dir() -> Iterator[Path]:
     """A short path: unix sockets allow about 100 bytes."""
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         yield Path(folder) / "state"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for all tests."""
+    try:
+        context = postgres_server()
+        server = context.__enter__()
+    except ServerNotInstalledError as error:
+        pytest.skip(str(error))
+    yield server
+    context.__exit__(None, None, None)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """The two kinds of store, fresh and migrated: None is SQLite in the state directory."""
+    if request.param == "sqlite":
+        yield None
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.new_database()
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture
+def database(store_url: str | None, tmp_path: Path) -> Iterator[Database]:
+    """A migrated database of each kind."""
+    path = tmp_path / "store.sqlite3"
+    if store_url is None:
+        migrate_store(path, None)
+    opened = open_database(path, store_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(database: Database) -> Store:
+    """A store of each kind."""
+    return Store(database)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import time
 import pytest
 
 from deepseek_gateway.auth.records import Scope
+from deepseek_gateway.errors import StoreUnavailableError
+from deepseek_gateway.storage.keys import KeyTable
 from deepseek_gateway.testing.stack import Stack, running_stack
 
 
@@ -19,10 +21,10 @@ async def test_no_good_key_is_a_401(stack: Stack, header: str | None) -> None:
 
 
 async def test_a_mistyped_key_is_refused_without_a_look_up(stack: Stack, monkeypatch) -> None:
-    def no_look_up(public_id: str) -> None:
+    def no_look_up(table: KeyTable, public_id: str) -> None:
         raise AssertionError(public_id)
 
-    monkeypatch.setattr(stack.gateway.store, "find_key", no_look_up)
+    monkeypatch.setattr(KeyTable, "find", no_look_up)
     key = stack.running.key()
     swapped = key[:20] + ("a" if key[20] != "a" else "b") + key[21:]
     assert (await stack.caller.with_key(swapped).post()).status == 401
@@ -116,11 +118,9 @@ async def test_admin_keys_administer_and_inference_keys_infer(stack: Stack) -> N
 
 
 async def test_a_store_that_cannot_be_read_is_a_503(stack: Stack, monkeypatch) -> None:
-    import sqlite3
+    def broken(table: KeyTable, public_id: str) -> None:
+        raise StoreUnavailableError("disk I/O error")
 
-    def broken(public_id: str) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
-
-    monkeypatch.setattr(stack.gateway.store, "find_key", broken)
+    monkeypatch.setattr(KeyTable, "find", broken)
     reply = await stack.caller.with_key(stack.running.key()).post()
     assert (reply.status, reply.headers["retry-after"]) == (503, "1")

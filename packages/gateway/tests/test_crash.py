@@ -14,17 +14,17 @@ import httpx
 import pytest
 
 from deepseek_gateway.ledger.records import LedgerRow
-from deepseek_gateway.storage.sqlite import SqliteStore
+from deepseek_gateway.storage.store import open_store
 from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, make_state
 
 CRASHING = """
 import os, signal, sys
 from deepseek_gateway.ledger.journal import Journal
-from deepseek_gateway.storage.sqlite import SqliteStore
+from deepseek_gateway.storage.ledger import LedgerTable
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 when, kind = sys.argv[1].split()
-append, insert = Journal.append, SqliteStore.insert_ledger
+append, insert = Journal.append, LedgerTable.insert
 
 def crashing_append(self, record):
     if record["kind"] == kind and when == "before": die()
@@ -34,13 +34,13 @@ def crashing_append(self, record):
 
 def crashing_insert(self, rows):
     if kind == "commit" and when == "within":
-        self._writer.execute("BEGIN IMMEDIATE")
-        self._writer.execute("INSERT INTO meta VALUES ('torn', 'x')")
+        self.database._writer.execute("BEGIN IMMEDIATE")
+        self.database._writer.execute("INSERT INTO meta VALUES ('torn', 'x')")
         die()
     insert(self, rows)
     if kind == "commit" and when == "after": die()
 
-Journal.append, SqliteStore.insert_ledger = crashing_append, crashing_insert
+Journal.append, LedgerTable.insert = crashing_append, crashing_insert
 from deepseek_gateway.cli import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -75,8 +75,8 @@ def rows_after_restart(state: Path, engine_url: str) -> list[LedgerRow]:
         gateway.line("listening on")
         gateway.signal()
         assert gateway.wait() == 0
-    with closing(SqliteStore(state / "gateway.sqlite3")) as store:
-        return store.ledger_rows()
+    with closing(open_store(state / "gateway.sqlite3", None)) as store:
+        return store.ledger.rows()
 
 
 def crash(state: Path, engine_url: str, point: str) -> None:

@@ -1,7 +1,7 @@
 """The journal on disk, and what a start makes of it."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_gateway.errors import ConfigurationError, JournalError
+from deepseek_gateway.errors import ConfigurationError, JournalError, StoreConflictError, StoreUnavailableError
 from deepseek_gateway.ledger import ledger as ledger_module
 from deepseek_gateway.ledger.journal import Journal, read_segment
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
 from deepseek_gateway.ledger.recovery import recovered_rows
-from deepseek_gateway.storage.sqlite import SqliteStore, migrate_sqlite
+from deepseek_gateway.storage.ledger import LedgerTable
+from deepseek_gateway.storage.store import Store
 from deepseek_gateway.testing.caller import until
 
 
@@ -31,19 +32,11 @@ def row(name: str, tokens: int = 5, attempt: int = 1) -> LedgerRow:
     )  # fmt: skip
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    migrate_sqlite(tmp_path / "store.sqlite3")
-    opened_store = SqliteStore(tmp_path / "store.sqlite3")
-    yield opened_store
-    opened_store.close()
-
-
 @asynccontextmanager
-async def opened(folder: Path, store: SqliteStore) -> AsyncIterator[tuple[Ledger, Journal]]:
+async def opened(folder: Path, store: Store) -> AsyncIterator[tuple[Ledger, Journal]]:
     journal = Journal(folder)
     with ThreadPoolExecutor(1) as executor:
-        ledger = Ledger(journal, store, executor)
+        ledger = Ledger(journal, store.ledger, executor)
         await ledger.start()
         yield ledger, journal
         await ledger.close()
@@ -53,22 +46,22 @@ def records_on_disk(folder: Path) -> list[dict]:
     return [record for path in sorted(folder.glob("*.log")) for record in read_segment(path)]
 
 
-async def test_a_settled_request_is_one_row_and_leaves_no_journal(tmp_path: Path, store: SqliteStore) -> None:
+async def test_a_settled_request_is_one_row_and_leaves_no_journal(tmp_path: Path, store: Store) -> None:
     async with opened(tmp_path / "j", store) as (ledger, _):
         await ledger.durable(ledger.admit(admission("r1")))
         ledger.observe("r1", 1, TokenCounts(3, 1, 0))
         ledger.settle(row("r1"))
         assert [record["kind"] for record in records_on_disk(tmp_path / "j")] == ["admit", "observe", "settle"]
-    assert store.ledger_rows() == [row("r1")]
+    assert store.ledger.rows() == [row("r1")]
     assert records_on_disk(tmp_path / "j") == []
 
 
 async def test_observations_are_written_at_once_the_first_time_and_then_once_a_second(
-    tmp_path: Path, store: SqliteStore
+    tmp_path: Path, store: Store
 ) -> None:
     clock = [100.0]
     with ThreadPoolExecutor(1) as executor:
-        ledger = Ledger(Journal(tmp_path / "j"), store, executor, wall=lambda: clock[0])
+        ledger = Ledger(Journal(tmp_path / "j"), store.ledger, executor, wall=lambda: clock[0])
         await ledger.start()
         ledger.admit(admission("r1"))
         for seconds in (0, 0.5, 0.9, 1.1, 1.5, 2.2):
@@ -101,9 +94,7 @@ def test_orphans_are_billed_what_was_seen_and_marked() -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
-async def test_a_torn_last_record_is_left_out_and_all_before_it_count(
-    tmp_path: Path, store: SqliteStore, cut: int
-) -> None:
+async def test_a_torn_last_record_is_left_out_and_all_before_it_count(tmp_path: Path, store: Store, cut: int) -> None:
     journal = Journal(tmp_path / "j")
     journal.start_segment()
     journal.append({"kind": "settle", "n": 1})
@@ -136,9 +127,7 @@ async def test_a_second_process_cannot_have_the_journal(tmp_path: Path) -> None:
     await Journal(tmp_path / "j").close()
 
 
-async def test_a_full_disk_refuses_admissions_and_keeps_settlements(
-    tmp_path: Path, store: SqliteStore, monkeypatch
-) -> None:
+async def test_a_full_disk_refuses_admissions_and_keeps_settlements(tmp_path: Path, store: Store, monkeypatch) -> None:
     async with opened(tmp_path / "j", store) as (ledger, journal):
         ledger.admit(admission("r1"))
         size, write = journal.size, os.write
@@ -154,29 +143,29 @@ async def test_a_full_disk_refuses_admissions_and_keeps_settlements(
         assert ledger.failure is None
         ledger.settle(row("r3"))
         assert [r.get("request_id") for r in records_on_disk(tmp_path / "j")] == ["r1", "r3", "r3"]
-    assert {each.request_id for each in store.ledger_rows()} == {"r1", "r3"}
+    assert {each.request_id for each in store.ledger.rows()} == {"r1", "r3"}
 
 
-async def test_a_store_that_fails_gets_its_rows_later_and_once(tmp_path: Path, store: SqliteStore, monkeypatch) -> None:
+async def test_a_store_that_fails_gets_its_rows_later_and_once(tmp_path: Path, store: Store, monkeypatch) -> None:
     monkeypatch.setattr(ledger_module, "FLUSH_DELAY_S", 0.001)
-    insert, calls = store.insert_ledger, []
+    insert, calls = LedgerTable.insert, []
 
-    def failing(rows: list[LedgerRow]) -> None:
+    def failing(table: LedgerTable, rows: list[LedgerRow]) -> None:
         calls.append(len(rows))
         if len(calls) < 3:
-            raise OSError("the disk is gone")
-        insert(rows)
+            raise StoreUnavailableError("the disk is gone")
+        insert(table, rows)
 
-    monkeypatch.setattr(store, "insert_ledger", failing)
+    monkeypatch.setattr(LedgerTable, "insert", failing)
     async with opened(tmp_path / "j", store) as (ledger, _):
         ledger.admit(admission("r1"))
         ledger.settle(row("r1"))
         await until(lambda: not ledger.pending_rows)
     assert calls[:3] == [1, 1, 1]
-    assert store.ledger_rows() == [row("r1")]
+    assert store.ledger.rows() == [row("r1")]
 
 
-async def test_too_many_rows_without_a_store_stop_admissions(tmp_path: Path, store: SqliteStore, monkeypatch) -> None:
+async def test_too_many_rows_without_a_store_stop_admissions(tmp_path: Path, store: Store, monkeypatch) -> None:
     monkeypatch.setattr(ledger_module, "MAX_PENDING_ROWS", 2)
     async with opened(tmp_path / "j", store) as (ledger, _):
         for name in ("r1", "r2"):
@@ -187,7 +176,7 @@ async def test_too_many_rows_without_a_store_stop_admissions(tmp_path: Path, sto
 
 
 async def test_segments_are_replaced_and_running_requests_are_carried_over(
-    tmp_path: Path, store: SqliteStore, monkeypatch
+    tmp_path: Path, store: Store, monkeypatch
 ) -> None:
     monkeypatch.setattr(ledger_module, "SEGMENT_BYTES", 2000)
     async with opened(tmp_path / "j", store) as (ledger, journal):
@@ -203,23 +192,21 @@ async def test_segments_are_replaced_and_running_requests_are_carried_over(
         # A crash now: what is on disk and in the store together is everything, once.
         orphans = [each for each in recovered_rows(journal.read()) if each.status == "failed"]
         assert [(each.request_id, each.prompt_tokens) for each in orphans] == [("long", 9)]
-        assert len(store.ledger_rows()) == 50
+        assert len(store.ledger.rows()) == 50
         ledger.settle(row("long"))
 
 
-async def test_replaying_a_journal_twice_bills_once(tmp_path: Path, store: SqliteStore) -> None:
-    store.insert_ledger([row("r1"), row("r2")])
-    store.insert_ledger([row("r2", tokens=99), row("r3"), row("r1", attempt=2)])
-    kept = {(each.request_id, each.attempt): each for each in store.ledger_rows()}
+async def test_replaying_a_journal_twice_bills_once(tmp_path: Path, store: Store) -> None:
+    store.ledger.insert([row("r1"), row("r2")])
+    store.ledger.insert([row("r2", tokens=99), row("r3"), row("r1", attempt=2)])
+    kept = {(each.request_id, each.attempt): each for each in store.ledger.rows()}
     assert kept["r2", 1] == row("r2")
     assert set(kept) == {("r1", 1), ("r1", 2), ("r2", 1), ("r3", 1)}
 
 
-async def test_a_failed_batch_leaves_nothing_behind(store: SqliteStore) -> None:
-    import sqlite3
-
-    with pytest.raises(sqlite3.IntegrityError):
-        store.insert_ledger([row("r1"), replace(row("r2"), prompt_tokens=-1)])
-    assert store.ledger_rows() == []
-    store.insert_ledger([row("r1")])
-    assert len(store.ledger_rows()) == 1
+async def test_a_failed_batch_leaves_nothing_behind(store: Store) -> None:
+    with pytest.raises(StoreConflictError):
+        store.ledger.insert([row("r1"), replace(row("r2"), prompt_tokens=-1)])
+    assert store.ledger.rows() == []
+    store.ledger.insert([row("r1")])
+    assert len(store.ledger.rows()) == 1

@@ -1,50 +1,67 @@
-"""Migrations and the key table."""
+"""Migrations, transactions and the tables, on SQLite and PostgreSQL."""
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from deepseek_gateway.auth.records import KeyRecord, Scope
-from deepseek_gateway.errors import StoreError
+from deepseek_gateway.errors import StoreConflictError, StoreError, StoreUnavailableError
+from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.rules import Limits
-from deepseek_gateway.storage.migrate import all_migrations
-from deepseek_gateway.storage.sqlite import SqliteStore, migrate_sqlite
+from deepseek_gateway.storage.database import Database
+from deepseek_gateway.storage.migrate import all_migrations, pending_migrations
+from deepseek_gateway.storage.store import Store, migrate_store, open_database, open_store
+from deepseek_gateway.testing.postgres import PostgresServer
 
 
-def test_migrations_are_numbered_without_gaps() -> None:
-    assert [migration.number for migration in all_migrations()] == list(range(1, len(all_migrations()) + 1))
+@pytest.fixture(params=["sqlite", "postgresql"])
+def unmigrated(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str | None]:
+    if request.param == "sqlite":
+        return tmp_path / "s", None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return tmp_path / "s", server.new_database(migrated=False)
 
 
-def test_migrating_twice_applies_once(tmp_path: Path) -> None:
-    assert [each.name for each in migrate_sqlite(tmp_path / "s")] == [each.name for each in all_migrations()]
-    assert migrate_sqlite(tmp_path / "s") == []
+def test_each_migration_has_a_number_of_its_own() -> None:
+    numbers = [migration.number for migration in all_migrations("sqlite")]
+    assert numbers == sorted(set(numbers))
+    assert numbers == [migration.number for migration in all_migrations("postgresql")]
+
+
+def test_migrating_twice_applies_once(unmigrated: tuple[Path, str | None]) -> None:
+    every = [each.name for each in all_migrations("sqlite")]
+    assert [each.name for each in migrate_store(*unmigrated)] == every
+    assert migrate_store(*unmigrated) == []
+
+
+def test_the_sqlite_file_is_the_owners_alone(tmp_path: Path) -> None:
+    migrate_store(tmp_path / "s", None)
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
 
 
-def test_two_processes_that_migrate_at_once_do_it_once(tmp_path: Path) -> None:
-    applied: list[int] = []
+def test_processes_that_migrate_at_once_do_it_once(unmigrated: tuple[Path, str | None]) -> None:
     barrier = threading.Barrier(4)
 
-    def work() -> None:
+    def work() -> int:
         barrier.wait()
-        applied.append(len(migrate_sqlite(tmp_path / "s")))
+        return len(migrate_store(*unmigrated))
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(applied) == [0, 0, 0, len(all_migrations())]
+    with ThreadPoolExecutor(4) as executor:
+        applied = [executor.submit(work) for _ in range(4)]
+        assert sorted(each.result() for each in applied) == [0, 0, 0, len(all_migrations("sqlite"))]
 
 
-def test_a_store_that_is_missing_or_old_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="deepseek-gateway migrate"):
-        SqliteStore(tmp_path / "s")
-    sqlite3.connect(tmp_path / "s").close()
-    with pytest.raises(StoreError, match="lacks 0001_keys_and_ledger: run `deepseek-gateway migrate`"):
-        SqliteStore(tmp_path / "s")
+def test_a_store_that_is_missing_or_old_names_the_command(unmigrated: tuple[Path, str | None]) -> None:
+    path, url = unmigrated
+    if url is None:
+        with pytest.raises(StoreError, match=r"no store at .*deepseek-gateway migrate"):
+            open_store(path, url)
+        sqlite3.connect(path).close()
+    with pytest.raises(StoreError, match=r"lacks 0001_keys_and_ledger.*: run `deepseek-gateway migrate`"):
+        open_store(path, url)
 
 
 @pytest.mark.parametrize(
@@ -54,33 +71,115 @@ def test_a_store_that_is_missing_or_old_names_the_command(tmp_path: Path) -> Non
         ("INSERT INTO schema_migrations VALUES (999, '0999_future', 'x', 0)", "install a newer one"),
     ],
 )
-def test_a_store_of_another_version_is_refused(tmp_path: Path, sql: str, message: str) -> None:
-    migrate_sqlite(tmp_path / "s")
-    connection = sqlite3.connect(tmp_path / "s")
-    connection.execute(sql)
-    connection.commit()
-    connection.close()
+def test_a_store_of_another_version_is_refused(database: Database, sql: str, message: str) -> None:
+    database.write(sql)
     with pytest.raises(StoreError, match=message):
-        SqliteStore(tmp_path / "s")
+        pending_migrations(database)
     with pytest.raises(StoreError, match=message):
-        migrate_sqlite(tmp_path / "s")
+        Store(database)
 
 
-def test_a_key_comes_back_as_it_was_kept(tmp_path: Path) -> None:
-    migrate_sqlite(tmp_path / "s")
-    store = SqliteStore(tmp_path / "s")
+def test_a_url_of_another_kind_is_refused_without_showing_it(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="GATEWAY_STORE_URL is no postgresql:// URL") as caught:
+        open_database(tmp_path / "s", "mysql://root:geheim@db/x")
+    assert "geheim" not in str(caught.value)
+
+
+def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
+    insert = "INSERT INTO meta (name, value) VALUES (:name, 'x')"
+
+    def fail(fault: Exception | None, *names: str) -> None:
+        with database.transaction() as transaction:
+            for name in names:
+                assert transaction.write(insert, {"name": name}) == 1
+            if fault is not None:
+                raise fault
+
+    with pytest.raises(StoreConflictError):
+        fail(None, "a", "a")
+    with pytest.raises(RuntimeError, match="ours"):
+        fail(RuntimeError("ours"), "b")
+    assert database.read("SELECT name FROM meta WHERE name IN ('a', 'b')") == []
+    assert database.write(insert, {"name": "a"}) == 1
+
+
+def test_a_lock_is_held_by_one_transaction_at_a_time(database: Database) -> None:
+    database.write("INSERT INTO meta (name, value) VALUES ('n', '0')")
+
+    def add() -> None:
+        for _ in range(10):
+            with database.transaction() as transaction:
+                transaction.lock("n")
+                value = int(transaction.read("SELECT value FROM meta WHERE name = 'n'")[0][0])
+                transaction.write("UPDATE meta SET value = :value WHERE name = 'n'", {"value": str(value + 1)})
+
+    with ThreadPoolExecutor(4) as executor:
+        for done in [executor.submit(add) for _ in range(4)]:
+            done.result()
+    assert database.read("SELECT value FROM meta WHERE name = 'n'") == [("40",)]
+
+
+def test_text_comes_back_as_it_went_in(store: Store) -> None:
+    text = "percent %s :name 'quoted' \u4f60\u597d \U0001f600 \\ %%"
+    store.meta.set_once("odd", text)
+    store.meta.set_once("odd", "later")
+    assert store.meta.get("odd") == text
+    assert store.meta.get("none") is None
+
+
+def test_a_server_that_restarts_is_used_again(postgres: PostgresServer, tmp_path: Path) -> None:
+    database = open_database(tmp_path / "s", postgres.new_database())
+    assert database.read("SELECT 1") == [(1,)]
+    postgres.kill()
+    with pytest.raises(StoreUnavailableError):
+        database.read("SELECT 1")
+    postgres.start()
+    assert database.read("SELECT 1") == [(1,)]
+    database.close()
+
+
+def test_a_key_comes_back_as_it_was_kept(store: Store) -> None:
     full = KeyRecord(
-        "id1", "hash", "naïve 'name'", Scope.ADMIN, 5.0, ("a", "b"), Limits(1, 2, 3, 4), 9.0, None, "old", 7.0
+        "id1", "hash", "na\u00efve 'name'", Scope.ADMIN, 5.0, ("a", "b"), Limits(1, 2, 3, 4), 9.0, None, "old", 7.0
     )
     bare = KeyRecord("id2", "hash", "", Scope.INFERENCE, 6.0)
     for record in (full, bare):
-        store.insert_key(record)
-    assert store.list_keys() == [full, bare]
-    assert store.find_key("id1") == full
-    assert store.find_key("' OR 1=1 --") is None
-    assert store.revoke_key("id1", 10.0).revoked == 10.0
-    assert store.revoke_key("id1", 11.0).revoked == 10.0
-    assert store.rotate_key("id1", "new", 12.0) is None
-    rotated = store.rotate_key("id2", "new", 12.0)
+        store.keys.insert(record)
+    assert store.keys.list() == [full, bare]
+    assert store.keys.find("id1") == full
+    assert store.keys.find("' OR 1=1 --") is None
+    assert store.keys.revoke("id1", 10.0).revoked == 10.0
+    assert store.keys.revoke("id1", 11.0).revoked == 10.0
+    assert store.keys.rotate("id1", "new", 12.0) is None
+    rotated = store.keys.rotate("id2", "new", 12.0)
     assert (rotated.secret_hash, rotated.previous_hash, rotated.previous_until) == ("new", "hash", 12.0)
-    store.close()
+
+
+def test_usage_is_summed_by_key_and_day(store: Store) -> None:
+    store.keys.insert(KeyRecord("k1", "hash", "first", Scope.INFERENCE, 5.0))
+    big = 2**31
+    store.ledger.insert(
+        [
+            row("r1", "k1", 86399.9, 10),
+            row("r2", "k1", 86400.0, 20),
+            row("r3", "k1", 2 * 86400.0 - 0.4, big),
+            row("r4", "k2", 86400.5, 1),
+        ]
+    )
+    totals = [(t.key_id, t.key_name, t.day, t.requests, t.total_tokens) for t in store.ledger.usage(None, None, None)]
+    assert totals == [
+        ("k1", "first", "1970-01-01", 1, 11),
+        ("k1", "first", "1970-01-02", 2, 22 + big),
+        ("k2", "", "1970-01-02", 1, 2),
+    ]
+    assert [t.key_id for t in store.ledger.usage(86400.0, 86400.9, None)] == ["k1", "k2"]
+    assert store.ledger.usage(None, 5.0, "k1") == []
+    assert store.ledger.tokens_since(86400.0) == {"k1": 22 + big, "k2": 2}
+
+
+def row(name: str, key_id: str, created: float, tokens: int) -> LedgerRow:
+    return LedgerRow(
+        request_id=name, attempt=1, key_id=key_id, route="/v1/generate", model="m", upstream="u", stream=True,
+        status="finished", end_reason="stop", http_status=200, prompt_tokens=tokens, completion_tokens=1,
+        cached_tokens=0, accuracy="exact", latency_ms=1.5, ttft_ms=None, created=created,
+    )  # fmt: skip

@@ -4,6 +4,8 @@ GatewayError
  ├─ ApiError            an answer to a caller: status, message, param, code, headers
  ├─ ConfigurationError  a setting, a file or a store that the gateway cannot start with
  │   └─ StoreError      the store is missing, unmigrated, or belongs to another pepper
+ ├─ StoreUnavailableError  the store cannot be reached or written now: it may be later
+ ├─ StoreConflictError  a constraint of the store forbids a change
  ├─ JournalError        the journal cannot be written: nothing may be admitted
  └─ UpstreamError       an engine could not be reached, or failed before its answer began
      └─ UpstreamCutError  an answer broke off
@@ -55,6 +57,14 @@ class ConfigurationError(GatewayError):
 
 class StoreError(ConfigurationError):
     """The store is missing, unmigrated, or does not fit this gateway."""
+
+
+class StoreUnavailableError(GatewayError):
+    """The store cannot be reached, or is busy for too long."""
+
+
+class StoreConflictError(GatewayError):
+    """A constraint of the store forbids a change: something with that name is there, or is still referred to."""
 
 
 class JournalError(GatewayError):

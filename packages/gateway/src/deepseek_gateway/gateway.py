@@ -49,7 +49,7 @@ class Gateway:
         self.keys = KeyService(self.store, self.pepper)
         self.executor = ThreadPoolExecutor(4, "store")
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
-        self.ledger = Ledger(self._journal, self.store, self.executor)
+        self.ledger = Ledger(self._journal, self.store.ledger, self.executor)
         self.limiter = LocalLimiter()
         self.pool = UpstreamPool([], settings.upstream_probe_s)
         self.watches: set[RequestWatch] = set()
@@ -76,7 +76,7 @@ class Gateway:
         settings = self.settings
         await self.ledger.start()
         loop, now = asyncio.get_running_loop(), time.time()
-        used = await loop.run_in_executor(self.executor, self.store.tokens_since, month_start(now))
+        used = await loop.run_in_executor(self.executor, self.store.ledger.tokens_since, month_start(now))
         self.limiter = LocalLimiter(used, now)
         key = settings.upstream_key.get_secret_value() if settings.upstream_key is not None else None
         clients = [UpstreamClient(at, key, settings.upstream_connect_timeout_s) for at in settings.addresses]

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     upstream_idle_timeout_s: float = Field(600.0, gt=0, description="seconds that an engine may stay silent")
     upstream_probe_s: float = Field(1.0, gt=0, description="seconds between looks at an engine that is down")
     upstream_max_backoff_s: float = Field(30.0, gt=0, description="longest time that a failed engine is left alone")
+    store_url: SecretStr | None = Field(
+        None, description="postgresql://user:password@host/name, instead of SQLite in `state_dir`"
+    )
     key_pepper: SecretStr | None = Field(None, description="secret of the key hashes, instead of the file `pepper`")
     key_cache_ttl_s: float = Field(2.0, ge=0, le=5, description="seconds that a revoked key may work on")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body")
@@ -70,6 +73,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @property
+    def store_address(self) -> tuple[Path, str | None]:
+        """The SQLite file, and the URL that stands in its place if there is one."""
+        return self.store_path, None if self.store_url is None else self.store_url.get_secret_value()
 
     @property
     def store_path(self) -> Path:
@@ -114,5 +122,5 @@ def unknown_variables() -> list[str]:
 
 def _fault(name: str, message: str, value: object, flags: dict[str, object]) -> str:
     source = f"--{name.replace('_', '-')}" if name in flags else f"{PREFIX}{name.upper()}"
-    shown = "…" if name in {"key_pepper", "upstream_key"} else repr(value)
+    shown = "…" if name in {"key_pepper", "store_url", "upstream_key"} else repr(value)
     return f"{source}={shown}: {message.removeprefix('Value error, ')}"

@@ -4,7 +4,8 @@ from deepseek_gateway.auth.pepper import create_pepper, fingerprint, load_pepper
 from deepseek_gateway.errors import ConfigurationError, StoreError
 from deepseek_gateway.settings import Settings
 from deepseek_gateway.storage.migrate import Migration
-from deepseek_gateway.storage.sqlite import SqliteStore, migrate_sqlite
+from deepseek_gateway.storage.store import Store, migrate_store
+from deepseek_gateway.storage.store import open_store as open_tables
 
 FINGERPRINT = "pepper_fingerprint"
 
@@ -20,7 +21,7 @@ def prepare_state(settings: Settings) -> list[Migration]:
     """
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        applied = migrate_sqlite(settings.store_path)
+        applied = migrate_store(*settings.store_address)
         if settings.key_pepper is None:
             create_pepper(settings.pepper_path)
     except OSError as error:
@@ -28,13 +29,13 @@ def prepare_state(settings: Settings) -> list[Migration]:
     return applied
 
 
-def open_store(settings: Settings) -> tuple[SqliteStore, bytes]:
+def open_store(settings: Settings) -> tuple[Store, bytes]:
     """The store and the pepper that its keys were hashed with.
 
     Raises:
         ConfigurationError: one is missing, or they do not belong together.
     """
-    store = SqliteStore(settings.store_path)
+    store = open_tables(*settings.store_address)
     try:
         given = settings.key_pepper.get_secret_value() if settings.key_pepper is not None else None
         pepper = load_pepper(settings.pepper_path, given)
@@ -45,10 +46,10 @@ def open_store(settings: Settings) -> tuple[SqliteStore, bytes]:
     return store, pepper
 
 
-def _check_fingerprint(store: SqliteStore, pepper: bytes) -> None:
-    kept = store.get_meta(FINGERPRINT)
+def _check_fingerprint(store: Store, pepper: bytes) -> None:
+    kept = store.meta.get(FINGERPRINT)
     if kept is None:
-        store.set_meta(FINGERPRINT, fingerprint(pepper))
+        store.meta.set_once(FINGERPRINT, fingerprint(pepper))
     elif kept != fingerprint(pepper):
         raise StoreError(
             "the pepper is not the one that the store's keys were made with: restore it, or GATEWAY_KEY_PEPPER"

@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,8 +10,8 @@ from dataclasses import dataclass
 
 from deepseek_gateway.auth.keys import ApiKey, cache_handle, hash_secret, parse_key
 from deepseek_gateway.auth.records import KeyRecord
-from deepseek_gateway.errors import ApiError
-from deepseek_gateway.storage.base import Store
+from deepseek_gateway.errors import ApiError, StoreUnavailableError
+from deepseek_gateway.storage.store import Store
 
 MAX_CACHED = 10_000
 """Entries at most; unknown keys share the bound, so a flood of guesses cannot grow it."""
@@ -82,7 +81,7 @@ class KeyDirectory:
             loading.add_done_callback(lambda done: self._loaded(handle, done))
         try:
             return await asyncio.shield(loading)
-        except sqlite3.Error as error:
+        except StoreUnavailableError as error:
             raise ApiError(503, "keys cannot be looked up now", headers={"retry-after": "1"}) from error
 
     def _loaded(self, handle: bytes, done: asyncio.Future[_Entry]) -> None:
@@ -94,7 +93,7 @@ class KeyDirectory:
         # The clock is read before the store: an entry is never taken for newer than its content.
         loaded = self._monotonic()
         loop = asyncio.get_running_loop()
-        record = await loop.run_in_executor(self._executor, self._store.find_key, key.public_id)
+        record = await loop.run_in_executor(self._executor, self._store.keys.find, key.public_id)
         entry = self._verified(loaded, record, key)
         self._entries[handle] = entry
         self._entries.move_to_end(handle)

@@ -7,7 +7,7 @@ from deepseek_gateway.auth.keys import hash_secret, new_key
 from deepseek_gateway.auth.records import KeyRecord, Scope
 from deepseek_gateway.errors import GatewayError
 from deepseek_gateway.limits.rules import Limits
-from deepseek_gateway.storage.base import Store
+from deepseek_gateway.storage.store import Store
 
 
 class UnknownKeyError(GatewayError):
@@ -53,7 +53,7 @@ class KeyService:
             limits=limits or Limits(),
             expires=expires,
         )
-        self.store.insert_key(record)
+        self.store.keys.insert(record)
         return IssuedKey(key.text, record)
 
     def rotate(self, public_id: str, grace_s: float) -> IssuedKey:
@@ -63,7 +63,7 @@ class KeyService:
             UnknownKeyError: there is no such key, or it is revoked.
         """
         key = new_key(public_id)
-        record = self.store.rotate_key(public_id, hash_secret(self.pepper, key), time.time() + grace_s)
+        record = self.store.keys.rotate(public_id, hash_secret(self.pepper, key), time.time() + grace_s)
         if record is None:
             raise UnknownKeyError(f"no active key has the id {public_id!r}: see `deepseek-gateway key list`")
         return IssuedKey(key.text, record)
@@ -74,7 +74,7 @@ class KeyService:
         Raises:
             UnknownKeyError: there is no such key.
         """
-        record = self.store.revoke_key(public_id, time.time())
+        record = self.store.keys.revoke(public_id, time.time())
         if record is None:
             raise UnknownKeyError(f"no key has the id {public_id!r}: see `deepseek-gateway key list`")
         return record

@@ -12,7 +12,7 @@ from typing import Protocol
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.settings import Settings, load_settings
 from deepseek_gateway.state_dir import open_store
-from deepseek_gateway.storage.sqlite import SqliteStore
+from deepseek_gateway.storage.store import Store
 
 
 class Commands(Protocol):
@@ -45,7 +45,7 @@ def settings_of(parsed: argparse.Namespace, **more: object) -> Settings:
 
 
 @contextlib.contextmanager
-def opened(settings: Settings) -> Generator[tuple[SqliteStore, KeyService]]:
+def opened(settings: Settings) -> Generator[tuple[Store, KeyService]]:
     """The store and its keys, for as long as the block runs."""
     store, pepper = open_store(settings)
     try:

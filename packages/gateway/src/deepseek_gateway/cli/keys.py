@@ -52,7 +52,7 @@ def run_create(parsed: argparse.Namespace) -> int:
 def run_list(parsed: argparse.Namespace) -> int:
     """Show all keys."""
     with opened(settings_of(parsed)) as (store, _):
-        records = store.list_keys()
+        records = store.keys.list()
     now = time.time()
     if parsed.json:
         print(json.dumps([record.to_json(now) for record in records]))

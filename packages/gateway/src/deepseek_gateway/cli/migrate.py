@@ -19,5 +19,5 @@ def run(parsed: argparse.Namespace) -> int:
     applied = prepare_state(settings)
     for migration in applied:
         print(f"applied {migration.name}")
-    print(f"{settings.store_path} is up to date")
+    print(f"{settings.store_path if settings.store_url is None else 'the store'} is up to date")
     return 0

@@ -114,7 +114,7 @@ async def _announce(plan: Plan, gateway: Gateway, url: str) -> None:
 
 def _new_keys(plan: Plan, gateway: Gateway) -> NewKeys | None:
     """Keys for this start: always under --json, else only for a store that has none."""
-    if not plan.as_json and gateway.store.list_keys():
+    if not plan.as_json and gateway.store.keys.list():
         return None
     when = datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d %H:%M")
     admin = gateway.keys.create(f"up: admin, {when}", scope=Scope.ADMIN)

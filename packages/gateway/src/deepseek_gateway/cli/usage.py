@@ -24,7 +24,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Show the totals."""
     until = None if parsed.until is None else parsed.until + DAY_S
     with opened(settings_of(parsed)) as (store, _):
-        totals = store.usage(parsed.since, until, parsed.key)
+        totals = store.ledger.usage(parsed.since, until, parsed.key)
     if parsed.json:
         print(json.dumps([{**asdict(total), "total_tokens": total.total_tokens} for total in totals]))
         return 0

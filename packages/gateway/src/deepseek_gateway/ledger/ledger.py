@@ -19,7 +19,7 @@ from deepseek_gateway.ledger.recovery import (
     recovered_rows,
     settle_record,
 )
-from deepseek_gateway.storage.base import Store
+from deepseek_gateway.storage.ledger import LedgerTable
 
 logger = logging.getLogger(__name__)
 
@@ -45,16 +45,16 @@ class Ledger:
 
     Args:
         journal: this process's journal.
-        store: where rows end.
+        table: where rows end.
         executor: where the store may block.
         wall: Unix time.
     """
 
     def __init__(
-        self, journal: Journal, store: Store, executor: Executor, wall: Callable[[], float] = time.time
+        self, journal: Journal, table: LedgerTable, executor: Executor, wall: Callable[[], float] = time.time
     ) -> None:
         self._journal = journal
-        self._store = store
+        self._table = table
         self._executor = executor
         self._wall = wall
         self._open: dict[str, _Open] = {}
@@ -80,7 +80,7 @@ class Ledger:
         loop = asyncio.get_running_loop()
         rows = await loop.run_in_executor(self._executor, lambda: recovered_rows(self._journal.read()))
         if rows:
-            await loop.run_in_executor(self._executor, self._store.insert_ledger, rows)
+            await loop.run_in_executor(self._executor, self._table.insert, rows)
             orphans = sum(row.end_reason == CRASHED for row in rows)
             logger.warning("recovered %d requests from the journal, %d of them unsettled", len(rows), orphans)
         self._journal.drop_before(self._journal.start_segment())
@@ -128,7 +128,7 @@ class Ledger:
         loop = asyncio.get_running_loop()
         try:
             if rows:
-                await loop.run_in_executor(self._executor, self._store.insert_ledger, rows)
+                await loop.run_in_executor(self._executor, self._table.insert, rows)
         except BaseException:
             self._pending[:0] = rows
             raise

@@ -24,7 +24,7 @@ class AdminRoutes:
         """All keys, without their hashes."""
         context_of(scope).route = "/admin/keys"
         await authenticate(self.gateway, scope, KeyScope.ADMIN)
-        records = await asyncio.to_thread(self.gateway.store.list_keys)
+        records = await asyncio.to_thread(self.gateway.store.keys.list)
         now = time.time()
         await send_body(send, 200, orjson.dumps({"data": [record.to_json(now) for record in records]}))
 
@@ -32,6 +32,6 @@ class AdminRoutes:
         """Totals by key and day."""
         context_of(scope).route = "/admin/usage"
         await authenticate(self.gateway, scope, KeyScope.ADMIN)
-        totals = await asyncio.to_thread(self.gateway.store.usage, None, None, None)
+        totals = await asyncio.to_thread(self.gateway.store.ledger.usage, None, None, None)
         rows = [{**asdict(total), "total_tokens": total.total_tokens} for total in totals]
         await send_body(send, 200, orjson.dumps({"data": rows}))

@@ -44,7 +44,7 @@ class RunningGateway:
         """The ledger, once it has at least so many rows."""
         while True:
             await self.gateway.ledger.flush()
-            rows = await asyncio.to_thread(self.gateway.store.ledger_rows)
+            rows = await asyncio.to_thread(self.gateway.store.ledger.rows)
             if len(rows) >= number:
                 return rows
             await asyncio.sleep(0.005)
