@@ -1,6 +1,7 @@
 """`deepseek-bench`: benchmarks and replays that end in one line of JSON."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -30,10 +31,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_workload_options(offline)
     add_serving_command(commands.add_parser)
     add_replay_command(commands.add_parser)
-    options = parser.parse_args(arguments)
+    commands.add_parser("gateway", help="the gateway beside the engine alone and LiteLLM", add_help=False)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["gateway"]:
+        return _gateway(given[1:])
+    options = parser.parse_args(given)
     if options.command == "replay":
         return _status_of(lambda: run_replay(options))
     return _serving(options, parser) if options.command == "serving" else _offline(options, parser)
+
+
+def _gateway(arguments: list[str]) -> int:
+    # The engine does not know the gateway: this is only the way to its program, where it is installed.
+    try:
+        program = importlib.import_module("deepseek_gateway.bench.cli")
+    except ModuleNotFoundError as error:
+        if error.name != "deepseek_gateway":
+            raise
+        print("this needs the gateway, which is not installed: pip install deepseek-gateway", file=sys.stderr)
+        return 1
+    return program.main(arguments)
 
 
 def _serving(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

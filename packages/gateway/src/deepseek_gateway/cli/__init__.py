@@ -1,13 +1,24 @@
 """`deepseek-gateway`: the commands."""
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
 import deepseek_gateway
-from deepseek_gateway.cli import check, keys, migrate, serve, up, usage
 from deepseek_gateway.errors import GatewayError
+
+COMMANDS = {
+    "up": "up",
+    "serve": "serve",
+    "migrate": "migrate",
+    "check": "check",
+    "key": "keys",
+    "usage": "usage",
+    "bench": "bench",
+}
+"""Each command and its module here. Only the given command's is loaded: a start waits for no other."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=deepseek_gateway.__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (up, serve, migrate, check, keys, usage):
-        module.add_parser(commands)
     given, engine_arguments = _split(list(sys.argv[1:] if arguments is None else arguments))
+    named = [COMMANDS[given[0]]] if given and given[0] in COMMANDS else COMMANDS.values()
+    for module in named:
+        importlib.import_module(f"deepseek_gateway.cli.{module}").add_parser(commands)
     parsed = parser.parse_args(given)
     parsed.engine_arguments = engine_arguments
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, level="INFO")
