@@ -79,7 +79,7 @@ class Gateway:
         used = await loop.run_in_executor(self.executor, self.store.ledger.tokens_since, month_start(now))
         self.limiter = LocalLimiter(used, now)
         key = settings.upstream_key.get_secret_value() if settings.upstream_key is not None else None
-        clients = [UpstreamClient(at, key, settings.upstream_connect_timeout_s) for at in settings.addresses]
+        clients = [UpstreamClient(at.address, key, settings.upstream_connect_timeout_s) for at in settings.upstreams]
         upstreams = [Upstream(client, settings.upstream_max_backoff_s) for client in clients]
         self.pool = UpstreamPool(upstreams, settings.upstream_probe_s)
         await self.pool.start()

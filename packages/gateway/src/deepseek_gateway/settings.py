@@ -1,16 +1,18 @@
-"""Every knob of the gateway: GATEWAY_* variables, overridden by flags."""
+"""Every knob of the gateway: keys of gateway.toml, overridden by GATEWAY_* variables, overridden by flags.
+
+A new knob is one field with its default, bounds and `description`. In variables a tuple is written with commas, and
+tables as JSON; a SecretStr may be `env:NAME` or `file:/path`.
+"""
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
 
+from deepseek_gateway.config.load import LoadedConfig, load_config
+from deepseek_gateway.config.sections import ModelSection, Section, UpstreamSection
 from deepseek_gateway.errors import ConfigurationError
-from deepseek_gateway.upstream.address import UpstreamAddress
-
-PREFIX = "GATEWAY_"
 
 
 def default_state_dir() -> Path:
@@ -19,17 +21,16 @@ def default_state_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "deepseek-gateway"
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """Settings of one gateway process; the variable of `port` is GATEWAY_PORT, its flag is `--port`."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     state_dir: Path = Field(default_factory=default_state_dir, description="folder of store, journal and pepper")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 is any free one")
-    upstreams: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="engines, separated by commas: http://host:port, https://host/v1, unix:///path.sock"
+    upstreams: tuple[UpstreamSection, ...] = Field(
+        (), description="engines: tables, or URLs: http://host:port, https://host/v1, unix:///path.sock"
     )
+    models: tuple[ModelSection, ...] = Field((), description="names for callers, each with its pool of targets")
     upstream_key: SecretStr | None = Field(None, description="bearer key that the engines ask for")
     upstream_continuous_usage: bool = Field(
         True, description="ask engines for usage in every stream event; false for servers that refuse the option"
@@ -57,18 +58,6 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
 
-    @field_validator("upstreams", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("upstreams")
-    @classmethod
-    def _parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for url in value:
-            UpstreamAddress.parse(url)
-        return value
-
     @field_validator("state_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -94,33 +83,25 @@ class Settings(BaseSettings):
         """The journal's folder."""
         return self.state_dir / "journal"
 
-    @property
-    def addresses(self) -> tuple[UpstreamAddress, ...]:
-        """The engines."""
-        return tuple(UpstreamAddress.parse(url) for url in self.upstreams)
+
+def read_settings(config: Path | None = None, /, **flags: object) -> LoadedConfig[Settings]:
+    """Settings with their sources, and everything that is wrong; a flag that is None was not given.
+
+    Args:
+        config: the TOML file; else GATEWAY_CONFIG, else `gateway.toml` in the state directory if it is there.
+        flags: by the names of fields.
+    """
+    given = flags.get("state_dir") or os.environ.get("GATEWAY_STATE_DIR") or default_state_dir()
+    return load_config(Settings, Path(str(given)).expanduser().absolute(), flags, config)
 
 
-def load_settings(**flags: object) -> Settings:
-    """Settings from flags first, then variables; a flag that is None was not given.
+def load_settings(config: Path | None = None, /, **flags: object) -> Settings:
+    """Settings from flags first, then variables, then the file: see `read_settings`.
 
     Raises:
-        ConfigurationError: values are wrong; one line for each, by its variable's name.
+        ConfigurationError: something is wrong; one line for each fault, by the name and place where it was given.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
-    try:
-        return Settings(**given)  # pyright: ignore[reportArgumentType]  pydantic checks the values
-    except ValidationError as error:
-        lines = [_fault(str(fault["loc"][0]), fault["msg"], fault["input"], given) for fault in error.errors()]
-        raise ConfigurationError("\n".join(lines)) from None
-
-
-def unknown_variables() -> list[str]:
-    """GATEWAY_* variables that name no setting: most likely misspelt."""
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
-    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
-
-
-def _fault(name: str, message: str, value: object, flags: dict[str, object]) -> str:
-    source = f"--{name.replace('_', '-')}" if name in flags else f"{PREFIX}{name.upper()}"
-    shown = "…" if name in {"key_pepper", "store_url", "upstream_key"} else repr(value)
-    return f"{source}={shown}: {message.removeprefix('Value error, ')}"
+    loaded = read_settings(config, **flags)
+    if loaded.settings is None or loaded.faults:
+        raise ConfigurationError("\n".join(loaded.faults))
+    return loaded.settings

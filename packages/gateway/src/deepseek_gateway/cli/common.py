@@ -27,8 +27,14 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add_state_flag(parser: argparse.ArgumentParser) -> None:
-    """`--state`: the directory of store, journal and pepper."""
+    """`--state`, the directory of store, journal and pepper, and `--config`."""
     parser.add_argument("--state", type=Path, metavar="DIR", help="state directory (GATEWAY_STATE_DIR)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML file (GATEWAY_CONFIG, else gateway.toml in DIR)",
+    )
 
 
 def add_listen_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +45,15 @@ def add_listen_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(parsed: argparse.Namespace, **more: object) -> Settings:
-    """Settings from the flags that a command has, then from variables."""
-    flags = {name: getattr(parsed, name, None) for name in ("host", "port", "log_level")}
-    return load_settings(state_dir=parsed.state, **{**flags, **more})
+    """Settings from the flags that a command has, then from variables and the file."""
+    return load_settings(parsed.config, **flags_of(parsed), **more)
+
+
+def flags_of(parsed: argparse.Namespace) -> dict[str, object]:
+    """The flags of a command that are settings, by the names of these."""
+    flags: dict[str, object] = {name: getattr(parsed, name, None) for name in ("host", "port", "log_level")}
+    upstreams: list[str] | None = getattr(parsed, "upstream", None)
+    return {**flags, "state_dir": parsed.state, "upstreams": ",".join(upstreams) if upstreams else None}
 
 
 @contextlib.contextmanager

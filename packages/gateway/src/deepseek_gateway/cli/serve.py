@@ -26,7 +26,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
-    settings = settings_of(parsed, upstreams=",".join(parsed.upstream) if parsed.upstream else None)
+    settings = settings_of(parsed)
     logging.getLogger().setLevel(settings.log_level.upper())
     uvloop.run(_serve(settings))
     return 0

@@ -14,6 +14,7 @@ import uvloop
 
 from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of
+from deepseek_gateway.config.sections import UpstreamSection
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.server import GatewayServer, listen
 from deepseek_gateway.settings import Settings
@@ -23,6 +24,8 @@ from deepseek_gateway.state_dir import prepare_state
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_ENGINE = (sys.executable, "-m", "deepseek_engine.server")
+OWN_ENGINE = "local"
+"""The upstream's name of the engine that `up` starts."""
 PROGRESS_EVERY_S = 2.0
 
 
@@ -72,7 +75,8 @@ def run(parsed: argparse.Namespace) -> int:
     given = settings_of(parsed)
     prepare_state(given)
     files = EngineFiles.within(given.state_dir)
-    settings = settings_of(parsed, upstreams=f"unix://{files.socket}")
+    own = UpstreamSection.model_validate({"name": OWN_ENGINE, "url": f"unix://{files.socket}"})
+    settings = given.model_copy(update={"upstreams": (own, *given.upstreams)})
     logging.getLogger().setLevel(settings.log_level.upper())
     flags = ("--model-path", parsed.model_path, "--uds", str(files.socket))
     command = (*parsed.engine_command, *flags, *parsed.engine_arguments)
