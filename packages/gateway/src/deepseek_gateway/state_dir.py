@@ -40,6 +40,7 @@ def open_store(settings: Settings) -> tuple[Store, bytes]:
         given = settings.key_pepper.get_secret_value() if settings.key_pepper is not None else None
         pepper = load_pepper(settings.pepper_path, given)
         _check_fingerprint(store, pepper)
+        store.audit.seal_with(pepper)
     except BaseException:
         store.close()
         raise

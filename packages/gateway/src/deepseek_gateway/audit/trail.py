@@ -1,7 +1,6 @@
 """What a request's life tells beside its ledger row: versions that were in force, tries at engines, steps."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,15 +39,10 @@ class Trail:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Trail":
         """Read the journal's form."""
-        attempts: Sequence[dict[str, Any]] = values.get("attempts", ())
-        steps: Sequence[dict[str, Any]] = values.get("steps", ())
-        return cls(
-            **{
-                **values,
-                "attempts": tuple(Attempt(**attempt) for attempt in attempts),
-                "steps": tuple(Step(**step) for step in steps),
-            }
-        )
+        given = dict(values)
+        given["attempts"] = tuple(Attempt(**attempt) for attempt in values.get("attempts", ()))
+        given["steps"] = tuple(Step(**step) for step in values.get("steps", ()))
+        return cls(**given)
 
 
 NO_TRAIL = Trail()

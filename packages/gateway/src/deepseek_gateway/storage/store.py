@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deepseek_gateway.errors import StoreError
+from deepseek_gateway.storage.audit import AuditTable
 from deepseek_gateway.storage.database import Database
 from deepseek_gateway.storage.keys import KeyTable
 from deepseek_gateway.storage.ledger import LedgerTable
@@ -24,6 +25,7 @@ class Store:
         if pending := pending_migrations(database):
             raise StoreError(f"the store lacks {', '.join(migration.name for migration in pending)}: {ADVICE}")
         self.database = database
+        self.audit = AuditTable(database)
         self.keys = KeyTable(database)
         self.ledger = LedgerTable(database)
         self.meta = MetaTable(database)
