@@ -5,7 +5,10 @@ import logging
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_gateway.access_log import log_request
+from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
+from deepseek_gateway.dialects.messages import MessagesTranslation
 from deepseek_gateway.edge.context import STATE_KEY, RequestContext
+from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.edge.respond import send_error
 from deepseek_gateway.edge.watch import WatchError
 from deepseek_gateway.errors import ApiError
@@ -23,6 +26,8 @@ Routes = dict[str, tuple[str, ASGIApp]]
 
 QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Looked at by machines every second: they stay out of the access log."""
+
+ANTHROPIC_PREFIXES = ("/messages", "/v1/messages", "/anthropic/")
 
 MODEL_PREFIXES = ("/models/", "/v1/models/", "/beta/models/")
 
@@ -48,9 +53,17 @@ def route_table(gateway: Gateway) -> Routes:
         for dialect in Dialect:
             route = GenerationRoute(gateway, dialect, prefix.strip("/") or "v1")
             routes[f"{prefix}/{dialect.value}"] = ("POST", route)
+    messages = GenerationRoute(gateway, MessagesTranslation(), "v1")
+    for prefix in ("", "/v1", "/anthropic", "/anthropic/v1"):
+        routes[f"{prefix}/messages"] = ("POST", messages)
     for path in ("/health", "/ready", "/version", "/metrics"):
         routes[f"/v1{path}"] = routes[path]
     return routes
+
+
+def errors_of(path: str) -> ErrorShape:
+    """How a path's callers read errors, also where nothing is there."""
+    return ANTHROPIC_ERRORS if path.startswith(ANTHROPIC_PREFIXES) else OPENAI_ERRORS
 
 
 class GatewayApp:
@@ -66,7 +79,8 @@ class GatewayApp:
         if scope["type"] != "http":
             raise RuntimeError(f"the gateway speaks HTTP, not {scope['type']}: run it with `deepseek-gateway serve`")
         context = scope[STATE_KEY] = RequestContext()
-        request_id = (b"x-request-id", context.request_id.encode())
+        context.errors = errors_of(scope["path"])
+        request_id = context.request_id.encode()
         has_begun = False
 
         async def send_named(message: Message) -> None:
@@ -74,7 +88,10 @@ class GatewayApp:
             if message["type"] == "http.response.start":
                 has_begun = True
                 context.status = message["status"]
-                message["headers"] = [*message["headers"], request_id]
+                ids = [(b"x-request-id", request_id)]
+                if context.errors.id_header is not None:
+                    ids.append((context.errors.id_header, request_id))
+                message["headers"] = [*message["headers"], *ids]
             await send(message)
 
         try:

@@ -40,6 +40,14 @@ def context_of(scope: Scope) -> RequestContext:
     return scope[STATE_KEY]
 
 
+def credential(scope: Scope) -> str | None:
+    """What a caller shows for itself, as an `Authorization` header; `x-api-key` counts as a bearer key."""
+    given = header(scope, b"authorization")
+    if given is None and (key := header(scope, b"x-api-key")) is not None:
+        return f"Bearer {key}"
+    return given
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """A request header, by its lower-case name; the first if there are several."""
     for key, value in scope["headers"]:

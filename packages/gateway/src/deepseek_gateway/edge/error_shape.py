@@ -10,6 +10,11 @@ class ErrorShape(Protocol):
     """What a caller gets to see of a failure, and of a silence."""
 
     @property
+    def id_header(self) -> bytes | None:
+        """A header for the request's id besides x-request-id."""
+        ...
+
+    @property
     def keep_alive(self) -> bytes:
         """What a silent stream carries."""
         ...
@@ -30,6 +35,7 @@ class ErrorShape(Protocol):
 class OpenAIErrors:
     """`{"error": {"message", "type", "param", "code"}}`, the engine's own shape."""
 
+    id_header = None
     keep_alive = KEEP_ALIVE
 
     def body(self, error: ApiError) -> bytes:

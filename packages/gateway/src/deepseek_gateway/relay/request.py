@@ -63,16 +63,33 @@ def parse_request(dialect: Dialect, body: bytes) -> GenerationRequest:
     Raises:
         ApiError: 400, it is not a JSON object, or a field that the gateway acts on has the wrong type.
     """
+    return read_request(dialect, parse_body(body))
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """A body's fields.
+
+    Raises:
+        ApiError: 400, it is not a JSON object.
+    """
     try:
         parsed = orjson.loads(body)
     except ValueError as error:
         raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(parsed, dict):
         raise ApiError(400, "the body is not a JSON object", code="invalid_json")
-    fields = cast("dict[str, Any]", parsed)
+    return cast("dict[str, Any]", parsed)
+
+
+def read_request(dialect: Dialect, fields: dict[str, Any], wish: UsageWish | None = None) -> GenerationRequest:
+    """Read a body's fields. The usage that the caller wants is read from `stream_options` unless it is given.
+
+    Raises:
+        ApiError: 400, a field that the gateway acts on has the wrong type.
+    """
     model = _optional(fields, "model", str)
     options = cast("dict[str, Any]", _optional(fields, "stream_options", dict) or {})
-    wish = UsageWish(
+    wish = wish or UsageWish(
         trailing=options.get("include_usage") is True,
         continuous=options.get("continuous_usage_stats") is True,
         in_finish=dialect is Dialect.GENERATE,

@@ -7,8 +7,9 @@ from starlette.types import Receive, Scope, Send
 
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.auth.records import Scope as KeyScope
+from deepseek_gateway.dialects.translation import Translated, Translation
 from deepseek_gateway.edge.body import read_body
-from deepseek_gateway.edge.context import RequestContext, context_of, header
+from deepseek_gateway.edge.context import RequestContext, context_of, credential
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, JournalError
 from deepseek_gateway.gateway import Gateway
@@ -18,7 +19,7 @@ from deepseek_gateway.limits.limiter import Ask, Reservation
 from deepseek_gateway.limits.rules import LimitReached
 from deepseek_gateway.relay.allowance import Allowance, ask_of, clamp_of, read_clocks
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts
-from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_request
+from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_body, parse_request
 from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
 from deepseek_gateway.relay.stages import Stage
 from deepseek_gateway.relay.stream import StreamExchange, refusal_of
@@ -28,23 +29,33 @@ from deepseek_gateway.upstream.call import CallPlan, UpstreamCall
 
 @dataclass(frozen=True, slots=True)
 class GenerationRoute:
-    """One dialect under one prefix (`v1` or `beta`)."""
+    """One dialect under one prefix (`v1` or `beta`): the engine's own, or another maker's that is translated."""
 
     gateway: Gateway
-    dialect: Dialect
+    dialect: Dialect | Translation
     prefix: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         context = context_of(scope)
-        context.route = f"/v1/{self.dialect.value}"
+        context.route = f"/v1/{self.dialect.value if isinstance(self.dialect, Dialect) else self.dialect.path}"
         with self.gateway.running_request():
             key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)
             settings = self.gateway.settings
             body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_s)
-            request = parse_request(self.dialect, body)
-            context.model = self._model(request, key)
-            await self._serve(request, key, context, receive, send)
+            asked = self._read(body)
+            context.errors, context.model = asked.errors, self._model(asked.request, key)
+            await self._serve(asked, key, context, receive, send)
+
+    def _read(self, body: bytes) -> Translated:
+        """The body in the engine's terms.
+
+        Raises:
+            ApiError: 400, it is malformed.
+        """
+        if isinstance(self.dialect, Dialect):
+            return Translated(parse_request(self.dialect, body), prefix=self.prefix)
+        return self.dialect.translate(parse_body(body))
 
     def _model(self, request: GenerationRequest, key: KeyRecord) -> str | None:
         """The model asked for, or the engines' first; None when none is known.
@@ -60,9 +71,9 @@ class GenerationRoute:
         return model
 
     async def _serve(
-        self, request: GenerationRequest, key: KeyRecord, context: RequestContext, receive: Receive, send: Send
+        self, asked: Translated, key: KeyRecord, context: RequestContext, receive: Receive, send: Send
     ) -> None:
-        gateway, settings = self.gateway, self.gateway.settings
+        gateway, settings, request = self.gateway, self.gateway.settings, asked.request
         ask = ask_of(request, key.limits, settings.slice_tokens, settings.default_max_tokens)
         reservation = self._reserve(key, ask)
         allowance = Allowance(gateway.limiter, reservation, settings.slice_tokens)
@@ -77,11 +88,11 @@ class GenerationRoute:
             clean_up.callback(
                 settlement.settle, Ending("failed", "internal_error", 500), TokenCounts(), "exact", 0, None
             )
-            plan = self._plan(request, key, context.model, clamp_of(request, key.limits, ask))
+            plan = self._plan(asked, key, context.model, clamp_of(request, key.limits, ask))
             watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
             headers = rate_limit_headers(gateway.limiter.meters(key.public_id), key.limits, read_clocks())
             call = UpstreamCall(gateway.pool, plan)
-            stages = self._stages()
+            stages = (*self._stages(), *asked.stages)
             parts = ExchangeParts(
                 request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
             )
@@ -110,13 +121,13 @@ class GenerationRoute:
             raise error from None
 
     def _stages(self) -> tuple[Stage, ...]:
-        """What the answer passes on its way: the word filter first, the translation last."""
+        """What the answer passes on its way, before its translation."""
         return ()
 
-    def _plan(self, request: GenerationRequest, key: KeyRecord, model: str | None, clamp: int | None) -> CallPlan:
-        continuous = self.gateway.settings.upstream_continuous_usage
+    def _plan(self, asked: Translated, key: KeyRecord, model: str | None, clamp: int | None) -> CallPlan:
+        request, continuous = asked.request, self.gateway.settings.upstream_continuous_usage
         body = request.encode(model, clamp, continuous_usage=continuous)
-        return CallPlan(self.prefix, self.dialect.value, model, body, key.public_id, request.stream)
+        return CallPlan(asked.prefix, request.dialect.value, model, body, key.public_id, request.stream)
 
 
 async def authenticate(gateway: Gateway, scope: Scope, needed: KeyScope) -> KeyRecord:
@@ -125,7 +136,7 @@ async def authenticate(gateway: Gateway, scope: Scope, needed: KeyScope) -> KeyR
     Raises:
         ApiError: 401, there is no good key; 403, it is for something else.
     """
-    key = await gateway.directory.authenticate(header(scope, b"authorization"))
+    key = await gateway.directory.authenticate(credential(scope))
     context_of(scope).key_id = key.public_id
     if key.scope is not needed:
         message = f"the key {key.public_id} has the scope {key.scope.value}; this needs a key with {needed.value}"

@@ -185,11 +185,11 @@ class FakeEngine:
         return Job(
             request_id=headers.get("x-request-id", f"fake-{len(self.bodies)}"),
             script=script,
-            wire=Wire(path, f"gen-{len(self.bodies)}", model),
+            wire=Wire(path, f"gen-{len(self.bodies)}", model, tuple(script.deltas)),
             body=body,
             headers=headers,
             prompt_tokens=len(prompt.split()) if script.prompt_tokens is None else script.prompt_tokens,
-            num_words=min(wanted, DEFAULT_TOKENS) if script.tokens is None else script.tokens,
+            num_words=len(script.deltas) or (min(wanted, DEFAULT_TOKENS) if script.tokens is None else script.tokens),
         )
 
     def _close(self, job: Job) -> None:
@@ -215,7 +215,8 @@ class FakeEngine:
                 raise BrokenConnectionError
             job.num_sent += 1
             yield f"w{job.num_sent} ".ljust(job.script.word_bytes, "x")
-        job.end("stop" if job.num_sent < (job.body.get("max_tokens") or job.num_sent + 1) else "length")
+        is_whole = job.num_sent < (job.body.get("max_tokens") or job.num_sent + 1)
+        job.end(job.script.finish or ("stop" if is_whole else "length"))
 
     async def _answer(self, job: Job, send: Send) -> None:
         try:

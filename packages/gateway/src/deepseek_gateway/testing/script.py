@@ -20,6 +20,8 @@ class Script:
         error_after: send an error event after so many words, and end.
         word_bytes: size of a word.
         deaf: know no abort (the endpoint answers 404), as servers of other makers.
+        deltas: what an answer of chat says, one delta a token, instead of words.
+        finish: the finish_reason of an answer that is complete.
         foreign: put usage first in a chunk and only into the last, as servers of other makers do.
     """
 
@@ -35,6 +37,8 @@ class Script:
     word_bytes: int = 5
     deaf: bool = False
     foreign: bool = False
+    deltas: tuple[dict[str, Any], ...] = ()
+    finish: str | None = None
 
     @classmethod
     def read(cls, body: dict[str, Any], default_delay_s: float) -> "Script":

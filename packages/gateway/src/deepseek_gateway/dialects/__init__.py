@@ -1,0 +1,1 @@
+"""Other makers' APIs, translated to the engine's chat and back."""
