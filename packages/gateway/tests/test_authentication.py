@@ -5,10 +5,9 @@ import time
 
 import pytest
 
-from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.errors import StoreUnavailableError
 from deepseek_gateway.storage.keys import KeyTable
-from deepseek_gateway.testing.stack import Stack, running_stack
+from deepseek_gateway.testing.stack import OPERATOR, Stack, running_stack
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer x", "Basic dsk_1", "dsk_x"])
@@ -41,7 +40,7 @@ async def test_another_secret_under_a_known_id_is_a_401(stack: Stack) -> None:
 async def test_a_revoked_key_is_refused_within_the_cache_time(state_dir) -> None:
     async with running_stack(state_dir, key_cache_ttl_s=0.2) as stack:
         assert (await stack.caller.post()).status == 200
-        await asyncio.to_thread(stack.gateway.keys.revoke, stack.caller.key.split("_")[1])
+        await asyncio.to_thread(stack.gateway.keys.revoke, OPERATOR, stack.caller.key.split("_")[1])
         async with asyncio.timeout(5):
             while (reply := await stack.caller.post()).status == 200:
                 pass
@@ -59,10 +58,10 @@ async def test_an_expired_key_is_refused(stack: Stack) -> None:
 async def test_after_a_rotation_both_secrets_work_until_the_grace_is_over(state_dir) -> None:
     async with running_stack(state_dir, key_cache_ttl_s=0) as stack:
         public_id = stack.caller.key.split("_")[1]
-        second = await asyncio.to_thread(stack.gateway.keys.rotate, public_id, 3600)
+        second = await asyncio.to_thread(stack.gateway.keys.rotate, OPERATOR, public_id, 3600)
         assert (await stack.caller.post()).status == 200
         assert (await stack.caller.with_key(second.text).post()).status == 200
-        third = await asyncio.to_thread(stack.gateway.keys.rotate, public_id, 0)
+        third = await asyncio.to_thread(stack.gateway.keys.rotate, OPERATOR, public_id, 0)
         assert [(await stack.caller.with_key(key).post()).status for key in (second.text, third.text)] == [401, 200]
 
 
@@ -104,14 +103,14 @@ async def test_without_a_model_the_engines_default_counts_for_the_allow_list(sta
 
 
 async def test_admin_keys_administer_and_inference_keys_infer(stack: Stack) -> None:
-    admin = stack.with_key(scope=Scope.ADMIN)
+    admin = stack.with_key(scopes=["admin"])
     assert (await admin.post()).status == 403
     assert (await admin.get("/v1/models")).status == 403
     assert (await stack.caller.get("/admin/keys")).status == 403
     await stack.caller.post()
     await stack.row()
     listed = (await admin.get("/admin/keys")).json["data"]
-    assert {key["scope"] for key in listed} == {"admin", "inference"}
+    assert {tuple(key["scopes"]) for key in listed} == {("admin-read", "admin-write"), ("inference",)}
     assert "hash" not in str(listed)
     (total,) = (await admin.get("/admin/usage")).json["data"]
     assert (total["requests"], total["total_tokens"]) == (1, 11)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_gateway.auth.records import KeyRecord, Scope
+from deepseek_gateway.auth.records import ADMIN, INFERENCE, KeyRecord
 from deepseek_gateway.errors import StoreConflictError, StoreError, StoreUnavailableError
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.rules import Limits
+from deepseek_gateway.people.records import Owner, OwnerKind
 from deepseek_gateway.storage.database import Database
+from deepseek_gateway.storage.keys import KeyFilter
 from deepseek_gateway.storage.migrate import all_migrations, pending_migrations
 from deepseek_gateway.storage.store import Store, migrate_store, open_database, open_store
 from deepseek_gateway.testing.postgres import PostgresServer
@@ -139,13 +141,16 @@ def test_a_server_that_restarts_is_used_again(postgres: PostgresServer, tmp_path
 
 
 def test_a_key_comes_back_as_it_was_kept(store: Store) -> None:
+    store.people.insert(Owner(OwnerKind.ORG, "org-1", "acme", 1.0))
+    store.people.insert(Owner(OwnerKind.TEAM, "team-1", "a", 1.0, None, "org-1"))
+    store.people.insert(Owner(OwnerKind.USER, "user-1", "a", 1.0, None, "org-1", "team-1"))
     full = KeyRecord(
-        "id1", "hash", "na\u00efve 'name'", Scope.ADMIN, 5.0, ("a", "b"), Limits(1, 2, 3, 4), 9.0, None, "old", 7.0
-    )
-    bare = KeyRecord("id2", "hash", "", Scope.INFERENCE, 6.0)
-    for record in (full, bare):
-        store.keys.insert(record)
-    assert store.keys.list() == [full, bare]
+        "id1", "hash", "na\u00efve 'name'", ADMIN, 5.0, ("a", "b"), Limits(1, 2, 3, 4), 9.0, None, "old", 7.0,
+        "org-1", "team-1", "user-1", ("10.0.0.0/8",), ("b", "a"), 8.0, 8.5, "key:x",
+    )  # fmt: skip
+    bare = KeyRecord("id2", "hash", "", INFERENCE, 6.0)
+    store.keys.insert(full, bare)
+    assert store.keys.page(KeyFilter(), 0.0, None, 10) == [full, bare]
     assert store.keys.find("id1") == full
     assert store.keys.find("' OR 1=1 --") is None
     assert store.keys.revoke("id1", 10.0).revoked == 10.0
@@ -156,7 +161,7 @@ def test_a_key_comes_back_as_it_was_kept(store: Store) -> None:
 
 
 def test_usage_is_summed_by_key_and_day(store: Store) -> None:
-    store.keys.insert(KeyRecord("k1", "hash", "first", Scope.INFERENCE, 5.0))
+    store.keys.insert(KeyRecord("k1", "hash", "first", INFERENCE, 5.0))
     big = 2**31
     store.ledger.insert(
         [

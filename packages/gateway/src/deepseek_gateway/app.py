@@ -19,17 +19,14 @@ from deepseek_gateway.routes.admin import AdminRoutes
 from deepseek_gateway.routes.generation import GenerationRoute
 from deepseek_gateway.routes.models import ModelsRoute
 from deepseek_gateway.routes.status import StatusRoutes
+from deepseek_gateway.routes.table import RouteTable
 
 logger = logging.getLogger(__name__)
-
-Routes = dict[str, tuple[str, ASGIApp]]
 
 QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Looked at by machines every second: they stay out of the access log."""
 
 ANTHROPIC_PREFIXES = ("/messages", "/v1/messages", "/anthropic/")
-
-MODEL_PREFIXES = ("/models/", "/v1/models/", "/beta/models/")
 
 
 def create_app(gateway: Gateway) -> ASGIApp:
@@ -37,28 +34,26 @@ def create_app(gateway: Gateway) -> ASGIApp:
     return GatewayApp(gateway, route_table(gateway))
 
 
-def route_table(gateway: Gateway) -> Routes:
-    """Every path with its method and handler; models by id are found by prefix."""
+def route_table(gateway: Gateway) -> RouteTable:
+    """Every path with its methods and handlers."""
+    table = RouteTable()
     status, admin, models = StatusRoutes(gateway), AdminRoutes(gateway), ModelsRoute(gateway)
-    routes: Routes = {
-        "/health": ("GET", status.health),
-        "/ready": ("GET", status.ready),
-        "/version": ("GET", status.version),
-        "/metrics": ("GET", status.metrics),
-        "/admin/keys": ("GET", admin.keys),
-        "/admin/usage": ("GET", admin.usage),
-    }
+    for prefix in ("", "/v1"):
+        table.get(f"{prefix}/health", status.health)
+        table.get(f"{prefix}/ready", status.ready)
+        table.get(f"{prefix}/version", status.version)
+        table.get(f"{prefix}/metrics", status.metrics)
     for prefix in ("", "/v1", "/beta"):
-        routes[f"{prefix}/models"] = ("GET", models)
+        table.get(f"{prefix}/models", models)
+        table.get(f"{prefix}/models/{{id...}}", models)
         for dialect in Dialect:
-            route = GenerationRoute(gateway, dialect, prefix.strip("/") or "v1")
-            routes[f"{prefix}/{dialect.value}"] = ("POST", route)
+            table.post(f"{prefix}/{dialect.value}", GenerationRoute(gateway, dialect, prefix.strip("/") or "v1"))
     messages = GenerationRoute(gateway, MessagesTranslation(), "v1")
     for prefix in ("", "/v1", "/anthropic", "/anthropic/v1"):
-        routes[f"{prefix}/messages"] = ("POST", messages)
-    for path in ("/health", "/ready", "/version", "/metrics"):
-        routes[f"/v1{path}"] = routes[path]
-    return routes
+        table.post(f"{prefix}/messages", messages)
+    table.get("/admin/keys", admin.keys)
+    table.get("/admin/usage", admin.usage)
+    return table
 
 
 def errors_of(path: str) -> ErrorShape:
@@ -69,10 +64,9 @@ def errors_of(path: str) -> ErrorShape:
 class GatewayApp:
     """Finds the route, and turns what it raises into an answer."""
 
-    def __init__(self, gateway: Gateway, routes: Routes) -> None:
+    def __init__(self, gateway: Gateway, routes: RouteTable) -> None:
         self._gateway = gateway
         self._routes = routes
-        self._model = ("GET", ModelsRoute(gateway))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request; other protocols are refused."""
@@ -95,7 +89,8 @@ class GatewayApp:
             await send(message)
 
         try:
-            await self._handler(scope)(scope, receive, send_named)
+            handler, scope["path_params"] = self._routes.find(scope["method"], scope["path"])
+            await handler(scope, receive, send_named)
         except ApiError as error:
             if not has_begun:
                 await send_error(send_named, error, context.errors)
@@ -110,15 +105,3 @@ class GatewayApp:
             self._gateway.metrics.answered(context)
             if scope["path"] not in QUIET_PATHS:
                 log_request(context)
-
-    def _handler(self, scope: Scope) -> ASGIApp:
-        path: str = scope["path"]
-        entry = self._routes.get(path)
-        if entry is None and path.startswith(MODEL_PREFIXES):
-            entry = self._model
-        if entry is None:
-            raise ApiError(404, f"there is nothing at {path[:200]}", code="not_found")
-        method, handler = entry
-        if scope["method"] != method and not (method == "GET" and scope["method"] == "HEAD"):
-            raise ApiError(405, f"{path[:200]} takes {method}, not {scope['method']}", headers={"allow": method})
-        return handler

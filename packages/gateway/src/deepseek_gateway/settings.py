@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from deepseek_gateway.auth.netlist import NetList, net_list, parse_network
 from deepseek_gateway.config.load import LoadedConfig, load_config
 from deepseek_gateway.config.sections import ModelSection, Section, UpstreamSection
 from deepseek_gateway.errors import ConfigurationError
@@ -43,6 +44,9 @@ class Settings(Section):
         None, description="postgresql://user:password@host/name, instead of SQLite in `state_dir`"
     )
     key_pepper: SecretStr | None = Field(None, description="secret of the key hashes, instead of the file `pepper`")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="networks of your own proxies, separated by commas: their X-Forwarded-For is believed"
+    )
     key_cache_ttl_s: float = Field(2.0, ge=0, le=5, description="seconds that a revoked key may work on")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body")
     max_response_bytes: int = Field(64 * 2**20, ge=1024, description="largest answer that is not streamed, and event")
@@ -57,6 +61,11 @@ class Settings(Section):
     abort_drain_s: float = Field(5.0, gt=0, description="seconds to wait for the exact usage of an aborted request")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _parse_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(parse_network(text)) for text in value)
 
     @field_validator("state_dir")
     @classmethod
@@ -82,6 +91,11 @@ class Settings(Section):
     def journal_path(self) -> Path:
         """The journal's folder."""
         return self.state_dir / "journal"
+
+    @property
+    def proxies(self) -> NetList:
+        """Our own proxies."""
+        return net_list(self.trusted_proxies)
 
 
 def read_settings(config: Path | None = None, /, **flags: object) -> LoadedConfig[Settings]:

@@ -120,6 +120,10 @@ def _usable(entry: _Entry, now: float) -> KeyRecord:
         raise _unauthorized(f"the API key {entry.record.public_id} is revoked")
     if entry.valid_until is not None and now >= entry.valid_until:
         raise _unauthorized(f"the API key {entry.record.public_id} is expired")
+    if entry.record.disabled is not None:
+        raise _unauthorized(f"the API key {entry.record.public_id} is disabled")
+    if entry.record.owner_disabled is not None:
+        raise _unauthorized(f"the {entry.record.owner_disabled} of the API key {entry.record.public_id} is disabled")
     return entry.record
 
 

@@ -4,15 +4,26 @@ import argparse
 import contextlib
 import re
 import time
-from collections.abc import Generator, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from pydantic import ValidationError
+
+from deepseek_gateway.auth.fields import Draft, refusal
+from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.auth.service import KeyService
+from deepseek_gateway.people.service import PeopleService
 from deepseek_gateway.settings import Settings, load_settings
 from deepseek_gateway.state_dir import open_store
+from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.storage.store import Store
+
+Item = TypeVar("Item")
+DraftType = TypeVar("DraftType", bound=Draft)
 
 
 class Commands(Protocol):
@@ -56,6 +67,58 @@ def flags_of(parsed: argparse.Namespace) -> dict[str, object]:
     return {**flags, "state_dir": parsed.state, "upstreams": ",".join(upstreams) if upstreams else None}
 
 
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """What commands administer with: the rules of the services, as whoever runs the command."""
+
+    by: Principal
+    store: Store
+    keys: KeyService
+    people: PeopleService
+
+
+@contextlib.contextmanager
+def administering(parsed: argparse.Namespace) -> Generator[Administration]:
+    """The services of the state directory's store, for as long as the block runs."""
+    with opened(settings_of(parsed)) as (store, keys):
+        yield Administration(Principal.operator(), store, keys, PeopleService(store, keys.record))
+
+
+def add_action(actions: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str) -> ArgumentParser:
+    """A parser for one action of a command, with `--state` and `--json`."""
+    parser = actions.add_parser(name, help=text)
+    add_state_flag(parser)
+    parser.add_argument("--json", action="store_true", help="JSON, for programs")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def checked(draft: type[DraftType], fields: Mapping[str, object]) -> DraftType:
+    """A draft of these fields.
+
+    Raises:
+        ApiError: one is wrong; the message names it.
+    """
+    try:
+        return draft.model_validate(fields)
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
+def words(text: str) -> list[str]:
+    """The parts of a text between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def all_pages(page: Callable[[Cursor | None], tuple[list[Item], Cursor | None]], limit: int | None) -> list[Item]:
+    """Entries of a list, page by page: all, or the first `limit`."""
+    found, after = page(None)
+    while after is not None and (limit is None or len(found) < limit):
+        more, after = page(after)
+        found += more
+    return found[:limit]
+
+
 @contextlib.contextmanager
 def opened(settings: Settings) -> Generator[tuple[Store, KeyService]]:
     """The store and its keys, for as long as the block runs."""
@@ -85,6 +148,13 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def date_text(seconds: float | None) -> str:
     """A Unix time in UTC, to the minute; `-` for none."""
     return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def parse_count(text: str) -> int:
+    """A whole number from 1."""
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
 
 
 def parse_duration(text: str) -> float:

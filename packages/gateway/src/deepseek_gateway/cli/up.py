@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 import uvloop
 
-from deepseek_gateway.auth.records import Scope
+from deepseek_gateway.auth.drafts import KeyDraft
+from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of
 from deepseek_gateway.config.sections import UpstreamSection
 from deepseek_gateway.gateway import Gateway
@@ -118,11 +119,12 @@ async def _announce(plan: Plan, gateway: Gateway, url: str) -> None:
 
 def _new_keys(plan: Plan, gateway: Gateway) -> NewKeys | None:
     """Keys for this start: always under --json, else only for a store that has none."""
-    if not plan.as_json and gateway.store.keys.list():
+    if not plan.as_json and gateway.store.keys.has_any():
         return None
     when = datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d %H:%M")
-    admin = gateway.keys.create(f"up: admin, {when}", scope=Scope.ADMIN)
-    user = gateway.keys.create(f"up: user, {when}")
+    by = Principal.operator()
+    admin = gateway.keys.create(by, KeyDraft(name=f"up: admin, {when}", scopes=["admin-read", "admin-write"]))
+    user = gateway.keys.create(by, KeyDraft(name=f"up: user, {when}"))
     return NewKeys(admin.text, user.text)
 
 

@@ -9,7 +9,7 @@ from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.auth.records import Scope as KeyScope
 from deepseek_gateway.dialects.translation import Translated, Translation
 from deepseek_gateway.edge.body import read_body
-from deepseek_gateway.edge.context import RequestContext, context_of, credential
+from deepseek_gateway.edge.context import RequestContext, context_of
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, JournalError
 from deepseek_gateway.gateway import Gateway
@@ -24,6 +24,7 @@ from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
 from deepseek_gateway.relay.stages import Stage
 from deepseek_gateway.relay.stream import StreamExchange, refusal_of
 from deepseek_gateway.relay.unary import UnaryExchange
+from deepseek_gateway.routes.access import authenticate
 from deepseek_gateway.upstream.call import CallPlan, UpstreamCall
 
 
@@ -128,17 +129,3 @@ class GenerationRoute:
         request, continuous = asked.request, self.gateway.settings.upstream_continuous_usage
         body = request.encode(model, clamp, continuous_usage=continuous)
         return CallPlan(asked.prefix, request.dialect.value, model, body, key.public_id, request.stream)
-
-
-async def authenticate(gateway: Gateway, scope: Scope, needed: KeyScope) -> KeyRecord:
-    """The caller's key.
-
-    Raises:
-        ApiError: 401, there is no good key; 403, it is for something else.
-    """
-    key = await gateway.directory.authenticate(credential(scope))
-    context_of(scope).key_id = key.public_id
-    if key.scope is not needed:
-        message = f"the key {key.public_id} has the scope {key.scope.value}; this needs a key with {needed.value}"
-        raise ApiError(403, message, code="wrong_scope")
-    return key

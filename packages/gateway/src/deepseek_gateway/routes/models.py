@@ -15,7 +15,7 @@ from deepseek_gateway.edge.context import context_of
 from deepseek_gateway.edge.respond import send_body
 from deepseek_gateway.errors import ApiError, UpstreamError
 from deepseek_gateway.gateway import Gateway
-from deepseek_gateway.routes.generation import authenticate
+from deepseek_gateway.routes.access import authenticate
 from deepseek_gateway.upstream.upstream import Upstream
 
 TIMEOUT_S = 5.0
@@ -29,8 +29,7 @@ class ModelsRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Serve one request."""
-        _, _, name = scope["path"].partition("/models")
-        name = unquote(name.removeprefix("/"))
+        name = unquote(scope["path_params"].get("id", ""))
         context_of(scope).route = "/v1/models/{id}" if name else "/v1/models"
         key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)
         models = await self._models(key)

@@ -9,6 +9,7 @@ from deepseek_gateway.storage.keys import KeyTable
 from deepseek_gateway.storage.ledger import LedgerTable
 from deepseek_gateway.storage.meta import MetaTable
 from deepseek_gateway.storage.migrate import Migration, migrate, pending_migrations
+from deepseek_gateway.storage.people import PeopleTables
 from deepseek_gateway.storage.sqlite import SqliteDatabase
 
 ADVICE = "run `deepseek-gateway migrate`"
@@ -27,6 +28,7 @@ class Store:
         self.database = database
         self.audit = AuditTable(database)
         self.keys = KeyTable(database)
+        self.people = PeopleTables(database)
         self.ledger = LedgerTable(database)
         self.meta = MetaTable(database)
 

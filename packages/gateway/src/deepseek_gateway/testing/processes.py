@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
+from deepseek_gateway.auth.drafts import KeyDraft
+from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.settings import load_settings
 from deepseek_gateway.state_dir import open_store, prepare_state
@@ -100,7 +102,7 @@ def make_state(state_dir: Path) -> str:
     prepare_state(settings)
     store, pepper = open_store(settings)
     with closing(store):
-        return KeyService(store, pepper).create("test").text
+        return KeyService(store, pepper).create(Principal.operator(), KeyDraft(name="test")).text
 
 
 def gateway_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,17 @@ from typing import Any
 import aiohttp
 
 from deepseek_gateway.app import create_app
-from deepseek_gateway.auth.records import Scope
+from deepseek_gateway.auth.drafts import KeyDraft, LimitsDraft, ScopeName
+from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.ledger.records import LedgerRow
-from deepseek_gateway.limits.rules import Limits
 from deepseek_gateway.settings import load_settings
 from deepseek_gateway.state_dir import prepare_state
 from deepseek_gateway.testing.caller import Caller, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
 from deepseek_gateway.testing.serving import Served, serving
+
+OPERATOR = Principal.operator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,30 @@ class RunningGateway:
     def key(
         self,
         *,
-        models: tuple[str, ...] | None = None,
-        scope: Scope = Scope.INFERENCE,
+        scopes: Sequence[ScopeName] = ("inference",),
+        models: Sequence[str] | None = None,
+        cidrs: Sequence[str] | None = None,
+        tags: Sequence[str] = (),
         expires: float | None = None,
+        org_id: str | None = None,
+        team_id: str | None = None,
+        user_id: str | None = None,
         **limits: int,
     ) -> str:
         """The text of a new key."""
-        keys = self.gateway.keys
-        return keys.create("test", scope=scope, models=models, limits=Limits(**limits), expires=expires).text
+        draft = KeyDraft(
+            name="test",
+            scopes=list(scopes),
+            models=None if models is None else list(models),
+            cidrs=None if cidrs is None else list(cidrs),
+            tags=list(tags),
+            expires=expires,
+            org_id=org_id,
+            team_id=team_id,
+            user_id=user_id,
+            limits=LimitsDraft(**limits),
+        )
+        return self.gateway.keys.create(OPERATOR, draft).text
 
     async def rows(self, number: int = 0) -> list[LedgerRow]:
         """The ledger, once it has at least so many rows."""

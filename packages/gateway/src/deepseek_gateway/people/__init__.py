@@ -1,0 +1,1 @@
+"""Whom keys belong to: organisations, their teams and their users."""
