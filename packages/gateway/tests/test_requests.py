@@ -1,9 +1,12 @@
 """Requests that are refused before an engine sees them."""
 
 import asyncio
+import json
+import logging
 
 import pytest
 
+from deepseek_gateway.access_log import AccessLog, JsonFormatter
 from deepseek_gateway.testing.stack import Stack, running_stack
 
 
@@ -89,26 +92,63 @@ async def test_more_requests_than_the_gateway_takes_are_503(state_dir) -> None:
         assert (await running).status == 200
 
 
+def access_lines(stack: Stack) -> list[bytes]:
+    """What the access log writes from now on."""
+    lines: list[bytes] = []
+    stack.gateway.access_log = AccessLog("text", lines.append)
+    return lines
+
+
 async def test_the_access_log_has_one_line_without_secrets_or_text(stack: Stack, caplog) -> None:
     caplog.set_level("DEBUG")
+    written = access_lines(stack)
     await stack.caller.post(body={"prompt": "my secret prompt", "model": "fake-model"})
     await stack.row()
-    lines = [record.getMessage() for record in caplog.records if record.name == "deepseek_gateway.access"]
+    stack.gateway.access_log.flush()
+    lines = b"".join(written).decode().splitlines()
     assert len(lines) == 1
     public_id, secret = stack.caller.key.split("_")[1:3]
     assert f"key={public_id} route=/v1/generate model=fake-model status=200 outcome=finished" in lines[0]
     assert "completion_tokens=8" in lines[0]
-    everything = "\n".join(record.getMessage() for record in caplog.records)
+    everything = "\n".join([*lines, *(record.getMessage() for record in caplog.records)])
     assert secret not in everything
     assert "secret prompt" not in everything
     assert "w1" not in everything
 
 
-async def test_a_model_name_cannot_forge_a_log_line(stack: Stack, caplog) -> None:
-    caplog.set_level("INFO")
+async def test_a_model_name_cannot_forge_a_log_line(stack: Stack) -> None:
+    written = access_lines(stack)
     await stack.caller.post(body={"prompt": "a", "model": "x\nrequest_id=forged key=other"})
     await stack.row()
-    lines = [record.getMessage() for record in caplog.records if record.name == "deepseek_gateway.access"]
+    stack.gateway.access_log.flush()
+    lines = b"".join(written).decode().splitlines()
     assert len(lines) == 1
-    assert "\n" not in lines[0]
     assert "key=other" not in lines[0]
+
+
+async def test_the_access_log_as_json_has_a_number_for_each_number(stack: Stack) -> None:
+    lines: list[bytes] = []
+    stack.gateway.access_log = AccessLog("json", lines.append)
+    await stack.caller.post(body={"prompt": "a", "model": "x\n{}"})
+    await stack.caller.post()
+    await stack.row()
+    stack.gateway.access_log.flush()
+    refused, answered = [json.loads(line) for line in b"".join(lines).splitlines()]
+    assert (refused["status"], refused["model"], refused["completion_tokens"]) == (404, "x\n{}", 0)
+    assert (answered["status"], answered["outcome"], answered["completion_tokens"]) == (200, "finished", 8)
+    assert answered["key"] == stack.caller.key_id
+    assert answered["total_ms"] > 0
+
+
+async def test_the_access_log_can_be_off(stack: Stack) -> None:
+    lines: list[bytes] = []
+    stack.gateway.access_log = AccessLog("off", lines.append)
+    await stack.caller.post()
+    stack.gateway.access_log.flush()
+    assert lines == []
+
+
+def test_other_lines_are_json_too_when_the_access_log_is() -> None:
+    record = logging.LogRecord("a.b", logging.WARNING, "", 1, 'broken "%s"\n', ("x",), None)
+    fields = json.loads(JsonFormatter().format(record))
+    assert (fields["level"], fields["logger"], fields["message"]) == ("warning", "a.b", 'broken "x"\n')

@@ -4,7 +4,6 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deepseek_gateway.access_log import log_request
 from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
 from deepseek_gateway.dialects.messages import MessagesTranslation
 from deepseek_gateway.edge.context import STATE_KEY, RequestContext
@@ -104,4 +103,4 @@ class GatewayApp:
         finally:
             self._gateway.metrics.answered(context)
             if scope["path"] not in QUIET_PATHS:
-                log_request(context)
+                self._gateway.access_log.log(context)

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
+from deepseek_gateway.access_log import AccessLog
 from deepseek_gateway.auth.directory import KeyDirectory
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.edge.watch import RequestWatch
@@ -40,6 +41,7 @@ class Gateway:
             raise ConfigurationError("GATEWAY_UPSTREAMS is empty: name at least one engine, such as http://host:8080")
         self.settings = settings
         self.metrics = GatewayMetrics()
+        self.access_log = AccessLog(settings.access_log)
         self.store, self.pepper = open_store(settings)
         try:
             self._journal = Journal(settings.journal_path)
@@ -91,6 +93,7 @@ class Gateway:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
         await self.pool.close()
+        self.access_log.flush()
         await self.ledger.close()
         self.executor.shutdown()
         self.store.close()

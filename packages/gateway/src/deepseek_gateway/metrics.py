@@ -1,10 +1,14 @@
 """Every counter and histogram, named once. Labels take values from fixed sets, or from the configuration."""
 
+from typing import Any, TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from deepseek_gateway.edge.context import RequestContext
 from deepseek_gateway.ledger.records import LedgerRow
+
+Metric = TypeVar("Metric", Counter, Histogram)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -15,6 +19,7 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
         self._requests = Counter(
             "deepseek_gateway_requests", "HTTP requests answered", ["route", "status"], registry=self._registry
         )
@@ -55,17 +60,24 @@ class GatewayMetrics:
 
     def answered(self, context: RequestContext) -> None:
         """Count an HTTP request that is over."""
-        self._requests.labels(context.route, str(context.status)).inc()
-        self._duration_s.labels(context.route).observe(context.elapsed_ms() / 1000)
+        self._child(self._requests, context.route, str(context.status)).inc()
+        self._child(self._duration_s, context.route).observe(context.elapsed_ms() / 1000)
         if context.ttft_ms is not None:
-            self._ttft_s.labels(context.route).observe(context.ttft_ms / 1000)
+            self._child(self._ttft_s, context.route).observe(context.ttft_ms / 1000)
 
     def settled(self, row: LedgerRow) -> None:
         """Count a ledger row."""
-        self._settled.labels(row.status, row.accuracy).inc()
-        self._tokens.labels("prompt").inc(row.prompt_tokens)
-        self._tokens.labels("cached").inc(row.cached_tokens)
-        self._tokens.labels("completion").inc(row.completion_tokens)
+        self._child(self._settled, row.status, row.accuracy).inc()
+        self._child(self._tokens, "prompt").inc(row.prompt_tokens)
+        self._child(self._tokens, "cached").inc(row.cached_tokens)
+        self._child(self._tokens, "completion").inc(row.completion_tokens)
+
+    def _child(self, metric: Metric, *labels: str) -> Metric:
+        """`metric.labels`, remembered: it validates and locks each time."""
+        child: Metric | None = self._children.get((metric, labels))
+        if child is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        return child
 
     def limited(self, rule: str) -> None:
         """Count a refusal."""

@@ -61,6 +61,9 @@ class Settings(Section):
     abort_drain_s: float = Field(5.0, gt=0, description="seconds to wait for the exact usage of an aborted request")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
+    access_log: Literal["text", "json", "off"] = Field(
+        "text", description="form of the line that each request gets on stderr; json makes all lines JSON"
+    )
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -5,6 +5,7 @@ import logging
 
 import uvloop
 
+from deepseek_gateway.access_log import set_up_logging
 from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.server import GatewayServer, listen
@@ -27,7 +28,7 @@ def add_parser(commands: Commands) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     settings = settings_of(parsed)
-    logging.getLogger().setLevel(settings.log_level.upper())
+    set_up_logging(settings.log_level, settings.access_log)
     uvloop.run(_serve(settings))
     return 0
 

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import logging
 import shlex
 import sys
 import time
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 
 import uvloop
 
+from deepseek_gateway.access_log import set_up_logging
 from deepseek_gateway.auth.drafts import KeyDraft
 from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of
@@ -78,7 +78,7 @@ def run(parsed: argparse.Namespace) -> int:
     files = EngineFiles.within(given.state_dir)
     own = UpstreamSection.model_validate({"name": OWN_ENGINE, "url": f"unix://{files.socket}"})
     settings = given.model_copy(update={"upstreams": (own, *given.upstreams)})
-    logging.getLogger().setLevel(settings.log_level.upper())
+    set_up_logging(settings.log_level, settings.access_log)
     flags = ("--model-path", parsed.model_path, "--uds", str(files.socket))
     command = (*parsed.engine_command, *flags, *parsed.engine_arguments)
     uvloop.run(_up(Plan(settings, files, command, parsed.start_timeout, parsed.json)))

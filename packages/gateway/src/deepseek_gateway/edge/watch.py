@@ -105,8 +105,9 @@ class RequestWatch:
 
     async def close(self) -> None:
         """Stop watching."""
-        self._watcher.cancel()
-        await asyncio.gather(self._watcher, return_exceptions=True)
+        if not self._watcher.done():
+            self._watcher.cancel()
+            await asyncio.wait((self._watcher,))
 
     async def _watch_caller(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

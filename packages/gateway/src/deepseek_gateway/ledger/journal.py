@@ -52,6 +52,7 @@ class Journal:
         self._written = self._synced = 0
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._syncing: asyncio.Task[None] | None = None
+        self._is_wanted = False
         self._executor = ThreadPoolExecutor(1, "journal-sync")
         self.failure: str | None = None
 
@@ -110,13 +111,20 @@ class Journal:
         Raises:
             JournalError: the disk refused.
         """
-        if ticket <= self._synced:
-            return
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append((ticket, waiter))
+        if ticket > self._synced:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append((ticket, waiter))
+            self._keep_syncing()
+            await waiter
+
+    def begin_sync(self) -> None:
+        """Let the disk work while the request finds its engine: `durable` then waits less, or not at all."""
+        self._is_wanted = True
+        self._keep_syncing()
+
+    def _keep_syncing(self) -> None:
         if self._syncing is None or self._syncing.done():
             self._syncing = asyncio.create_task(self._sync())
-        await waiter
 
     async def sync(self) -> None:
         """Wait until everything written so far is on the disk.
@@ -130,6 +138,9 @@ class Journal:
         """Write everything to the disk and let the folder go."""
         with contextlib.suppress(JournalError):
             await self.sync()
+        self._is_wanted = False
+        if self._syncing is not None:
+            await self._syncing
         self._executor.shutdown()
         for descriptor in (*self._retired_fds, self._fd, self._lock_fd):
             if descriptor >= 0:
@@ -137,7 +148,8 @@ class Journal:
 
     async def _sync(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiters:
+        while self._waiters or self._is_wanted:
+            self._is_wanted = False
             target, retired, current = self._written, self._retired_fds, self._fd
             self._retired_fds = []
             try:

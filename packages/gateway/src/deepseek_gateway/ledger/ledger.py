@@ -95,6 +95,7 @@ class Ledger:
         if len(self._pending) >= MAX_PENDING_ROWS:
             raise JournalError("the store takes no rows")
         ticket = self._journal.append(admit_record(admission))
+        self._journal.begin_sync()
         self._open[admission.request_id] = _Open(admission)
         return ticket
 

@@ -1,12 +1,16 @@
 """What the journal says about requests whose process died."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any
 
 from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
 
 CRASHED = "gateway_crash"
+
+_ADMISSION = tuple(field.name for field in fields(Admission))
+_admission_values = attrgetter(*_ADMISSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +24,19 @@ class Observation:
 
 def admit_record(admission: Admission) -> dict[str, Any]:
     """The journal's form of an admission."""
-    return {"kind": "admit", **asdict(admission)}
+    return {"kind": "admit", **dict(zip(_ADMISSION, _admission_values(admission), strict=True))}
 
 
 def observe_record(request_id: str, seen: Observation) -> dict[str, Any]:
     """The journal's form of an observation."""
-    tokens = asdict(seen.tokens)
+    counts = seen.tokens
+    tokens = {"prompt": counts.prompt, "completion": counts.completion, "cached": counts.cached}
     return {"kind": "observe", "request_id": request_id, "attempt": seen.attempt, "at": seen.at, "tokens": tokens}
 
 
 def settle_record(row: LedgerRow) -> dict[str, Any]:
     """The journal's form of a row."""
-    return {"kind": "settle", **asdict(row)}
+    return {"kind": "settle", **row.to_dict()}
 
 
 def recovered_rows(records: Iterable[dict[str, Any]]) -> list[LedgerRow]:

@@ -96,14 +96,18 @@ class Exchange(abc.ABC):
             await self._cut_off(ApiError(503, str(error), headers={"retry-after": "5"}), "journal_error")
         finally:
             self.settle(Ending("failed", "internal_error", 500))
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+            if not self._opening.done():
+                self._opening.cancel()
+                await asyncio.wait((self._opening,))
+            elif not self._opening.cancelled():
+                self._opening.exception()  # seen, also when nobody waited for it any more
             call.finish()
 
     async def opened(self) -> None:
         """Wait until the engine's answer begins. The wait may end early; opening goes on."""
         assert self._opening is not None
-        await self.parts.watch.reading(asyncio.shield(self._opening))
+        opening = self._opening
+        await self.parts.watch.reading(opening if opening.done() else asyncio.shield(opening))
 
     async def admitted(self) -> None:
         """Wait until the journal's admission is on the disk: nothing may leave before."""

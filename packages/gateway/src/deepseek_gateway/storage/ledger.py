@@ -1,16 +1,16 @@
 """The table of what requests used."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from deepseek_gateway.ledger.records import LedgerRow
+from deepseek_gateway.ledger.records import ROW_FIELDS, LedgerRow
 from deepseek_gateway.storage.database import Database, Row
 
 DAY_S = 86400
 
-_NAMES = tuple(field.name for field in fields(LedgerRow))
+_NAMES = ROW_FIELDS
 _COLUMNS = ", ".join(_NAMES)
 _MARKS = ", ".join(f":{name}" for name in _NAMES)
 # The statements below hold only these names, never a caller's text.
@@ -45,7 +45,7 @@ class LedgerTable:
     def insert(self, rows: Sequence[LedgerRow]) -> None:
         """Keep rows, all or none. A (request_id, attempt) that is there stays as it is: replays are harmless."""
         with self.database.transaction() as transaction:
-            transaction.write_many(_INSERT, [{**asdict(row), "stream": int(row.stream)} for row in rows])
+            transaction.write_many(_INSERT, [{**row.to_dict(), "stream": int(row.stream)} for row in rows])
 
     def rows(self, key_id: str | None = None) -> list[LedgerRow]:
         """Rows of one key or of all, the oldest first."""
