@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
 from deepseek_gateway.dialects.messages import MessagesTranslation
+from deepseek_gateway.dialects.responses import ResponsesTranslation
 from deepseek_gateway.edge.context import STATE_KEY, RequestContext
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.edge.respond import send_error
@@ -47,6 +48,9 @@ def route_table(gateway: Gateway) -> RouteTable:
         table.get(f"{prefix}/models/{{id...}}", models)
         for dialect in Dialect:
             table.post(f"{prefix}/{dialect.value}", GenerationRoute(gateway, dialect, prefix.strip("/") or "v1"))
+    responses = GenerationRoute(gateway, ResponsesTranslation(), "v1")
+    for prefix in ("", "/v1"):
+        table.post(f"{prefix}/responses", responses)
     messages = GenerationRoute(gateway, MessagesTranslation(), "v1")
     for prefix in ("", "/v1", "/anthropic", "/anthropic/v1"):
         table.post(f"{prefix}/messages", messages)
