@@ -4,6 +4,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deepseek_gateway.audit.life import refusal_of
 from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
 from deepseek_gateway.dialects.messages import MessagesTranslation
 from deepseek_gateway.dialects.responses import ResponsesTranslation
@@ -79,6 +80,7 @@ class GatewayApp:
         context.errors = errors_of(scope["path"])
         request_id = context.request_id.encode()
         has_begun = False
+        refused: ApiError | None = None
 
         async def send_named(message: Message) -> None:
             nonlocal has_begun
@@ -95,6 +97,7 @@ class GatewayApp:
             handler, scope["path_params"] = self._routes.find(scope["method"], scope["path"])
             await handler(scope, receive, send_named)
         except ApiError as error:
+            refused = error
             if not has_begun:
                 await send_error(send_named, error, context.errors)
         except WatchError:
@@ -106,5 +109,7 @@ class GatewayApp:
                 await send_error(send_named, failure, context.errors)
         finally:
             self._gateway.metrics.answered(context)
+            if context.is_traced and context.key_id is not None and context.outcome == "-":
+                self._gateway.ledger.note(refusal_of(context, refused))
             if scope["path"] not in QUIET_PATHS:
                 self._gateway.access_log.log(context)

@@ -51,7 +51,7 @@ class Gateway:
         self.keys = KeyService(self.store, self.pepper)
         self.executor = ThreadPoolExecutor(4, "store")
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
-        self.ledger = Ledger(self._journal, self.store.ledger, self.executor)
+        self.ledger = Ledger(self._journal, self.store.books, self.executor)
         self.limiter = LocalLimiter()
         self.pool = UpstreamPool([], settings.upstream_probe_s)
         self.watches: set[RequestWatch] = set()

@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Literal
 
+from deepseek_gateway.audit.trail import NO_TRAIL, Trail
+
 Status = Literal["finished", "cancelled", "failed"]
 Accuracy = Literal["exact", "estimated"]
 
@@ -24,7 +26,10 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that was let in: what the journal knows before anything happened. `created` is Unix time."""
+    """A request that was let in: what the journal knows before anything happened. `created` is Unix time.
+
+    `client_request_id` is the caller's own name for it; the versions are what was in force.
+    """
 
     request_id: str
     key_id: str
@@ -32,6 +37,9 @@ class Admission:
     model: str | None
     stream: bool
     created: float
+    client_request_id: str | None = None
+    policy_version: str = ""
+    list_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +75,11 @@ class LedgerRow:
 
 ROW_FIELDS = tuple(field.name for field in fields(LedgerRow))
 _row_values = attrgetter(*ROW_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A request that is over: its row, and what else its life tells."""
+
+    row: LedgerRow
+    trail: Trail = NO_TRAIL

@@ -1,13 +1,16 @@
 """How one admitted request ends in the books: exactly once."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from deepseek_gateway.audit.trail import Trail
 from deepseek_gateway.edge.context import RequestContext
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import Accuracy, Admission, LedgerRow, Status, TokenCounts
 from deepseek_gateway.metrics import GatewayMetrics
 from deepseek_gateway.relay.allowance import Allowance
+from deepseek_gateway.upstream.attempts import Attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,13 @@ class Settlement:
             self.ledger.observe(self.admission.request_id, attempt, tokens)
 
     def settle(
-        self, ending: Ending, tokens: TokenCounts, accuracy: Accuracy, attempt: int, upstream: str | None
+        self,
+        ending: Ending,
+        tokens: TokenCounts,
+        accuracy: Accuracy,
+        attempt: int,
+        upstream: str | None,
+        attempts: Sequence[Attempt] = (),
     ) -> None:
         """End the request. A second call does nothing."""
         if self.is_settled:
@@ -62,12 +71,23 @@ class Settlement:
             ttft_ms=context.ttft_ms,
             created=admission.created,
         )
-        self.ledger.settle(row)
+        self.ledger.settle(row, self._trail(attempts))
         self.allowance.settle(tokens.total)
         self.metrics.settled(row)
         context.tokens, context.outcome = tokens, ending.status
 
+    def _trail(self, attempts: Sequence[Attempt]) -> Trail:
+        context = self.context
+        # Copies: an attempt that is given up later changes, and a row must not.
+        kept = tuple(replace(attempt) for attempt in attempts)
+        return Trail(
+            context.client_request_id, context.policy_version, context.list_version, kept, tuple(context.steps)
+        )
+
 
 def admission_of(context: RequestContext, key_id: str, *, stream: bool) -> Admission:
     """The admission of the request at hand, now."""
-    return Admission(context.request_id, key_id, context.route, context.model, stream, time.time())
+    return Admission(
+        *(context.request_id, key_id, context.route, context.model, stream, time.time()),
+        *(context.client_request_id, context.policy_version, context.list_version),
+    )

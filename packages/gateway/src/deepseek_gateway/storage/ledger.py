@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deepseek_gateway.ledger.records import ROW_FIELDS, LedgerRow
-from deepseek_gateway.storage.database import Database, Row
+from deepseek_gateway.storage.database import Database, Row, Transaction
 
 DAY_S = 86400
 
@@ -45,7 +45,11 @@ class LedgerTable:
     def insert(self, rows: Sequence[LedgerRow]) -> None:
         """Keep rows, all or none. A (request_id, attempt) that is there stays as it is: replays are harmless."""
         with self.database.transaction() as transaction:
-            transaction.write_many(_INSERT, [{**row.to_dict(), "stream": int(row.stream)} for row in rows])
+            self.insert_in(transaction, rows)
+
+    def insert_in(self, transaction: Transaction, rows: Sequence[LedgerRow]) -> None:
+        """The same within a transaction."""
+        transaction.write_many(_INSERT, [{**row.to_dict(), "stream": int(row.stream)} for row in rows])
 
     def rows(self, key_id: str | None = None) -> list[LedgerRow]:
         """Rows of one key or of all, the oldest first."""
