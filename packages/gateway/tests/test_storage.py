@@ -188,3 +188,37 @@ def row(name: str, key_id: str, created: float, tokens: int) -> LedgerRow:
         status="finished", end_reason="stop", http_status=200, prompt_tokens=tokens, completion_tokens=1,
         cached_tokens=0, accuracy="exact", latency_ms=1.5, ttft_ms=None, created=created,
     )  # fmt: skip
+
+
+def write_and_fail(database: Database) -> None:
+    with database.transaction() as failing:
+        failing.write("INSERT INTO meta (name, value) VALUES ('lost', 'x')")
+        failing.write("INSERT INTO meta (name, value) VALUES ('inner', 'twice')")
+
+
+def test_a_transaction_within_a_transaction_is_a_part_of_it(store: Store) -> None:
+    database = store.database
+    with database.transaction() as transaction:
+        store.meta.set_once("inner", "x")
+        assert store.meta.get("inner") == "x"
+        with pytest.raises(StoreConflictError):
+            write_and_fail(database)
+        with pytest.raises(StoreConflictError):
+            database.write("INSERT INTO meta (name, value) VALUES ('inner', 'twice')")
+        transaction.write("INSERT INTO meta (name, value) VALUES ('outer', 'x')")
+    assert [store.meta.get(name) for name in ("inner", "outer", "lost")] == ["x", "x", None]
+
+
+def test_what_was_done_within_goes_with_the_outer_transaction(store: Store) -> None:
+    def do_and_fail() -> None:
+        with store.database.transaction():
+            store.meta.set_once("inner", "x")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        do_and_fail()
+    assert store.meta.get("inner") is None
+    with ThreadPoolExecutor(1) as other, store.database.transaction():
+        store.meta.set_once("inner", "y")
+        assert other.submit(store.meta.get, "inner").result() is None
+    assert store.meta.get("inner") == "y"

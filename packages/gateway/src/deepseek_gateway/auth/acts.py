@@ -1,10 +1,11 @@
-"""What administrators do, as the services tell it: each act once, after it took effect."""
+"""What administrators do, as the services tell it: each act once, in the transaction that makes the change."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deepseek_gateway.auth.principal import Principal
+from deepseek_gateway.storage.audit import AuditTable
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +31,10 @@ class Act:
     count: int = 1
 
 
-ActRecorder = Callable[[Act], None]
-
-
-def log_act(act: Act) -> None:
-    """The least that is done with an act: a line in the log."""
+def record_act(audit: AuditTable, act: Act) -> None:
+    """Write an act into the audit log, as the last step of the transaction that makes the change; and into the log."""
+    with audit.database.transaction() as transaction:
+        audit.record(transaction, act.by, act.action, act.target, before=act.before, after=act.after)
     logger.info(
         "act=%s target=%s org=%s by=%s request_id=%s count=%d",
         act.action,

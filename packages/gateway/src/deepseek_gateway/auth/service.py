@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deepseek_gateway.auth.acts import Act, ActRecorder, log_act
+from deepseek_gateway.auth.acts import Act, record_act
 from deepseek_gateway.auth.drafts import KeyChanges, KeyDraft
 from deepseek_gateway.auth.fields import MAX_NAME
 from deepseek_gateway.auth.keys import hash_secret, new_key
@@ -14,6 +14,7 @@ from deepseek_gateway.auth.records import KeyRecord, Scope, parse_scopes
 from deepseek_gateway.errors import ApiError, StoreConflictError
 from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.people.service import PeopleService
+from deepseek_gateway.storage.atomic import atomic
 from deepseek_gateway.storage.keys import BATCH, KeyFilter
 from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.storage.store import Store
@@ -42,7 +43,6 @@ class KeyService:
 
     store: Store
     pepper: bytes
-    record: ActRecorder = log_act
 
     def create(self, by: Principal, draft: KeyDraft) -> IssuedKey:
         """Issue a key."""
@@ -84,6 +84,7 @@ class KeyService:
         more = len(found) > limit
         return found[:limit], Cursor(found[limit - 1].created, found[limit - 1].public_id) if more else None
 
+    @atomic
     def change(self, by: Principal, public_id: str, changes: KeyChanges) -> KeyRecord:
         """Change what a draft gives; a revoked key stays as it is."""
         before = self._changeable(by, public_id)
@@ -100,6 +101,7 @@ class KeyService:
         self._check_owners(by, before.org_id, wanted.get("team_id"), wanted.get("user_id"))
         return self._done(by, "change", before, self.store.keys.change(public_id, wanted))
 
+    @atomic
     def rotate(self, by: Principal, public_id: str, grace_s: float) -> IssuedKey:
         """Give a key a new secret; the old one works for `grace_s` more seconds."""
         before = self._changeable(by, public_id)
@@ -109,12 +111,14 @@ class KeyService:
         after = self.store.keys.rotate(public_id, hash_secret(self.pepper, key), time.time() + grace_s)
         return IssuedKey(key.text, self._done(by, "rotate", before, after))
 
+    @atomic
     def set_disabled(self, by: Principal, public_id: str, *, disabled: bool) -> KeyRecord:
         """Let a key rest, or work again."""
         before = self._changeable(by, public_id)
         after = self.store.keys.set_disabled(public_id, time.time() if disabled else None)
         return self._done(by, "disable" if disabled else "enable", before, after)
 
+    @atomic
     def revoke(self, by: Principal, public_id: str) -> KeyRecord:
         """End a key for good; harmless to repeat."""
         by.require(Scope.ADMIN_WRITE)
@@ -123,26 +127,33 @@ class KeyService:
             return before
         return self._done(by, "revoke", before, self.store.keys.revoke(public_id, time.time()))
 
+    @atomic
     def delete(self, by: Principal, public_id: str) -> KeyRecord:
         """Delete a key that was never used: one that was must stay, so that what it used stays explained."""
         by.require(Scope.ADMIN_WRITE)
         before = self._visible(by, public_id)
         if not self.store.keys.delete_unused(public_id):
             raise ApiError(409, f"the key {public_id} was used: revoke it instead", code="in_use")
-        self.record(Act(by, "key.delete", public_id, before.org_id, before.to_json(time.time())))
+        record_act(self.store.audit, Act(by, "key.delete", public_id, before.org_id, before.to_json(time.time())))
         return before
 
     def _issue(self, by: Principal, template: KeyRecord, names: Sequence[str]) -> Iterator[IssuedKey]:
         for at in range(0, len(names), BATCH):
             batch = [self._issued(replace(template, name=name)) for name in names[at : at + BATCH]]
-            try:
-                self.store.keys.insert(*(issued.record for issued in batch))
-            except StoreConflictError as error:  # an owner was deleted since it was looked up
-                raise ApiError(409, "the key's organisation, team or user is gone", code="owner_gone") from error
-            first = batch[0].record
-            after = first.to_json(time.time())
-            self.record(Act(by, "key.create", first.public_id, first.org_id, None, after, len(batch)))
+            self._insert(by, [issued.record for issued in batch])
             yield from batch
+
+    @atomic
+    def _insert(self, by: Principal, records: Sequence[KeyRecord]) -> None:
+        try:
+            self.store.keys.insert(*records)
+        except StoreConflictError as error:  # an owner was deleted since it was looked up
+            raise ApiError(409, "the key's organisation, team or user is gone", code="owner_gone") from error
+        first = records[0]
+        after = first.to_json(time.time())
+        if len(records) > 1:
+            after = {"first": after, "ids": [record.public_id for record in records]}
+        record_act(self.store.audit, Act(by, "key.create", first.public_id, first.org_id, None, after, len(records)))
 
     def _template(self, by: Principal, draft: KeyDraft) -> KeyRecord:
         """The record of a draft, but for what differs from key to key."""
@@ -201,7 +212,10 @@ class KeyService:
         if after is None:  # another administrator was faster
             raise _is_revoked(before.public_id)
         now = time.time()
-        self.record(Act(by, f"key.{action}", before.public_id, before.org_id, before.to_json(now), after.to_json(now)))
+        record_act(
+            self.store.audit,
+            Act(by, f"key.{action}", before.public_id, before.org_id, before.to_json(now), after.to_json(now)),
+        )
         return after
 
 

@@ -81,7 +81,7 @@ class Administration:
 def administering(parsed: argparse.Namespace) -> Generator[Administration]:
     """The services of the state directory's store, for as long as the block runs."""
     with opened(settings_of(parsed)) as (store, keys):
-        yield Administration(Principal.operator(), store, keys, PeopleService(store, keys.record))
+        yield Administration(Principal.operator(), store, keys, PeopleService(store))
 
 
 def add_action(actions: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str) -> ArgumentParser:

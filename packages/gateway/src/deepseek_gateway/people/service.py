@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from deepseek_gateway.auth.acts import Act, ActRecorder, log_act
+from deepseek_gateway.auth.acts import Act, record_act
 from deepseek_gateway.auth.fields import Draft, Id, Name
 from deepseek_gateway.auth.keys import random_base62
 from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.errors import ApiError, StoreConflictError
 from deepseek_gateway.people.records import Owner, OwnerKind
+from deepseek_gateway.storage.atomic import atomic
 from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.storage.store import Store
 
@@ -59,20 +60,22 @@ class PeopleService:
     """
 
     store: Store
-    record: ActRecorder = log_act
 
+    @atomic
     def create_org(self, by: Principal, draft: OrgDraft) -> Owner:
         """A new organisation."""
         by.require(Scope.ADMIN_WRITE)
         by.require_everything()
         return self._insert(by, Owner(OwnerKind.ORG, _new_id(OwnerKind.ORG), draft.name, time.time()))
 
+    @atomic
     def create_team(self, by: Principal, draft: TeamDraft) -> Owner:
         """A new team."""
         by.require(Scope.ADMIN_WRITE)
         org_id = self._organisation(by, draft.org_id)
         return self._insert(by, Owner(OwnerKind.TEAM, _new_id(OwnerKind.TEAM), draft.name, time.time(), None, org_id))
 
+    @atomic
     def create_user(self, by: Principal, draft: UserDraft) -> Owner:
         """A new user."""
         by.require(Scope.ADMIN_WRITE)
@@ -110,11 +113,13 @@ class PeopleService:
         more = len(found) > limit
         return found[:limit], Cursor(found[limit - 1].created, found[limit - 1].id) if more else None
 
+    @atomic
     def rename(self, by: Principal, kind: OwnerKind, owner_id: str, changes: OwnerChanges) -> Owner:
         """Another name."""
         before = self._changeable(by, kind, owner_id)
         return self._change(by, before, "rename", {"name": changes.name})
 
+    @atomic
     def change_user(self, by: Principal, user_id: str, changes: UserChanges) -> Owner:
         """Another name or team."""
         before = self._changeable(by, OwnerKind.USER, user_id)
@@ -123,6 +128,7 @@ class PeopleService:
         wanted = changes.model_dump(include=changes.model_fields_set)
         return self._change(by, before, "change", wanted) if wanted else before
 
+    @atomic
     def set_disabled(self, by: Principal, kind: OwnerKind, owner_id: str, *, disabled: bool) -> Owner:
         """Stop every key of an owner within 5 seconds, or let them work again."""
         before = self._changeable(by, kind, owner_id)
@@ -131,6 +137,7 @@ class PeopleService:
         action = "disable" if disabled else "enable"
         return self._change(by, before, action, {"disabled": time.time() if disabled else None})
 
+    @atomic
     def delete(self, by: Principal, kind: OwnerKind, owner_id: str) -> Owner:
         """Delete an owner that has nothing: no team, no user and no key, not even a revoked one."""
         before = self._changeable(by, kind, owner_id)
@@ -141,7 +148,7 @@ class PeopleService:
         if not is_deleted:
             message = f"the {kind.noun} {owner_id} still has keys, users or teams: delete those, or disable it instead"
             raise ApiError(409, message, code="in_use")
-        self.record(Act(by, f"{kind.value}.delete", owner_id, before.organisation, before.to_json()))
+        record_act(self.store.audit, Act(by, f"{kind.value}.delete", owner_id, before.organisation, before.to_json()))
         return before
 
     def owner_of(self, by: Principal, kind: OwnerKind, owner_id: str) -> Owner:
@@ -179,7 +186,9 @@ class PeopleService:
             self.store.people.insert(owner)
         except StoreConflictError:
             raise _taken(owner.kind, owner.name) from None
-        self.record(Act(by, f"{owner.kind.value}.create", owner.id, owner.organisation, None, owner.to_json()))
+        record_act(
+            self.store.audit, Act(by, f"{owner.kind.value}.create", owner.id, owner.organisation, None, owner.to_json())
+        )
         return owner
 
     def _change(self, by: Principal, before: Owner, action: str, changes: dict[str, object]) -> Owner:
@@ -192,7 +201,7 @@ class PeopleService:
         act = Act(
             by, f"{before.kind.value}.{action}", before.id, before.organisation, before.to_json(), after.to_json()
         )
-        self.record(act)
+        record_act(self.store.audit, act)
         return after
 
 

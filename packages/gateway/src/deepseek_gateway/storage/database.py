@@ -44,7 +44,7 @@ class Database(Protocol):
     kind: Literal["sqlite", "postgresql"]
 
     def read(self, sql: str, values: Values = NO_VALUES) -> list[Row]:
-        """All rows of a SELECT, outside a transaction."""
+        """All rows of a SELECT; within a transaction of the same thread as that one sees them."""
         ...
 
     def write(self, sql: str, values: Values = NO_VALUES) -> int:
@@ -52,7 +52,11 @@ class Database(Protocol):
         ...
 
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """A transaction: committed when the block ends, rolled back when it raises."""
+        """A transaction: committed when the block ends, rolled back when it raises.
+
+        Within one of the same thread it is a part of that: rolled back by itself, committed with it. So a service puts
+        what several tables do, and the audit log's entry, into one.
+        """
         ...
 
     def floor(self, expression: str) -> str:

@@ -6,6 +6,7 @@ to; its pool replaces connections that a restart of the server broke.
 
 import functools
 import re
+import threading
 import zlib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class PostgresDatabase:
         except PoolTimeout as error:
             self._pool.close()
             raise StoreUnavailableError(f"PostgreSQL cannot be reached within {WAIT_S:g} s: see its log") from error
+        self._mine = threading.local()
 
     def read(self, sql: str, values: Values = NO_VALUES) -> list[Row]:
         """All rows of a SELECT."""
@@ -60,6 +62,9 @@ class PostgresDatabase:
 
     def write(self, sql: str, values: Values = NO_VALUES) -> int:
         """Run one statement."""
+        if self._inside is not None:
+            with self.transaction() as transaction:  # a statement that fails must not end the outer one
+                return transaction.write(sql, values)
         with self._connection() as connection:
             return _PostgresTransaction(connection).write(sql, values)
 
@@ -67,7 +72,17 @@ class PostgresDatabase:
     def transaction(self) -> Generator[Transaction]:
         """A transaction at PostgreSQL's default level, READ COMMITTED: take `lock` where that is too little."""
         with self._connection() as connection, connection.transaction():
-            yield _PostgresTransaction(connection)
+            outer = self._inside
+            self._mine.connection = connection
+            try:
+                yield _PostgresTransaction(connection)
+            finally:
+                self._mine.connection = outer
+
+    @property
+    def _inside(self) -> psycopg.Connection[Row] | None:
+        """The connection on which this thread has a transaction open."""
+        return getattr(self._mine, "connection", None)
 
     def floor(self, expression: str) -> str:
         """A cast alone would round."""
@@ -91,6 +106,9 @@ class PostgresDatabase:
     @contextmanager
     def _connection(self) -> Generator[psycopg.Connection[Row]]:
         try:
+            if self._inside is not None:
+                yield self._inside
+                return
             with self._pool.connection() as connection:
                 yield connection
         except psycopg.IntegrityError as error:

@@ -31,9 +31,13 @@ class SqliteDatabase:
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only = ON")
         self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._mine = threading.local()
 
     def read(self, sql: str, values: Values = NO_VALUES) -> list[Row]:
         """All rows of a SELECT."""
+        if self._is_inside:
+            with _translated():
+                return self._writer.execute(sql, dict(values)).fetchall()
         with self._reading, _translated():
             return self._reader.execute(sql, dict(values)).fetchall()
 
@@ -45,15 +49,36 @@ class SqliteDatabase:
     @contextmanager
     def transaction(self) -> Generator[Transaction]:
         """A transaction; others wait for it."""
-        with self._writing, _translated():
-            self._writer.execute("BEGIN IMMEDIATE")
+        if self._is_inside:
+            with (
+                _translated(),
+                self._bracketed("SAVEPOINT inner", "RELEASE inner", "ROLLBACK TO inner", "RELEASE inner"),
+            ):
+                yield _SqliteTransaction(self._writer)
+            return
+        with self._writing, _translated(), self._bracketed("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"):
+            self._mine.is_inside = True
             try:
                 yield _SqliteTransaction(self._writer)
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+            finally:
+                self._mine.is_inside = False
+
+    @property
+    def _is_inside(self) -> bool:
+        """Whether this thread has a transaction open."""
+        return getattr(self._mine, "is_inside", False)
+
+    @contextmanager
+    def _bracketed(self, begin: str, end: str, *undo: str) -> Generator[None]:
+        self._writer.execute(begin)
+        try:
+            yield
+            self._writer.execute(end)
+        except BaseException:
+            if self._writer.in_transaction:  # some errors have ended it
+                for statement in undo:
+                    self._writer.execute(statement)
+            raise
 
     def floor(self, expression: str) -> str:
         """A cast cuts what follows the point."""
