@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -41,6 +42,7 @@ async def test_500_concurrent_requests_with_random_disconnects_are_billed_to_the
         running_stack(state_dir, abort_drain_s=30) as stack,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
+        stack = replace(stack, caller=stack.with_key(concurrent_requests=REQUESTS, tokens_per_month=10**9))
         await asyncio.gather(*(one_request(stack, session, dice) for _ in range(REQUESTS)))
         await until(lambda: stack.gateway.running == 0, timeout_s=60)
         rows = await stack.running.rows()
@@ -52,6 +54,8 @@ async def test_500_concurrent_requests_with_random_disconnects_are_billed_to_the
         assert {row.status for row in rows} == {"finished", "cancelled"}
         assert sum(row.status == "cancelled" for row in rows) > 50
         assert len({row.request_id for row in rows}) == len(rows) <= REQUESTS
-        meters = stack.gateway.limiter.meters(stack.caller.key_id)
-        assert (meters.in_flight, meters.month.held, meters.month.used) == (0, 0, truth.total)
+        key = stack.caller.key_id
+        assert stack.meter(f"key:{key}:concurrent_requests").running == 0
+        month = stack.meter(f"key:{key}:tokens_per_month")
+        assert (month.held, month.used) == (0, truth.total)
         assert all(upstream.in_flight == 0 for upstream in stack.gateway.pool.upstreams)

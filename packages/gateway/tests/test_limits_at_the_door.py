@@ -113,8 +113,8 @@ async def test_a_stream_within_its_limits_is_not_disturbed_by_small_slices(state
         caller = stack.with_key(tokens_per_minute=10_000, tokens_per_month=10_000)
         reply = await caller.post(body={"prompt": "a", "stream": True, "fake": {"tokens": 300}})
         assert reply.events[-1] == "data: [DONE]"
-        meters = stack.gateway.limiter.meters(caller.key_id)
-        assert (meters.month.held, meters.month.used) == (0, 301)
+        meter = stack.meter(f"key:{caller.key_id}:tokens_per_month")
+        assert (meter.held, meter.used) == (0, 301)
 
 
 async def test_concurrent_streams_of_one_key_share_its_budget(state_dir: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from deepseek_gateway.auth.records import ADMIN, INFERENCE, KeyRecord
 from deepseek_gateway.errors import StoreConflictError, StoreError, StoreUnavailableError
 from deepseek_gateway.ledger.records import LedgerRow
-from deepseek_gateway.limits.rules import Limits
+from deepseek_gateway.limits.rules import Limits, Scope
 from deepseek_gateway.people.records import Owner, OwnerKind
 from deepseek_gateway.storage.database import Database
 from deepseek_gateway.storage.keys import KeyFilter
@@ -179,7 +179,8 @@ def test_usage_is_summed_by_key_and_day(store: Store) -> None:
     ]
     assert [t.key_id for t in store.ledger.usage(86400.0, 86400.9, None)] == ["k1", "k2"]
     assert store.ledger.usage(None, 5.0, "k1") == []
-    assert store.ledger.tokens_since(86400.0) == {"k1": 22 + big, "k2": 2}
+    assert store.ledger.spent(Scope(key_id="k1"), "tokens", 86400.0, 1e9) == 22 + big
+    assert store.ledger.spent(Scope(), "tokens", 86399.0, 86400.0) == 11
 
 
 def row(name: str, key_id: str, created: float, tokens: int) -> LedgerRow:

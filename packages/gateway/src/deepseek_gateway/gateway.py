@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Self
 
 from deepseek_gateway.access_log import AccessLog
@@ -15,9 +16,17 @@ from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, ConfigurationError
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
-from deepseek_gateway.limits.limiter import LocalLimiter
-from deepseek_gateway.limits.meters import month_start
+from deepseek_gateway.ledger.records import LedgerRow
+from deepseek_gateway.limits.alerts import Alerts
+from deepseek_gateway.limits.directory import RuleDirectory
+from deepseek_gateway.limits.limiter import Limiter
+from deepseek_gateway.limits.local import LocalLimiter
+from deepseek_gateway.limits.rulebook import Meter, Plan
+from deepseek_gateway.limits.rules import Kind
+from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.metrics import GatewayMetrics
+from deepseek_gateway.money.prices import Price, load_prices
+from deepseek_gateway.relay.allowance import SliceSizes
 from deepseek_gateway.settings import Settings
 from deepseek_gateway.state_dir import open_store
 from deepseek_gateway.upstream.client import UpstreamClient
@@ -42,6 +51,7 @@ class Gateway:
         self.settings = settings
         self.metrics = GatewayMetrics()
         self.access_log = AccessLog(settings.access_log)
+        self.prices = load_prices(settings.prices)
         self.store, self.pepper = open_store(settings)
         try:
             self._journal = Journal(settings.journal_path)
@@ -51,8 +61,11 @@ class Gateway:
         self.keys = KeyService(self.store, self.pepper)
         self.executor = ThreadPoolExecutor(4, "store")
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
-        self.ledger = Ledger(self._journal, self.store.books, self.executor)
-        self.limiter = LocalLimiter()
+        self.ledger = Ledger(self._journal, self.store.ledger, self.executor, price=self._priced)
+        self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
+        self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
+        self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
+        self.limiter: Limiter = LocalLimiter(self._spent)
         self.pool = UpstreamPool([], settings.upstream_probe_s)
         self.watches: set[RequestWatch] = set()
         self.is_draining = False
@@ -74,12 +87,11 @@ class Gateway:
         return self._running
 
     async def start(self) -> None:
-        """Recover the journal, rebuild the month's usage, meet the engines."""
+        """Recover the journal, read the rules, meet the engines."""
         settings = self.settings
         await self.ledger.start()
-        loop, now = asyncio.get_running_loop(), time.time()
-        used = await loop.run_in_executor(self.executor, self.store.ledger.tokens_since, month_start(now))
-        self.limiter = LocalLimiter(used, now)
+        await self.rules.start()
+        await self.limiter.start()
         key = settings.upstream_key.get_secret_value() if settings.upstream_key is not None else None
         clients = [UpstreamClient(at.address, key, settings.upstream_connect_timeout_s) for at in settings.upstreams]
         upstreams = [Upstream(client, settings.upstream_max_backoff_s) for client in clients]
@@ -94,6 +106,9 @@ class Gateway:
             await asyncio.gather(self._ticker, return_exceptions=True)
         await self.pool.close()
         self.access_log.flush()
+        await self.rules.close()
+        await self.limiter.close()
+        await self.alerts.close()
         await self.ledger.close()
         self.executor.shutdown()
         self.store.close()
@@ -120,6 +135,20 @@ class Gateway:
             if not self._running:
                 self._idle.set()
 
+    def price(self, plan: Plan, model: str | None) -> Price | None:
+        """What a model costs now; None where nobody says.
+
+        Raises:
+            ApiError: 403, money limits the request, and the model has no price.
+        """
+        price = self.prices.find(model, time.time())
+        if price is None and plan.tightest_nano is not None:
+            message = (
+                f"the model {model!r} has no price, and a limit in money cannot be kept without: see GATEWAY_PRICES"
+            )
+            raise ApiError(403, message, param="model", code="model_not_priced")
+        return price
+
     def not_ready(self) -> str | None:
         """Why no traffic should come, or None."""
         if self.is_draining:
@@ -145,6 +174,24 @@ class Gateway:
         except TimeoutError:
             return False
         return True
+
+    async def _spent(self, meter: Meter, window: Window) -> int:
+        """What was spent of a budget, with all that this gateway has settled."""
+        await self.ledger.flush()
+        loop, table = asyncio.get_running_loop(), self.store.ledger
+        if meter.kind is Kind.BALANCE:
+            account = meter.rule.id.removeprefix("balance:")
+            balance = await loop.run_in_executor(self.executor, self.store.balances.find, account)
+            return 0 if balance is None else balance.spent_nano
+        arguments = meter.scope, meter.kind.unit, window.start, window.end
+        return await loop.run_in_executor(self.executor, table.spent, *arguments)
+
+    def _priced(self, row: LedgerRow) -> LedgerRow:
+        """A recovered row with its cost, by the price of its day."""
+        price = self.prices.find(row.model, row.created)
+        if price is None:
+            return row
+        return replace(row, cost_nano=price.cost_nano(row.tokens), price_version=price.version)
 
     async def _tick_forever(self) -> None:
         while True:

@@ -44,6 +44,12 @@ class GatewayMetrics:
         self._refused = Counter(
             "deepseek_gateway_limited_requests", "Requests refused by a limit", ["rule"], registry=self._registry
         )
+        self._soft = Counter(
+            "deepseek_gateway_soft_limits_reached",
+            "Soft limits reached, once a window",
+            ["rule"],
+            registry=self._registry,
+        )
         self._in_flight = Gauge("deepseek_gateway_in_flight_requests", "Admitted requests", registry=self._registry)
         self._pending = Gauge(
             "deepseek_gateway_ledger_pending_rows", "Rows that wait for the store", registry=self._registry
@@ -82,6 +88,10 @@ class GatewayMetrics:
     def limited(self, rule: str) -> None:
         """Count a refusal."""
         self._refused.labels(rule).inc()
+
+    def soft_limit_reached(self, rule: str) -> None:
+        """Count an event of a soft limit."""
+        self._soft.labels(rule).inc()
 
     def exposition(self, in_flight: int, pending_rows: int, upstreams: list[tuple[str, bool, int]]) -> bytes:
         """Prometheus text; `upstreams` are (name, is up, in flight)."""

@@ -55,9 +55,13 @@ class Settings(Section):
     max_requests: int = Field(2048, ge=1, description="requests at once, of all keys together")
     keep_alive_s: float = Field(15.0, gt=0, le=15, description="seconds of silence before a stream carries a comment")
     slice_tokens: int = Field(256, ge=16, description="answer tokens that a stream holds of its limits at a time")
+    overrun_tokens: int = Field(
+        16, ge=1, description="tokens that an engine may make between a limit's end of a stream and its own"
+    )
     default_max_tokens: int = Field(
         4096, ge=1, description="tokens held for an answer that is not streamed and gives no max_tokens"
     )
+    prices: Path | None = Field(None, description="file of model prices: see docs/gateway/limits.md")
     abort_drain_s: float = Field(5.0, gt=0, description="seconds to wait for the exact usage of an aborted request")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")

@@ -8,20 +8,19 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from deepseek_gateway.audit.life import Refusal
-from deepseek_gateway.audit.trail import NO_TRAIL, Trail
 from deepseek_gateway.errors import JournalError
 from deepseek_gateway.ledger.journal import Journal
-from deepseek_gateway.ledger.records import Admission, LedgerRow, Settled, TokenCounts
+from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
 from deepseek_gateway.ledger.recovery import (
     CRASHED,
     Observation,
+    PriceRow,
     admit_record,
     observe_record,
-    recovered,
+    recovered_rows,
     settle_record,
 )
-from deepseek_gateway.storage.books import Books
+from deepseek_gateway.storage.ledger import LedgerTable
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +30,6 @@ OBSERVE_EVERY_S = 1.0
 SEGMENT_BYTES = 8 * 1024 * 1024
 MAX_PENDING_ROWS = 100_000
 """Rows that wait for a store that is down; then nothing is admitted."""
-
-MAX_REFUSALS = 100
-"""Refused requests that are kept between two flushes: a flood of them must not become the store's load."""
 
 FLUSH_DELAY_S = 0.05
 MAX_RETRY_DELAY_S = 5.0
@@ -50,21 +46,29 @@ class Ledger:
 
     Args:
         journal: this process's journal.
-        books: where rows end, in the store.
+        table: where rows end.
         executor: where the store may block.
         wall: Unix time.
+        price: puts the cost on a row that is recovered.
     """
 
     def __init__(
-        self, journal: Journal, books: Books, executor: Executor, wall: Callable[[], float] = time.time
+        self,
+        journal: Journal,
+        table: LedgerTable,
+        executor: Executor,
+        wall: Callable[[], float] = time.time,
+        price: PriceRow = lambda row: row,
     ) -> None:
         self._journal = journal
-        self._books = books
+        self._table = table
         self._executor = executor
         self._wall = wall
+        self._price = price
+        self._flushing = asyncio.Lock()
         self._open: dict[str, _Open] = {}
-        self._pending: list[Settled] = []
-        self._refusals: list[Refusal] = []
+        self._pending: list[LedgerRow] = []
+        self._num_flying = 0
         self._wake = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -72,7 +76,7 @@ class Ledger:
     @property
     def pending_rows(self) -> int:
         """Rows that the store does not have yet."""
-        return len(self._pending)
+        return len(self._pending) + self._num_flying
 
     @property
     def failure(self) -> str | None:
@@ -81,16 +85,17 @@ class Ledger:
             return f"the journal cannot be written: {self._journal.failure}"
         return "the store takes no rows" if len(self._pending) >= MAX_PENDING_ROWS else None
 
-    async def start(self) -> None:
-        """Settle what an earlier process left behind, then begin."""
+    async def start(self) -> list[LedgerRow]:
+        """Settle what an earlier process left behind, then begin; gives what was settled."""
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._executor, lambda: recovered(self._journal.read()))
-        if found:
-            await loop.run_in_executor(self._executor, self._books.keep, found)
-            orphans = sum(settled.row.end_reason == CRASHED for settled in found)
-            logger.warning("recovered %d requests from the journal, %d of them unsettled", len(found), orphans)
+        rows = await loop.run_in_executor(self._executor, lambda: recovered_rows(self._journal.read(), self._price))
+        if rows:
+            await loop.run_in_executor(self._executor, self._table.insert, rows)
+            orphans = sum(row.end_reason == CRASHED for row in rows)
+            logger.warning("recovered %d requests from the journal, %d of them unsettled", len(rows), orphans)
         self._journal.drop_before(self._journal.start_segment())
         self._flusher = asyncio.create_task(self._flush_forever())
+        return rows
 
     def admit(self, admission: Admission) -> int:
         """Journal a request before its first byte leaves; gives the ticket for `durable`.
@@ -118,35 +123,34 @@ class Ledger:
         with contextlib.suppress(JournalError):  # an observation only makes a crash cheaper
             self._journal.append(observe_record(request_id, entry.seen))
 
-    def settle(self, row: LedgerRow, trail: Trail = NO_TRAIL) -> None:
+    def settle(self, row: LedgerRow) -> None:
         """End a request. The row is in the kernel's hands when this returns, and in the store soon after."""
-        settled = Settled(row, trail)
         try:
-            self._journal.append(settle_record(settled))
+            self._journal.append(settle_record(row))
         except JournalError:
             logger.exception("request %s is settled in memory only", row.request_id)
         self._open.pop(row.request_id, None)
-        self._pending.append(settled)
+        self._pending.append(row)
         self._wake.set()
 
-    def note(self, refusal: Refusal) -> None:
-        """Keep a request that was refused. Nothing is owed for it, so a crash or a flood may lose it."""
-        if len(self._refusals) < MAX_REFUSALS:
-            self._refusals.append(refusal)
-            self._wake.set()
-
     async def flush(self) -> None:
-        """Bring the rows that wait into the store; on failure they wait on, and the error is raised."""
-        settled, self._pending = self._pending, []
-        refusals, self._refusals = self._refusals, []
+        """Bring all rows settled so far into the store; on failure they wait on, and the error is raised."""
+        async with self._flushing:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        rows, self._pending = self._pending, []
+        self._num_flying = len(rows)
         oldest = self._journal.start_segment(self._carried()) if self._journal.size > SEGMENT_BYTES else None
         loop = asyncio.get_running_loop()
         try:
-            if settled or refusals:
-                await loop.run_in_executor(self._executor, self._books.keep, settled, refusals)
+            if rows:
+                await loop.run_in_executor(self._executor, self._table.insert, rows)
         except BaseException:
-            self._pending[:0] = settled
+            self._pending[:0] = rows
             raise
+        finally:
+            self._num_flying = 0
         if oldest is not None:
             await self._journal.sync()  # what was carried over must be on the disk before the old files go
             self._journal.drop_before(oldest)

@@ -1,12 +1,11 @@
 """What the journal says about requests whose process died."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
 
-from deepseek_gateway.audit.trail import Trail
-from deepseek_gateway.ledger.records import Admission, LedgerRow, Settled, TokenCounts
+from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
 
 CRASHED = "gateway_crash"
 
@@ -35,20 +34,24 @@ def observe_record(request_id: str, seen: Observation) -> dict[str, Any]:
     return {"kind": "observe", "request_id": request_id, "attempt": seen.attempt, "at": seen.at, "tokens": tokens}
 
 
-def settle_record(settled: Settled) -> dict[str, Any]:
-    """The journal's form of a request that is over; orjson writes the dataclasses in it."""
-    return {"kind": "settle", **settled.row.to_dict(), "trail": settled.trail}
+def settle_record(row: LedgerRow) -> dict[str, Any]:
+    """The journal's form of a row."""
+    return {"kind": "settle", **row.to_dict()}
 
 
-def recovered(records: Iterable[dict[str, Any]]) -> list[Settled]:
-    """What belongs into the store: settled requests as they were settled, and orphans at what was last seen of them.
+PriceRow = Callable[[LedgerRow], LedgerRow]
+"""Puts the cost on a row."""
+
+
+def recovered_rows(records: Iterable[dict[str, Any]], price: PriceRow = lambda row: row) -> list[LedgerRow]:
+    """Rows for the store: settled requests as they were settled, and orphans at what was last seen of them.
 
     An orphan was admitted and never settled: its process died. It is billed what the caller may have received, as far
     as the journal saw it, and marked `estimated`.
     """
     admitted: dict[str, Admission] = {}
     seen: dict[str, Observation] = {}
-    settled: dict[tuple[str, int], Settled] = {}
+    settled: dict[tuple[str, int], LedgerRow] = {}
     for record in records:
         values = dict(record)
         kind = values.pop("kind")
@@ -59,17 +62,11 @@ def recovered(records: Iterable[dict[str, Any]]) -> list[Settled]:
             tokens = TokenCounts(**values["tokens"])
             seen[values["request_id"]] = Observation(values["attempt"], tokens, values["at"])
         else:
-            trail = Trail.from_json(values.pop("trail", {}))
             row = LedgerRow(**values)
-            settled[row.request_id, row.attempt] = Settled(row, trail)
+            settled[row.request_id, row.attempt] = row
     for request_id, _ in settled:
         admitted.pop(request_id, None)
-    orphans = (Settled(_orphan(each, seen.get(key)), _trail(each)) for key, each in admitted.items())
-    return [*settled.values(), *orphans]
-
-
-def _trail(admission: Admission) -> Trail:
-    return Trail(admission.client_request_id, admission.policy_version, admission.list_version)
+    return [*settled.values(), *(price(_orphan(admission, seen.get(key))) for key, admission in admitted.items())]
 
 
 def _orphan(admission: Admission, seen: Observation | None) -> LedgerRow:
@@ -91,6 +88,9 @@ def _orphan(admission: Admission, seen: Observation | None) -> LedgerRow:
         latency_ms=0.0,
         ttft_ms=None,
         created=admission.created,
+        org_id=admission.org_id,
+        team_id=admission.team_id,
+        user_id=admission.user_id,
     )
     if seen is None:
         return row
@@ -100,5 +100,6 @@ def _orphan(admission: Admission, seen: Observation | None) -> LedgerRow:
         prompt_tokens=seen.tokens.prompt,
         completion_tokens=seen.tokens.completion,
         cached_tokens=seen.tokens.cached,
+        reasoning_tokens=seen.tokens.reasoning,
         latency_ms=max(0.0, (seen.at - admission.created) * 1000),
     )

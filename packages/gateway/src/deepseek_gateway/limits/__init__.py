@@ -1,1 +1,1 @@
-"""What a key may use: plain arithmetic over a clock that is handed in."""
+"""What a request may use: rules, and two limiters (in process, and on Redis or Valkey) that keep them."""

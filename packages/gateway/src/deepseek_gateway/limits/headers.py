@@ -1,20 +1,24 @@
 """Limits as response headers: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI names them."""
 
-from deepseek_gateway.limits.limiter import KeyMeters
-from deepseek_gateway.limits.rules import Limits, Now
+from collections.abc import Iterable
+
+from deepseek_gateway.limits.rules import Kind, Standing
+
+_FAMILIES = {
+    "requests": frozenset({Kind.REQUESTS_PER_MINUTE}),
+    "tokens": frozenset({Kind.TOKENS_PER_MINUTE, Kind.TOKENS_PER_DAY, Kind.TOKENS_PER_MONTH}),
+}
 
 
-def rate_limit_headers(meters: KeyMeters, limits: Limits, now: Now) -> dict[str, str]:
-    """Headers for the limits that a key has; `reset` is when the bucket is full, in seconds."""
+def rate_limit_headers(standings: Iterable[Standing]) -> dict[str, str]:
+    """Headers of the tightest rule of each kind: the one that leaves least, and of these the one that lasts longest."""
     headers: dict[str, str] = {}
-    rate = limits.requests_per_minute
-    if rate is not None:
-        headers["x-ratelimit-limit-requests"] = str(rate)
-        headers["x-ratelimit-remaining-requests"] = str(meters.requests.remaining(rate, now.monotonic_s))
-        headers["x-ratelimit-reset-requests"] = f"{meters.requests.reset_s(now.monotonic_s):.3f}s"
-    rate = limits.tokens_per_minute
-    if rate is not None:
-        headers["x-ratelimit-limit-tokens"] = str(rate)
-        headers["x-ratelimit-remaining-tokens"] = str(max(0, int(meters.tokens.available(rate, now.monotonic_s))))
-        headers["x-ratelimit-reset-tokens"] = f"{meters.tokens.reset_s(rate, now.monotonic_s):.3f}s"
+    standings = tuple(standings)
+    for family, kinds in _FAMILIES.items():
+        of_kind = [standing for standing in standings if standing.rule.kind in kinds]
+        if of_kind:
+            tightest = min(of_kind, key=lambda standing: (standing.remaining, -standing.reset_s))
+            headers[f"x-ratelimit-limit-{family}"] = str(tightest.rule.limit)
+            headers[f"x-ratelimit-remaining-{family}"] = str(tightest.remaining)
+            headers[f"x-ratelimit-reset-{family}"] = f"{tightest.reset_s:.3f}s"
     return headers

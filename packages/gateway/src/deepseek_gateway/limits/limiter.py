@@ -1,175 +1,159 @@
-"""Reserve before a call, extend while it streams, settle after it.
+"""Reserve before a call, extend while it streams, settle after it: what both limiters do.
 
-All rules of a request are asked, then all are charged, in one call without a suspension point: on one event loop that
-is one atomic step.
+All rules of a request are asked, then all are charged, as one atomic step.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from typing import Any, Protocol
 
-from deepseek_gateway.limits.meters import MonthMeter, RequestMeter, TokenMeter, month_of, next_month_start
-from deepseek_gateway.limits.rules import LimitReached, Limits, Now, Rule
+from deepseek_gateway.limits.rulebook import Meter, Plan
+from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitRule, Standing
+from deepseek_gateway.limits.windows import Window
+from deepseek_gateway.money.amounts import money_text
 
-
-@dataclass(slots=True)
-class KeyMeters:
-    """The meters of one key."""
-
-    requests: RequestMeter = field(default_factory=RequestMeter)
-    tokens: TokenMeter = field(default_factory=TokenMeter)
-    month: MonthMeter = field(default_factory=MonthMeter)
-    in_flight: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a request needs to begin: its prompt, and room for the first tokens of the answer."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-    @property
-    def tokens(self) -> int:
-        """Both together."""
-        return self.prompt_tokens + self.completion_tokens
+Spent = Callable[[Meter, Window], Awaitable[int]]
+"""What the ledger says was spent under a budget in a window, in the budget's unit."""
 
 
 @dataclass(slots=True)
 class Reservation:
-    """Tokens held for one running request."""
+    """What one running request holds."""
 
-    key_id: str
-    limits: Limits
-    month: str
-    held: int
+    request_id: str
+    plan: Plan
+    tokens: int
+    nano: int
+    states: Any
+    standings: tuple[Standing, ...] = ()
+    crossed: list["Crossing"] = field(default_factory=list["Crossing"])
     is_settled: bool = False
 
 
-class LocalLimiter:
-    """Limits of all keys in one process."""
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A soft limit that a request went over; `window` is None for rates and concurrency."""
 
-    def __init__(self, month_usage: Mapping[str, int] | None = None, wall_s: float = 0.0) -> None:
-        self._meters: dict[str, KeyMeters] = {}
-        for key_id, used in (month_usage or {}).items():
-            self._meters[key_id] = KeyMeters(month=MonthMeter(month_of(wall_s), used))
+    meter: Meter
+    window: Window | None
+    taken: int
 
-    def meters(self, key_id: str) -> KeyMeters:
-        """A key's meters, made on first use."""
-        meters = self._meters.get(key_id)
-        if meters is None:
-            meters = self._meters[key_id] = KeyMeters()
-        return meters
 
-    def admit(self, key_id: str, limits: Limits, ask: Ask, now: Now) -> Reservation:
-        """Let a request in and hold its tokens.
+class Limiter(Protocol):
+    """Keeps rules. `settle` returns at once; `settled` waits until what was given back can be had by others."""
+
+    async def start(self) -> None:
+        """Begin."""
+        ...
+
+    async def admit(self, request_id: str, plan: Plan, ask: Ask) -> Reservation:
+        """Let a request in and hold what it asks.
 
         Raises:
             LimitReached: a rule has no room; nothing was charged.
+            LimitsUnavailable: a rule cannot be checked now.
         """
-        meters = self.meters(key_id)
-        meters.month.roll(month_of(now.wall_s))
-        _check_month(meters, limits, ask, now)
-        _check_concurrency(meters, limits)
-        _check_requests(meters, limits, now)
-        _check_tokens(meters, limits, ask, now)
-        if limits.requests_per_minute is not None:
-            meters.requests.charge(limits.requests_per_minute, now.monotonic_s)
-        if limits.tokens_per_minute is not None:
-            meters.tokens.charge(ask.tokens, limits.tokens_per_minute, now.monotonic_s)
-        meters.month.held += ask.tokens
-        meters.in_flight += 1
-        return Reservation(key_id, limits, meters.month.month, ask.tokens)
+        ...
 
-    def extend(self, reservation: Reservation, tokens: int, now: Now) -> int:
-        """Hold up to `tokens` more; gives how many it got, 0 when a limit is reached."""
-        meters, limits = self.meters(reservation.key_id), reservation.limits
-        granted = float(tokens)
-        if limits.tokens_per_minute is not None:
-            granted = min(granted, meters.tokens.available(limits.tokens_per_minute, now.monotonic_s))
-        meters.month.roll(month_of(now.wall_s))
-        is_this_month = reservation.month == meters.month.month
-        if limits.tokens_per_month is not None and is_this_month:
-            granted = min(granted, limits.tokens_per_month - meters.month.taken)
-        extra = max(0, math.floor(granted))
-        if limits.tokens_per_minute is not None:
-            meters.tokens.charge(extra, limits.tokens_per_minute, now.monotonic_s)
-        if is_this_month:
-            meters.month.held += extra
-        reservation.held += extra
-        return extra
+    async def extend(self, reservation: Reservation, more: Amounts) -> Amounts:
+        """Hold more, as much as there is; gives what it got."""
+        ...
 
-    def settle(self, reservation: Reservation, used: int, now: Now) -> None:
+    def settle(self, reservation: Reservation, used: Amounts) -> None:
         """Replace what was held by what was used, and free the request's place. A second call does nothing."""
-        if reservation.is_settled:
-            return
-        reservation.is_settled = True
-        meters, limits = self.meters(reservation.key_id), reservation.limits
-        meters.in_flight -= 1
-        if limits.tokens_per_minute is not None:
-            meters.tokens.charge(used - reservation.held, limits.tokens_per_minute, now.monotonic_s)
-        meters.month.roll(month_of(now.wall_s))
-        if reservation.month == meters.month.month:
-            meters.month.held -= reservation.held
-            meters.month.used += used
+        ...
 
-    def reached(self, reservation: Reservation, now: Now) -> LimitReached:
+    async def settled(self, reservation: Reservation) -> None:
+        """Wait until a settlement is known to all, but not for long."""
+        ...
+
+    def reached(self, reservation: Reservation) -> LimitReached:
         """The refusal for a running request that cannot extend."""
-        month = self.meters(reservation.key_id).month
-        limit = reservation.limits.tokens_per_month
-        if limit is not None and reservation.month == month.month and month.taken >= limit:
-            return month_reached(limit, month.taken, now)
-        rate = reservation.limits.tokens_per_minute
-        return LimitReached(Rule.TOKENS_PER_MINUTE, f"tokens_per_minute={rate} is used up: the answer ends here", 1.0)
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why rules are not kept as written just now, or None."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what this process holds, and end."""
+        ...
 
 
-def month_reached(limit: int, taken: int, now: Now) -> LimitReached:
-    """The refusal of the month's budget, with the day it begins again."""
-    resets = datetime.fromtimestamp(next_month_start(now.wall_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    message = f"tokens_per_month={limit} is used up ({taken} used or held by running requests): it resets at {resets}"
-    return LimitReached(Rule.TOKENS_PER_MONTH, message, None)
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """One rule without room: what was needed and left, and when it fits (None: never, or nobody knows)."""
+
+    rule: LimitRule
+    needed: int
+    left: int
+    wait_s: float | None
+    window: Window | None = None
 
 
-def _check_month(meters: KeyMeters, limits: Limits, ask: Ask, now: Now) -> None:
-    limit = limits.tokens_per_month
-    if limit is None or meters.month.taken + ask.tokens <= limit:
-        return
-    left = limit - meters.month.taken
-    if left <= 0:
-        raise month_reached(limit, meters.month.taken, now)
-    refusal = month_reached(limit, meters.month.taken, now)
-    refusal.message = (
-        f"{left} of tokens_per_month={limit} are left, and this request needs about {ask.prompt_tokens} for its prompt "
-        f"and {ask.completion_tokens} for its answer: ask for less, or wait for {refusal.message.rpartition(' ')[2]}"
+def refusal(shortages: list[Shortage], ask: Ask) -> LimitReached:
+    """The refusal of the rule that takes longest: a retry after its time meets no other of these."""
+    worst = max(shortages, key=lambda shortage: math.inf if shortage.wait_s is None else shortage.wait_s)
+    return LimitReached(worst.rule, _message(worst, ask), worst.wait_s)
+
+
+def used_up(rule: LimitRule, window: Window | None) -> LimitReached:
+    """The refusal of a running stream."""
+    if window is not None:
+        return LimitReached(rule, f"{name_of(rule)} is used up: {_ending(rule, window)}", None)
+    return LimitReached(rule, f"{name_of(rule)} is used up: the answer ends here", 1.0)
+
+
+def name_of(rule: LimitRule) -> str:
+    """A rule as messages call it: `tokens_per_minute=6000`, with whom it is for unless it is the key's own."""
+    text = f"{rule.kind}={rule.limit}" if rule.kind.unit != "money" else f"{rule.kind}={money_text(rule.limit)}"
+    if rule.kind is Kind.BALANCE:
+        text = "the prepaid balance"
+    if rule.id.startswith(("key:", "balance:")):
+        return text
+    named = (
+        ("organisation", rule.org_id),
+        ("team", rule.team_id),
+        ("user", rule.user_id),
+        ("key", rule.key_id),
+        ("model", rule.model),
     )
-    raise refusal
+    whom = ", ".join(f"each {name}" if value == "*" else f"{name} {value}" for name, value in named if value)
+    return f"{text} (rule {rule.id}{': ' if whom else ''}{whom})"
 
 
-def _check_concurrency(meters: KeyMeters, limits: Limits) -> None:
-    limit = limits.concurrent_requests
-    if limit is not None and meters.in_flight >= limit:
-        message = f"concurrent_requests={limit}: that many requests of this key are running"
-        raise LimitReached(Rule.CONCURRENT_REQUESTS, message, 1.0)
+def _amount(rule: LimitRule, value: int) -> str:
+    return money_text(value) if rule.kind.unit == "money" else str(value)
 
 
-def _check_requests(meters: KeyMeters, limits: Limits, now: Now) -> None:
-    limit = limits.requests_per_minute
-    if limit is not None and (wait := meters.requests.wait_s(limit, now.monotonic_s)) > 0:
-        message = f"requests_per_minute={limit} is reached: try again in {wait:.1f} s"
-        raise LimitReached(Rule.REQUESTS_PER_MINUTE, message, wait)
-
-
-def _check_tokens(meters: KeyMeters, limits: Limits, ask: Ask, now: Now) -> None:
-    limit = limits.tokens_per_minute
-    if limit is None:
-        return
-    if ask.tokens > limit:
-        message = (
-            f"tokens_per_minute={limit}: this request needs about {ask.prompt_tokens} tokens for its prompt and "
-            f"{ask.completion_tokens} for its answer, so it never fits: shorten it or lower max_tokens"
+def _message(shortage: Shortage, ask: Ask) -> str:
+    rule, wait = shortage.rule, shortage.wait_s
+    name = name_of(rule)
+    if shortage.window is not None:
+        left = max(0, shortage.left)
+        if rule.kind is Kind.BALANCE:
+            needed = money_text(shortage.needed)
+            return f"Insufficient Balance: {money_text(left)} is left, and this request needs about {needed}"
+        if left == 0:
+            return f"{name} is used up: {_ending(rule, shortage.window)}"
+        return (
+            f"{_amount(rule, left)} of {name} are left, and this request needs about {_amount(rule, shortage.needed)} "
+            f"({ask.prompt_tokens} tokens for its prompt and {ask.completion_tokens} for its answer): ask for less, or "
+            f"wait until {_ending(rule, shortage.window)}"
         )
-        raise LimitReached(Rule.TOKENS_PER_MINUTE, message, None)
-    if (wait := meters.tokens.wait_s(ask.tokens, limit, now.monotonic_s)) > 0:
-        message = f"tokens_per_minute={limit}: {ask.tokens} tokens are free in {wait:.1f} s"
-        raise LimitReached(Rule.TOKENS_PER_MINUTE, message, wait)
+    if rule.kind is Kind.CONCURRENT_REQUESTS:
+        return f"{name}: that many requests are running"
+    if wait is None:
+        return (
+            f"{name}: this request needs about {ask.prompt_tokens} tokens for its prompt and {ask.completion_tokens} "
+            "for its answer, so it never fits: shorten it or lower max_tokens"
+        )
+    if rule.kind is Kind.REQUESTS_PER_MINUTE:
+        return f"{name} is reached: try again in {wait:.1f} s"
+    return f"{name}: {shortage.needed} tokens are free in {wait:.1f} s"
+
+
+def _ending(rule: LimitRule, window: Window) -> str:
+    return "top it up" if rule.kind is Kind.BALANCE else f"it resets at {window.resets_at}"

@@ -1,101 +1,177 @@
-"""The state behind each limit. A meter is asked first and charged after, so that several can be asked as one step."""
+"""The state behind each kind of rule in one process. It is asked first and charged after, so that several are one step.
+
+A meter gives what it could hold of an ask (`room`), takes it (`take`), and gets it replaced by what was used (`give`).
+"""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Protocol
+
+from deepseek_gateway.limits.rules import Now
+from deepseek_gateway.limits.windows import Window
 
 TOLERANCE = 1e-9
 """Seconds, or tokens, that rounding may cost."""
 
 
+class MeterState(Protocol):
+    """One counter."""
+
+    def room(self, limit: int, now: Now) -> float:
+        """How much can be held now; below zero is a debt."""
+        ...
+
+    def wait_s(self, amount: int, limit: int, now: Now) -> float | None:
+        """Seconds until so much fits; None when it never does, or nobody knows."""
+        ...
+
+    def take(self, amount: int, limit: int, now: Now) -> None:
+        """Hold."""
+        ...
+
+    def give(self, held: int, used: int, limit: int, now: Now) -> None:
+        """Replace what was held by what was used."""
+        ...
+
+    def reset_s(self, limit: int, now: Now) -> float:
+        """Seconds until nothing is used any more."""
+        ...
+
+    def is_idle(self, now: Now) -> bool:
+        """Whether forgetting it changes nothing."""
+        ...
+
+
 @dataclass(slots=True)
-class RequestMeter:
-    """Requests a minute, by the generic cell rate algorithm: one number a key, and an exact time to retry.
+class RequestState:
+    """Requests a minute, by the generic cell rate algorithm: one number, and an exact time to retry.
 
     `theoretical_s` is when the bucket would be full again. Source: ITU-T I.371, virtual scheduling.
     """
 
     theoretical_s: float = float("-inf")
 
-    def wait_s(self, per_minute: int, now_s: float) -> float:
-        """Seconds until one more request fits; 0 when it does now."""
-        ahead = max(self.theoretical_s, now_s) + 60 / per_minute - now_s
-        return max(0.0, ahead - 60) if ahead > 60 + TOLERANCE else 0.0
+    def room(self, limit: int, now: Now) -> float:
+        """Requests that fit."""
+        ahead = max(0.0, self.theoretical_s - now.monotonic_s)
+        return (60 - ahead) * limit / 60 + 1e-6
 
-    def charge(self, per_minute: int, now_s: float) -> None:
-        """Count one request."""
-        self.theoretical_s = max(self.theoretical_s, now_s) + 60 / per_minute
+    def wait_s(self, amount: int, limit: int, now: Now) -> float | None:
+        """Seconds until `amount` fit."""
+        return max(0.0, self.theoretical_s - now.monotonic_s + amount * 60 / limit - 60)
 
-    def remaining(self, per_minute: int, now_s: float) -> int:
-        """Requests that fit now."""
-        ahead = max(0.0, self.theoretical_s - now_s)
-        return max(0, int((60 - ahead) * per_minute / 60 + 1e-6))
+    def take(self, amount: int, limit: int, now: Now) -> None:
+        """Count them."""
+        self.theoretical_s = max(self.theoretical_s, now.monotonic_s) + amount * 60 / limit
 
-    def reset_s(self, now_s: float) -> float:
+    def give(self, held: int, used: int, limit: int, now: Now) -> None:
+        """A request that was counted stays counted."""
+
+    def reset_s(self, limit: int, now: Now) -> float:  # noqa: ARG002  the same for all meters
         """Seconds until the bucket is full."""
-        return max(0.0, self.theoretical_s - now_s)
+        return max(0.0, self.theoretical_s - now.monotonic_s)
+
+    def is_idle(self, now: Now) -> bool:
+        """Full."""
+        return self.theoretical_s <= now.monotonic_s
 
 
 @dataclass(slots=True)
-class TokenMeter:
+class TokenState:
     """Tokens a minute: a bucket that refills steadily. Below zero is a debt that the refill pays first."""
 
-    level: float | None = None
-    at_s: float = 0.0
+    level: float
+    at_s: float
 
-    def available(self, per_minute: int, now_s: float) -> float:
+    def room(self, limit: int, now: Now) -> float:
         """Tokens in the bucket, refilled to now. A clock that goes back refills nothing."""
-        if self.level is None:
-            self.level = float(per_minute)
-        elif now_s > self.at_s:
-            self.level += (now_s - self.at_s) * per_minute / 60
-        self.level = min(self.level, float(per_minute))
-        self.at_s = max(self.at_s, now_s)
-        return self.level
+        if now.monotonic_s > self.at_s:
+            self.level += (now.monotonic_s - self.at_s) * limit / 60
+            self.at_s = now.monotonic_s
+        self.level = min(self.level, float(limit))
+        return self.level + TOLERANCE
 
-    def wait_s(self, tokens: int, per_minute: int, now_s: float) -> float:
-        """Seconds until `tokens` are there; 0 when they are."""
-        return max(0.0, (tokens - TOLERANCE - self.available(per_minute, now_s)) * 60 / per_minute)
+    def wait_s(self, amount: int, limit: int, now: Now) -> float | None:
+        """Seconds until so many are there."""
+        return None if amount > limit else max(0.0, (amount - self.room(limit, now)) * 60 / limit)
 
-    def charge(self, tokens: int, per_minute: int, now_s: float) -> None:
-        """Take tokens; a negative number gives them back, up to a full bucket."""
-        self.level = min(self.available(per_minute, now_s) - tokens, float(per_minute))
+    def take(self, amount: int, limit: int, now: Now) -> None:  # noqa: ARG002
+        """Take tokens."""
+        self.level -= amount
 
-    def reset_s(self, per_minute: int, now_s: float) -> float:
+    def give(self, held: int, used: int, limit: int, now: Now) -> None:
+        """Give back what was not used, up to a full bucket."""
+        self.room(limit, now)
+        self.level = min(self.level + held - used, float(limit))
+
+    def reset_s(self, limit: int, now: Now) -> float:
         """Seconds until the bucket is full."""
-        return (per_minute - self.available(per_minute, now_s)) * 60 / per_minute
+        return max(0.0, (limit - self.room(limit, now)) * 60 / limit)
+
+    def is_idle(self, now: Now) -> bool:
+        """Not in debt, and not asked for as long as it takes to be full."""
+        return self.level >= 0 and now.monotonic_s - self.at_s >= 60
 
 
 @dataclass(slots=True)
-class MonthMeter:
-    """Tokens of a calendar month (UTC): spent, and held by requests that run."""
+class SlotState:
+    """Requests at a time."""
 
-    month: str = ""
-    used: int = 0
+    running: int = 0
+
+    def room(self, limit: int, now: Now) -> float:  # noqa: ARG002
+        """Free places."""
+        return limit - self.running
+
+    def wait_s(self, amount: int, limit: int, now: Now) -> float | None:  # noqa: ARG002
+        """Nobody knows when one ends: a second is a fair guess."""
+        return 1.0
+
+    def take(self, amount: int, limit: int, now: Now) -> None:  # noqa: ARG002
+        """Occupy places."""
+        self.running += amount
+
+    def give(self, held: int, used: int, limit: int, now: Now) -> None:  # noqa: ARG002
+        """Free them."""
+        self.running -= held
+
+    def reset_s(self, limit: int, now: Now) -> float:  # noqa: ARG002
+        """Unknown."""
+        return 0.0
+
+    def is_idle(self, now: Now) -> bool:  # noqa: ARG002
+        """Nobody runs."""
+        return self.running == 0
+
+
+@dataclass(slots=True)
+class WindowState:
+    """A budget of one calendar window: spent, and held by requests that run."""
+
+    window: Window
+    used: int
     held: int = 0
 
-    def roll(self, month: str) -> None:
-        """Begin a new month at zero. What a request admitted last month uses counts there."""
-        if month > self.month:
-            self.month, self.used, self.held = month, 0, 0
+    def room(self, limit: int, now: Now) -> float:  # noqa: ARG002
+        """What nobody has."""
+        return limit - self.used - self.held
 
-    @property
-    def taken(self) -> int:
-        """Tokens that nobody else may have."""
-        return self.used + self.held
+    def wait_s(self, amount: int, limit: int, now: Now) -> float | None:  # noqa: ARG002
+        """Waiting does not help a caller: budgets are for people to raise."""
+        return None
 
+    def take(self, amount: int, limit: int, now: Now) -> None:  # noqa: ARG002
+        """Hold."""
+        self.held += amount
 
-def month_of(wall_s: float) -> str:
-    """The calendar month of a Unix time, as `2026-11`."""
-    return datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m")
+    def give(self, held: int, used: int, limit: int, now: Now) -> None:  # noqa: ARG002
+        """Spend `used`."""
+        self.held -= held
+        self.used += used
 
+    def reset_s(self, limit: int, now: Now) -> float:  # noqa: ARG002
+        """Seconds until the window ends."""
+        return max(0.0, self.window.end - now.wall_s)
 
-def month_start(wall_s: float) -> float:
-    """Unix time at which the month of `wall_s` began."""
-    now = datetime.fromtimestamp(wall_s, UTC)
-    return datetime(now.year, now.month, 1, tzinfo=UTC).timestamp()
-
-
-def next_month_start(wall_s: float) -> float:
-    """Unix time at which the next month begins."""
-    now = datetime.fromtimestamp(wall_s, UTC)
-    return datetime(now.year + now.month // 12, now.month % 12 + 1, 1, tzinfo=UTC).timestamp()
+    def is_idle(self, now: Now) -> bool:
+        """Over; the ledger knows it."""
+        return self.held == 0 and now.wall_s >= self.window.end

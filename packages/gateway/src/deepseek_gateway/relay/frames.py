@@ -8,8 +8,7 @@ DONE_DATA = b"[DONE]"
 class FrameSplitter:
     """Gathers bytes and gives whole events, each ending in LF LF.
 
-    CRLF line ends, which JSON cannot hold unescaped, become LF. Bytes that are no UTF-8 become U+FFFD: characters are
-    only looked at in whole events, so one that is split over two reads comes out whole.
+    CRLF line ends, which JSON cannot hold unescaped, become LF.
     """
 
     def __init__(self, max_event_bytes: int) -> None:
@@ -29,7 +28,7 @@ class FrameSplitter:
         self._rest = frames.pop()
         if len(self._rest) > self._max_event_bytes:
             raise UpstreamCutError(f"an event of the engine is larger than {self._max_event_bytes} bytes")
-        return [_valid(frame) + b"\n\n" for frame in frames if frame]
+        return [frame + b"\n\n" for frame in frames if frame]
 
     def _without_cr(self, data: bytes) -> bytes:
         if self._held_cr:
@@ -38,15 +37,6 @@ class FrameSplitter:
         if self._held_cr:
             data = data[:-1]
         return data.replace(b"\r\n", b"\n")
-
-
-def _valid(frame: bytes) -> bytes:
-    if not frame.isascii():
-        try:
-            frame.decode()
-        except UnicodeDecodeError:
-            return frame.decode(errors="replace").encode()
-    return frame
 
 
 def data_of(frame: bytes) -> bytes | None:

@@ -1,16 +1,14 @@
 """How one admitted request ends in the books: exactly once."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from deepseek_gateway.audit.trail import Trail
 from deepseek_gateway.edge.context import RequestContext
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import Accuracy, Admission, LedgerRow, Status, TokenCounts
+from deepseek_gateway.limits.rules import Subject
 from deepseek_gateway.metrics import GatewayMetrics
 from deepseek_gateway.relay.allowance import Allowance
-from deepseek_gateway.upstream.attempts import Attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +37,7 @@ class Settlement:
             self.ledger.observe(self.admission.request_id, attempt, tokens)
 
     def settle(
-        self,
-        ending: Ending,
-        tokens: TokenCounts,
-        accuracy: Accuracy,
-        attempt: int,
-        upstream: str | None,
-        attempts: Sequence[Attempt] = (),
+        self, ending: Ending, tokens: TokenCounts, accuracy: Accuracy, attempt: int, upstream: str | None
     ) -> None:
         """End the request. A second call does nothing."""
         if self.is_settled:
@@ -70,24 +62,29 @@ class Settlement:
             latency_ms=context.elapsed_ms(),
             ttft_ms=context.ttft_ms,
             created=admission.created,
+            org_id=admission.org_id,
+            team_id=admission.team_id,
+            user_id=admission.user_id,
+            reasoning_tokens=tokens.reasoning,
+            cost_nano=self.allowance.cost_nano(tokens),
+            price_version=None if self.allowance.price is None else self.allowance.price.version,
         )
-        self.ledger.settle(row, self._trail(attempts))
-        self.allowance.settle(tokens.total)
+        self.ledger.settle(row)
+        self.allowance.settle(tokens)
         self.metrics.settled(row)
         context.tokens, context.outcome = tokens, ending.status
 
-    def _trail(self, attempts: Sequence[Attempt]) -> Trail:
-        context = self.context
-        # Copies: an attempt that is given up later changes, and a row must not.
-        kept = tuple(replace(attempt) for attempt in attempts)
-        return Trail(
-            context.client_request_id, context.policy_version, context.list_version, kept, tuple(context.steps)
-        )
 
-
-def admission_of(context: RequestContext, key_id: str, *, stream: bool) -> Admission:
+def admission_of(context: RequestContext, subject: Subject, *, stream: bool) -> Admission:
     """The admission of the request at hand, now."""
     return Admission(
-        *(context.request_id, key_id, context.route, context.model, stream, time.time()),
-        *(context.client_request_id, context.policy_version, context.list_version),
+        context.request_id,
+        subject.key_id,
+        context.route,
+        context.model,
+        stream,
+        time.time(),
+        subject.org_id,
+        subject.team_id,
+        subject.user_id,
     )

@@ -1,7 +1,6 @@
 """A streamed answer: events go to the caller as they come."""
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
@@ -11,9 +10,10 @@ from deepseek_gateway.edge.respond import end_stream, send_body, send_part, star
 from deepseek_gateway.edge.watch import QuietError
 from deepseek_gateway.errors import ApiError, UpstreamCutError
 from deepseek_gateway.ledger.records import TokenCounts
-from deepseek_gateway.limits.rules import LimitReached, Rule
+from deepseek_gateway.limits.rules import LimitReached
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts, send_failure
 from deepseek_gateway.relay.frames import FrameSplitter
+from deepseek_gateway.relay.refusals import refusal_of
 from deepseek_gateway.relay.settlement import Ending
 from deepseek_gateway.relay.usage_tap import UsageTap
 
@@ -49,7 +49,7 @@ class StreamExchange(Exchange):
                 await self._end_early()
                 return
             if limit is not None:
-                await self.refuse_tokens(refusal_of(limit), limit.rule.value)
+                await self.refuse_tokens(refusal_of(limit), limit.rule.kind.value)
                 return
             if self._tap.is_done or self._tap.is_failed:
                 break
@@ -73,10 +73,10 @@ class StreamExchange(Exchange):
         await self._read_tail()
 
     def usage(self) -> tuple[TokenCounts, Literal["exact", "estimated"]]:
-        """The last usage seen: exact when the engine ended the stream, with [DONE] or with an error."""
+        """The last usage seen: exact when the stream came to its end."""
         tap = self._tap
         if tap.counts is not None:
-            return tap.counts, "exact" if tap.is_done or tap.is_failed else "estimated"
+            return tap.counts, "exact" if tap.is_done else "estimated"
         if tap.content_events == 0 and (self._is_refused or self.parts.call.attempt == 0):
             return TokenCounts(), "exact"
         if tap.content_events == 0:
@@ -119,24 +119,26 @@ class StreamExchange(Exchange):
         """Send on what bytes from the engine complete. Gives the limit that was reached, if one was."""
         tap = self._tap
         out = [tap.pass_on(frame) for frame in self._frames.feed(data)]
-        limit = self._account()
+        limit = await self._account()
         passed = b"".join(out) if self.stages is None else self.stages.pass_on(out)
         if tap.is_done:
             # The books are closed before the last byte leaves: a crash after it must find them closed.
             self.settle(self._ending())
+            await self.parts.settlement.allowance.settled()
         if passed:
             await self._send(passed)
         return None if tap.is_done else limit
 
-    def _account(self) -> LimitReached | None:
+    async def _account(self) -> LimitReached | None:
         counts = self._tap.counts
         if counts is None:
             return None
         settlement = self.parts.settlement
         settlement.observe(self.parts.call.attempt, counts)
-        if settlement.is_settled or settlement.allowance.covers(counts.total):
+        allowance = settlement.allowance
+        if settlement.is_settled or allowance.covers(counts) or await allowance.extend(counts):
             return None
-        return settlement.allowance.reached()
+        return allowance.reached()
 
     async def _send(self, data: bytes) -> None:
         watch, send, context = self.parts.watch, self.parts.send, self.parts.settlement.context
@@ -211,11 +213,3 @@ class StreamExchange(Exchange):
             return
         kind = answer.content_type.encode("latin-1")
         await self.parts.watch.sending(send_body(self.parts.send, status, body, kind, self.parts.headers))
-
-
-def refusal_of(limit: LimitReached) -> ApiError:
-    """A reached limit as an answer: 402 for the month's budget, 429 for a rate."""
-    if limit.rule is Rule.TOKENS_PER_MONTH:
-        return ApiError(402, limit.message, code="insufficient_balance")
-    headers = {} if limit.retry_after_s is None else {"retry-after": str(max(1, math.ceil(limit.retry_after_s)))}
-    return ApiError(429, limit.message, code=limit.rule.value, headers=headers)

@@ -46,6 +46,7 @@ class UnaryExchange(Exchange):
         else:
             body = self.parts.errors.relayed(answer.status, body)
             self.settle(Ending("failed", "rejected", answer.status))
+        await self.parts.settlement.allowance.settled()
         self.has_begun = True
         kind = answer.content_type.encode("latin-1")
         await self.parts.watch.sending(send_body(self.parts.send, answer.status, body, kind, self.parts.headers))

@@ -134,7 +134,12 @@ def counts_of(usage: dict[str, Any]) -> TokenCounts:
     cached = usage.get("prompt_cache_hit_tokens")
     if cached is None and isinstance(details, dict):
         cached = cast("dict[str, Any]", details).get("cached_tokens")
-    return TokenCounts(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(cached))
+    reasoning = usage.get("reasoning_tokens")
+    thought = usage.get("completion_tokens_details")
+    if isinstance(thought, dict):
+        reasoning = cast("dict[str, Any]", thought).get("reasoning_tokens")
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    return TokenCounts(prompt, completion, _count(cached), _count(reasoning))
 
 
 def usage_of_body(body: bytes) -> tuple[TokenCounts | None, str | None]:

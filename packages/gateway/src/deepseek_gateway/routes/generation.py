@@ -5,25 +5,26 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from deepseek_gateway.audit.trail import plain_id
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.auth.records import Scope as KeyScope
 from deepseek_gateway.dialects.translation import Translated, Translation
 from deepseek_gateway.edge.body import read_body
-from deepseek_gateway.edge.context import RequestContext, context_of, header
+from deepseek_gateway.edge.context import RequestContext, context_of
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, JournalError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.limits.headers import rate_limit_headers
-from deepseek_gateway.limits.limiter import Ask, Reservation
-from deepseek_gateway.limits.rules import LimitReached
-from deepseek_gateway.relay.allowance import Allowance, ask_of, clamp_of, read_clocks
+from deepseek_gateway.limits.limiter import Reservation
+from deepseek_gateway.limits.rulebook import Plan
+from deepseek_gateway.limits.rules import Ask, LimitReached, LimitsUnavailable, Subject
+from deepseek_gateway.relay.allowance import Allowance, ask_of, clamp_of
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts
+from deepseek_gateway.relay.refusals import refusal_of, unavailable
 from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_body, parse_request
 from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
 from deepseek_gateway.relay.stages import Stage
-from deepseek_gateway.relay.stream import StreamExchange, refusal_of
+from deepseek_gateway.relay.stream import StreamExchange
 from deepseek_gateway.relay.unary import UnaryExchange
 from deepseek_gateway.routes.access import authenticate
 from deepseek_gateway.upstream.call import CallPlan, UpstreamCall
@@ -41,8 +42,6 @@ class GenerationRoute:
         """Serve one request."""
         context = context_of(scope)
         context.route = f"/v1/{self.dialect.value if isinstance(self.dialect, Dialect) else self.dialect.path}"
-        context.is_traced = True
-        context.client_request_id = plain_id(header(scope, b"x-request-id"))
         with self.gateway.running_request():
             key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)
             settings = self.gateway.settings
@@ -78,13 +77,18 @@ class GenerationRoute:
         self, asked: Translated, key: KeyRecord, context: RequestContext, receive: Receive, send: Send
     ) -> None:
         gateway, settings, request = self.gateway, self.gateway.settings, asked.request
-        ask = ask_of(request, key.limits, settings.slice_tokens, settings.default_max_tokens)
-        reservation = self._reserve(key, ask)
-        allowance = Allowance(gateway.limiter, reservation, settings.slice_tokens)
-        admission = admission_of(context, key.public_id, stream=request.stream)
+        subject = subject_of(key, context.model)
+        plan = gateway.rules.book.plan(subject, key.limits)
+        price = gateway.price(plan, context.model)
+        ask = ask_of(request, plan, price, gateway.slices)
+        reservation = await self._reserve(context.request_id, plan, ask)
+        longest = None if request.max_tokens is None else request.max_tokens * request.choices
+        allowance = Allowance(gateway.limiter, reservation, price, gateway.slices, longest)
+        admission = admission_of(context, subject, stream=request.stream)
         settlement = Settlement(gateway.ledger, gateway.metrics, allowance, admission, context)
         with contextlib.ExitStack() as clean_up:
-            clean_up.callback(allowance.settle, 0)  # does nothing once the exchange has settled
+            clean_up.callback(gateway.alerts.note, reservation)
+            clean_up.callback(allowance.settle, TokenCounts())  # does nothing once the exchange has settled
             try:
                 ticket = gateway.ledger.admit(admission)
             except JournalError as error:
@@ -92,9 +96,9 @@ class GenerationRoute:
             clean_up.callback(
                 settlement.settle, Ending("failed", "internal_error", 500), TokenCounts(), "exact", 0, None
             )
-            plan = self._plan(asked, key, context.model, clamp_of(request, key.limits, ask))
+            plan = self._plan(asked, key, context.model, clamp_of(request, reservation, price))
             watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
-            headers = rate_limit_headers(gateway.limiter.meters(key.public_id), key.limits, read_clocks())
+            headers = rate_limit_headers(reservation.standings)
             call = UpstreamCall(gateway.pool, plan)
             stages = (*self._stages(), *asked.stages)
             parts = ExchangeParts(
@@ -108,21 +112,20 @@ class GenerationRoute:
                 gateway.watches.discard(watch)
                 await watch.close()
 
-    def _reserve(self, key: KeyRecord, ask: Ask) -> Reservation:
+    async def _reserve(self, request_id: str, plan: Plan, ask: Ask) -> Reservation:
         """Hold what the request needs.
 
         Raises:
-            ApiError: 402 or 429, a limit is reached.
+            ApiError: 402 or 429, a limit is reached; 503, a limit cannot be checked now.
         """
-        now = read_clocks()
         try:
-            return self.gateway.limiter.admit(key.public_id, key.limits, ask, now)
+            return await self.gateway.limiter.admit(request_id, plan, ask)
         except LimitReached as limit:
-            self.gateway.metrics.limited(limit.rule.value)
-            error = refusal_of(limit)
-            meters = self.gateway.limiter.meters(key.public_id)
-            error.headers.update(rate_limit_headers(meters, key.limits, now))
-            raise error from None
+            self.gateway.metrics.limited(limit.rule.kind.value)
+            raise refusal_of(limit) from None
+        except LimitsUnavailable as limits:
+            self.gateway.metrics.limited("unavailable")
+            raise unavailable(limits) from None
 
     def _stages(self) -> tuple[Stage, ...]:
         """What the answer passes on its way, before its translation."""
@@ -132,3 +135,8 @@ class GenerationRoute:
         request, continuous = asked.request, self.gateway.settings.upstream_continuous_usage
         body = request.encode(model, clamp, continuous_usage=continuous)
         return CallPlan(asked.prefix, request.dialect.value, model, body, key.public_id, request.stream)
+
+
+def subject_of(key: KeyRecord, model: str | None) -> Subject:
+    """Whose limits count for a request."""
+    return Subject(key.public_id, key.org_id, key.team_id, key.user_id, model)

@@ -1,11 +1,13 @@
 """The table of what requests used."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from deepseek_gateway.ledger.records import ROW_FIELDS, LedgerRow
+from deepseek_gateway.limits.rules import Scope, Unit
 from deepseek_gateway.storage.database import Database, Row, Transaction
 
 DAY_S = 86400
@@ -16,6 +18,7 @@ _MARKS = ", ".join(f":{name}" for name in _NAMES)
 # The statements below hold only these names, never a caller's text.
 _SELECT = f"SELECT {_COLUMNS} FROM ledger"  # noqa: S608
 _INSERT = f"INSERT INTO ledger ({_COLUMNS}) VALUES ({_MARKS}) ON CONFLICT (request_id, attempt) DO NOTHING"  # noqa: S608
+_PAID_AT_A_TIME = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class UsageTotal:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    cost_nano: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -43,25 +47,44 @@ class LedgerTable:
     database: Database
 
     def insert(self, rows: Sequence[LedgerRow]) -> None:
-        """Keep rows, all or none. A (request_id, attempt) that is there stays as it is: replays are harmless."""
-        with self.database.transaction() as transaction:
-            self.insert_in(transaction, rows)
+        """Keep rows, all or none, and book what they cost to prepaid balances.
 
-    def insert_in(self, transaction: Transaction, rows: Sequence[LedgerRow]) -> None:
-        """The same within a transaction."""
-        transaction.write_many(_INSERT, [{**row.to_dict(), "stream": int(row.stream)} for row in rows])
+        A (request_id, attempt) that is there stays as it is, and costs nothing again: replays are harmless.
+        """
+        free = [row for row in rows if not row.cost_nano]
+        paid = [row for row in rows if row.cost_nano]
+        spent: Counter[str] = Counter()
+        with self.database.transaction() as transaction:
+            if free:
+                transaction.write_many(_INSERT, [_values(row) for row in free])
+            for at in range(0, len(paid), _PAID_AT_A_TIME):
+                spent += _insert_paid(transaction, paid[at : at + _PAID_AT_A_TIME])
+            for account in sorted(spent):  # in one order everywhere, so that two gateways never wait for each other
+                transaction.write(
+                    "UPDATE balances SET spent_nano = spent_nano + :cost WHERE account = :account",
+                    {"account": account, "cost": spent[account]},
+                )
 
     def rows(self, key_id: str | None = None) -> list[LedgerRow]:
         """Rows of one key or of all, the oldest first."""
         where = "" if key_id is None else "WHERE key_id = :key_id"
         return [_row(row) for row in self.database.read(f"{_SELECT} {where} ORDER BY created", {"key_id": key_id})]
 
-    def tokens_since(self, since: float) -> dict[str, int]:
-        """Tokens of each key from a Unix time on."""
-        sql = (
-            "SELECT key_id, sum(prompt_tokens + completion_tokens) FROM ledger WHERE created >= :since GROUP BY key_id"
-        )
-        return {key_id: int(tokens) for key_id, tokens in self.database.read(sql, {"since": since})}
+    def spent(self, scope: Scope, unit: Unit, start: float, end: float) -> int:
+        """Tokens, or money in nano-units, of the requests of a scope that were admitted in [start, end)."""
+        what = "cost_nano" if unit == "money" else "prompt_tokens + completion_tokens"
+        given = {name: value for name, value in asdict(scope).items() if value is not None}
+        conditions = [
+            "created >= :start",
+            "created < :end",
+            *(f"{name} = :{name}" for name in given if name != "model"),
+        ]
+        if scope.model is not None:
+            is_prefix = scope.model.endswith("*")
+            conditions.append("substr(model, 1, :length) = :model" if is_prefix else "model = :model")
+            given = {**given, "model": scope.model.removesuffix("*"), "length": len(scope.model) - 1}
+        sql = f"SELECT coalesce(sum({what}), 0) FROM ledger WHERE {' AND '.join(conditions)}"  # noqa: S608
+        return int(self.database.read(sql, {**given, "start": start, "end": end})[0][0])
 
     def usage(self, since: float | None, until: float | None, key_id: str | None) -> list[UsageTotal]:
         """Totals by key and day, for requests created in [since, until)."""
@@ -70,7 +93,7 @@ class LedgerTable:
         day = self.database.floor(f"ledger.created / {DAY_S}")
         rows = self.database.read(
             f"""SELECT key_id, coalesce(min(api_keys.name), ''), {day} AS day,
-                count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens)
+                count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), sum(cost_nano)
             FROM ledger LEFT JOIN api_keys ON public_id = key_id
             {"WHERE " if conditions else ""}{" AND ".join(conditions)}
             GROUP BY key_id, day ORDER BY day, key_id""",  # noqa: S608  no caller's text
@@ -82,6 +105,26 @@ class LedgerTable:
 def day_text(day: int) -> str:
     """The date of a day that is counted from 1970-01-01, in UTC."""
     return datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y-%m-%d")
+
+
+def _values(row: LedgerRow) -> dict[str, Any]:
+    return {**row.to_dict(), "stream": int(row.stream)}
+
+
+def _insert_paid(transaction: Transaction, rows: Sequence[LedgerRow]) -> Counter[str]:
+    """Insert rows; gives what those that are new cost each account."""
+    marks = ", ".join(f"({', '.join(f':{name}_{at}' for name in _NAMES)})" for at in range(len(rows)))
+    values = {f"{name}_{at}": value for at, row in enumerate(rows) for name, value in _values(row).items()}
+    sql = (
+        f"INSERT INTO ledger ({_COLUMNS}) VALUES {marks} "  # noqa: S608  names and marks only
+        "ON CONFLICT (request_id, attempt) DO NOTHING RETURNING request_id, attempt"
+    )
+    new = {(request_id, int(attempt)) for request_id, attempt in transaction.read(sql, values)}
+    spent: Counter[str] = Counter()
+    for row in rows:
+        if (row.request_id, row.attempt) in new:
+            spent[row.account] += row.cost_nano
+    return spent
 
 
 def _row(row: Row) -> LedgerRow:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from deepseek_gateway.errors import StoreError
 from deepseek_gateway.storage.audit import AuditTable
-from deepseek_gateway.storage.books import Books
+from deepseek_gateway.storage.balances import BalanceTable
 from deepseek_gateway.storage.database import Database
 from deepseek_gateway.storage.keys import KeyTable
 from deepseek_gateway.storage.ledger import LedgerTable
-from deepseek_gateway.storage.lives import LifeTable
 from deepseek_gateway.storage.meta import MetaTable
 from deepseek_gateway.storage.migrate import Migration, migrate, pending_migrations
 from deepseek_gateway.storage.people import PeopleTables
+from deepseek_gateway.storage.rules import RuleTable
 from deepseek_gateway.storage.sqlite import SqliteDatabase
 
 ADVICE = "run `deepseek-gateway migrate`"
@@ -29,12 +29,12 @@ class Store:
             raise StoreError(f"the store lacks {', '.join(migration.name for migration in pending)}: {ADVICE}")
         self.database = database
         self.audit = AuditTable(database)
+        self.balances = BalanceTable(database)
         self.keys = KeyTable(database)
         self.people = PeopleTables(database)
         self.ledger = LedgerTable(database)
-        self.lives = LifeTable(database)
-        self.books = Books(self.ledger, self.lives, self.audit)
         self.meta = MetaTable(database)
+        self.rules = RuleTable(database)
 
     def close(self) -> None:
         """Let go of the database."""

@@ -14,6 +14,7 @@ from deepseek_gateway.auth.drafts import KeyDraft, LimitsDraft, ScopeName
 from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.ledger.records import LedgerRow
+from deepseek_gateway.limits.local import LocalLimiter
 from deepseek_gateway.settings import load_settings
 from deepseek_gateway.state_dir import prepare_state
 from deepseek_gateway.testing.caller import Caller, until
@@ -94,6 +95,12 @@ class Stack:
     def with_key(self, **rules: Any) -> Caller:
         """A caller with a new key, made by `RunningGateway.key`."""
         return self.caller.with_key(self.running.key(**rules))
+
+    def meter(self, counter: str) -> Any:
+        """A counter of the gateway's limiter, which must be the local one."""
+        limiter = self.gateway.limiter
+        assert isinstance(limiter, LocalLimiter)
+        return limiter.state(counter)
 
     async def row(self) -> LedgerRow:
         """The newest of the ledger's rows, once no request runs."""

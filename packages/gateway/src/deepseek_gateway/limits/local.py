@@ -1,0 +1,217 @@
+"""Limits of one process: the meters are its own, so nothing is asked of anybody but budgets, once a window."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+
+from deepseek_gateway.limits.limiter import Crossing, Reservation, Shortage, Spent, refusal, used_up
+from deepseek_gateway.limits.meters import MeterState, RequestState, SlotState, TokenState, WindowState
+from deepseek_gateway.limits.rulebook import Meter, Plan
+from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitsUnavailable, Now, Standing
+from deepseek_gateway.limits.windows import Calendar, Window
+
+MAX_METERS = 200_000
+"""Counters kept at a time; idle ones are dropped beyond it."""
+
+
+def read_clocks() -> Now:
+    """Both clocks, now."""
+    return Now(time.monotonic(), time.time())
+
+
+class LocalLimiter:
+    """See `limits.limiter.Limiter`.
+
+    Args:
+        spent: what the ledger says about a budget.
+        clocks: the time.
+        starts_empty: buckets begin empty instead of full.
+    """
+
+    def __init__(
+        self, spent: Spent | None = None, clocks: Callable[[], Now] = read_clocks, *, starts_empty: bool = False
+    ) -> None:
+        self._spent = spent
+        self._clocks = clocks
+        self._starts_empty = starts_empty
+        self._states: dict[str, MeterState] = {}
+        self._loading: dict[tuple[str, float], asyncio.Future[int]] = {}
+        self._calendar = Calendar()
+
+    @property
+    def trouble(self) -> str | None:
+        """A process can always ask itself."""
+        return None
+
+    async def start(self) -> None:
+        """Nothing to do: budgets are read when they are first asked."""
+
+    async def close(self) -> None:
+        """Nothing to do: this process's reservations end with it."""
+
+    async def settled(self, reservation: Reservation) -> None:
+        """At once."""
+
+    async def admit(self, request_id: str, plan: Plan, ask: Ask) -> Reservation:
+        """Let a request in."""
+        meters = plan.meters
+        now = self._clocks()
+        states: list[MeterState] = []
+        for meter in meters:
+            state = self._states.get(meter.counter)
+            if state is None or (type(state) is WindowState and now.wall_s >= state.window.end):
+                await self._open(meter, now)
+                return await self.admit(request_id, plan, ask)
+            states.append(state)
+        # From here on nothing is awaited: one step.
+        tokens, nano = ask.wanted.tokens, ask.wanted.nano
+        shortages: list[Shortage] = []
+        for meter, state in zip(meters, states, strict=True):
+            if meter.rule.soft:
+                continue
+            room, unit = state.room(meter.limit, now), meter.kind.unit
+            least = amount_of(meter, ask.least.tokens, ask.least.nano)
+            if room < least:
+                shortages.append(_shortage(meter, state, least, now))
+            elif unit == "tokens" and tokens > room:
+                tokens = math.floor(room)
+            elif unit == "money" and nano > room:
+                nano = math.floor(room)
+        if shortages:
+            error = refusal(shortages, ask)
+            error.standings = _standings(plan, states, now)
+            raise error
+        reservation = Reservation(request_id, plan, tokens, nano, states)
+        for meter, state in zip(meters, states, strict=True):
+            state.take(amount_of(meter, tokens, nano), meter.limit, now)
+            if meter.rule.soft and state.room(meter.limit, now) < 0:
+                reservation.crossed.append(_crossing(meter, state, now))
+        reservation.standings = _standings(plan, states, now)
+        return reservation
+
+    async def extend(self, reservation: Reservation, more: Amounts) -> Amounts:
+        """Hold more."""
+        now = self._clocks()
+        pairs = list(zip(reservation.plan.meters, reservation.states, strict=True))
+        tokens, nano = more.tokens, more.nano
+        for meter, state in pairs:
+            if meter.kind.unit == "requests" or meter.rule.soft:
+                continue
+            room = max(0, math.floor(state.room(meter.limit, now)))
+            if meter.kind.unit == "tokens":
+                tokens = min(tokens, room)
+            else:
+                nano = min(nano, room)
+        for meter, state in pairs:
+            if meter.kind.unit == "requests":
+                continue
+            state.take(amount_of(meter, tokens, nano), meter.limit, now)
+            if meter.rule.soft and state.room(meter.limit, now) < 0:
+                reservation.crossed.append(_crossing(meter, state, now))
+        reservation.tokens += tokens
+        reservation.nano += nano
+        return Amounts(tokens, nano)
+
+    def settle(self, reservation: Reservation, used: Amounts) -> None:
+        """Replace what was held by what was used."""
+        if reservation.is_settled:
+            return
+        reservation.is_settled = True
+        now, tokens, nano = self._clocks(), reservation.tokens, reservation.nano
+        for meter, state in zip(reservation.plan.meters, reservation.states, strict=True):
+            unit = meter.kind.unit
+            if unit == "requests":
+                state.give(1, 0, meter.limit, now)
+            elif unit == "tokens":
+                state.give(tokens, used.tokens, meter.limit, now)
+            else:
+                state.give(nano, used.nano, meter.limit, now)
+
+    def reached(self, reservation: Reservation) -> LimitReached:
+        """The refusal for a running request that cannot extend: of the rule that has the least."""
+        now = self._clocks()
+        hard = [
+            (state.room(meter.limit, now), meter, state)
+            for meter, state in zip(reservation.plan.meters, reservation.states, strict=True)
+            if meter.kind.unit != "requests" and not meter.rule.soft
+        ]
+        _, meter, state = min(hard, key=lambda entry: entry[0])
+        return used_up(meter.rule, state.window if isinstance(state, WindowState) else None)
+
+    def state(self, counter: str) -> MeterState | None:
+        """A counter's state, for tests."""
+        return self._states.get(counter)
+
+    async def _open(self, meter: Meter, now: Now) -> None:
+        """Make a meter's state; a budget's is what the ledger says."""
+        if len(self._states) >= MAX_METERS:
+            self._drop_idle(now)
+        period = meter.kind.period
+        if period is None:
+            self._states[meter.counter] = self._fresh(meter, now)
+            return
+        window = self._calendar.window(period, meter.rule.time_zone, now.wall_s)
+        used = 0 if self._spent is None else await self._load(self._spent, meter, window)
+        state = self._states.get(meter.counter)
+        if not isinstance(state, WindowState) or state.window.end < window.end:  # else another caller was faster
+            self._states[meter.counter] = WindowState(window, used)
+
+    async def _load(self, spent: Spent, meter: Meter, window: Window) -> int:
+        """The ledger's sum; all who wait for one budget wait for one look.
+
+        Raises:
+            LimitsUnavailable: the ledger cannot be read.
+        """
+        name = meter.counter, window.start
+        loading = self._loading.get(name)
+        if loading is None:
+            loading = self._loading[name] = asyncio.ensure_future(spent(meter, window))
+            loading.add_done_callback(
+                lambda done: (self._loading.pop(name, None), done.cancelled() or done.exception())
+            )
+        try:
+            return await asyncio.shield(loading)
+        except Exception as error:
+            raise LimitsUnavailable(meter.rule, f"what was spent of {meter.rule.kind} cannot be read now") from error
+
+    def _loaded(self, name: tuple[str, float], done: asyncio.Future[int]) -> None:
+        self._loading.pop(name, None)
+        if not done.cancelled():
+            done.exception()  # seen, also when everybody who waited for it has left
+
+    def _fresh(self, meter: Meter, now: Now) -> MeterState:
+        if meter.kind is Kind.CONCURRENT_REQUESTS:
+            return SlotState()
+        if meter.kind is Kind.TOKENS_PER_MINUTE:
+            return TokenState(0.0 if self._starts_empty else float(meter.limit), now.monotonic_s)
+        return RequestState(now.monotonic_s + 60 if self._starts_empty else float("-inf"))
+
+    def _drop_idle(self, now: Now) -> None:
+        for name in [name for name, state in self._states.items() if state.is_idle(now)]:
+            del self._states[name]
+
+
+def amount_of(meter: Meter, tokens: int, nano: int) -> int:
+    """What a request with so many tokens counts on a meter."""
+    unit = meter.kind.unit
+    return 1 if unit == "requests" else tokens if unit == "tokens" else nano
+
+
+def _standings(plan: Plan, states: list[MeterState], now: Now) -> tuple[Standing, ...]:
+    return tuple(
+        Standing(meter.rule, max(0, math.floor(state.room(meter.limit, now))), state.reset_s(meter.limit, now))
+        for meter, state in zip(plan.meters, states, strict=True)
+        if not meter.rule.soft
+    )
+
+
+def _shortage(meter: Meter, state: MeterState, least: int, now: Now) -> Shortage:
+    left = math.floor(state.room(meter.limit, now))
+    window = state.window if isinstance(state, WindowState) else None
+    return Shortage(meter.rule, least, left, state.wait_s(least, meter.limit, now), window)
+
+
+def _crossing(meter: Meter, state: MeterState, now: Now) -> Crossing:
+    taken = meter.limit - math.floor(state.room(meter.limit, now))
+    return Crossing(meter, state.window if isinstance(state, WindowState) else None, taken)
