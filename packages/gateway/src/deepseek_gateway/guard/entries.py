@@ -1,0 +1,96 @@
+"""What a word list is made of: patterns, and what to do where one is found."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from deepseek_gateway.errors import GatewayError
+from deepseek_gateway.guard.fold import fold, is_mark
+from deepseek_gateway.guard.regex import RegexError, parse
+
+MAX_PATTERN = 128
+"""Characters of a pattern: a stream holds back at most one less."""
+
+
+class WordListError(GatewayError):
+    """A list, an entry or a policy that cannot be used; the message names the place, the value and the way out."""
+
+
+class Level(StrEnum):
+    """What becomes of a hit.
+
+    The request is refused, or the answer ends; the words are replaced; a person looks at it later; it is fine, and so
+    is any other hit inside it.
+    """
+
+    BLOCK = "block"
+    MASK = "mask"
+    REVIEW = "review"
+    ALLOW = "allow"
+
+
+class Match(StrEnum):
+    """How a pattern is found: anywhere, as whole words of scripts that have them, or as a safe regular expression."""
+
+    SUBSTRING = "substring"
+    WORD = "word"
+    REGEX = "regex"
+
+
+class Direction(StrEnum):
+    """Which texts a pattern is for: requests, answers, or both."""
+
+    IN = "in"
+    OUT = "out"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a list. `valid_from` and `valid_until` are Unix seconds; `source` says who asked for it."""
+
+    pattern: str
+    level: Level = Level.BLOCK
+    category: str = ""
+    direction: Direction = Direction.BOTH
+    match: Match = Match.SUBSTRING
+    language: str = ""
+    valid_from: float | None = None
+    valid_until: float | None = None
+    source: str = ""
+
+    def check(self) -> None:
+        """Refuse what could never be found, or not safely.
+
+        Raises:
+            WordListError: the fault and the way out.
+        """
+        if len(self.pattern) > MAX_PATTERN or len(fold(self.pattern)) > MAX_PATTERN:
+            raise WordListError(f"pattern of {len(self.pattern)} characters: the most is {MAX_PATTERN}")
+        if self.valid_from is not None and self.valid_until is not None and self.valid_from >= self.valid_until:
+            raise WordListError(f"pattern {self.pattern!r}: valid_until is not after valid_from")
+        if self.match is Match.REGEX:
+            try:
+                parse(self.pattern)
+            except RegexError as error:
+                raise WordListError(f"pattern {self.pattern!r}: {error}") from None
+            return
+        folded = fold(self.pattern)
+        if not folded.strip():
+            raise WordListError(f"pattern {self.pattern!r} has no visible character")
+        if is_mark(folded[0]):
+            raise WordListError(f"pattern {self.pattern!r} begins with a mark that belongs to the letter before")
+
+    def is_valid_at(self, now: float) -> bool:
+        """Whether it counts at a Unix time."""
+        return (self.valid_from is None or now >= self.valid_from) and (
+            self.valid_until is None or now < self.valid_until
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An entry in force: its name (`list@version#number`), and the level that the policy gives it."""
+
+    id: str
+    entry: Entry
+    level: Level
