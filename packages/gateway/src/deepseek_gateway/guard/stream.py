@@ -65,6 +65,7 @@ class TextFilter:
         self.sent = 0
         self.masked_to = 0
         self.hits: list[Hit] = []
+        self.num_told = 0  # of the hits
         self.is_blocked = False
 
     @property
