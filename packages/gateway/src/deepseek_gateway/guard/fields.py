@@ -1,7 +1,7 @@
 """Where text stands in requests and answers: one iterator for each way, over all of the engine's dialects.
 
 Requests and answers of other dialects (messages, responses) are translated to chat before they come here, and after
-they leave. What is not known to be harmless counts as text, so that a new field is looked at before anyone thinks of it.
+they leave. What is not known to be harmless counts as text, so a new field is looked at before anyone thinks of it.
 """
 
 from collections.abc import Iterator
