@@ -103,7 +103,6 @@ def test_a_second_signal_ends_it_at_once(served: Served) -> None:
         assert "w1" in next(answer.iter_lines())
         asking.start()
         served.gateway.signal(signal.SIGTERM)
-        served.gateway.error_line("")
         deadline = time.monotonic() + 10
         while is_ready(served):
             assert time.monotonic() < deadline

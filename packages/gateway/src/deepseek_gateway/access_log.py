@@ -86,6 +86,7 @@ def set_up_logging(level: str, form: Form) -> None:
     """Level and form of the lines of this process."""
     root = logging.getLogger()
     root.setLevel(level.upper())
+    logging.getLogger("uvicorn.error").setLevel("ERROR")  # else a line for every invalid request that anybody sends
     if form == "json":
         for handler in root.handlers:
             handler.setFormatter(JsonFormatter())

@@ -9,6 +9,7 @@ from deepseek_gateway.dialects.messages import MessagesTranslation
 from deepseek_gateway.edge.context import STATE_KEY, RequestContext
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.edge.respond import send_error
+from deepseek_gateway.edge.security_headers import secured
 from deepseek_gateway.edge.watch import WatchError
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
@@ -84,7 +85,7 @@ class GatewayApp:
                 ids = [(b"x-request-id", request_id)]
                 if context.errors.id_header is not None:
                     ids.append((context.errors.id_header, request_id))
-                message["headers"] = [*message["headers"], *ids]
+                message["headers"] = secured([*message["headers"], *ids], is_tls=scope["scheme"] == "https")
             await send(message)
 
         try:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self
@@ -68,6 +68,8 @@ class Gateway:
         self.limiter: Limiter = LocalLimiter(self._spent)
         self.pool = UpstreamPool([], settings.upstream_probe_s)
         self.watches: set[RequestWatch] = set()
+        self.on_hangup: list[Callable[[], None]] = []
+        """Called on SIGHUP: what reads its files again."""
         self.is_draining = False
         self._running = 0
         self._idle = asyncio.Event()

@@ -5,11 +5,15 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import cast
 
 import uvicorn
 
 from deepseek_gateway.app import create_app
+from deepseek_gateway.edge.protocol import GuardedProtocol, HeadLimits, guarded
+from deepseek_gateway.edge.tls import tls_files
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.gateway import Gateway
 
@@ -22,20 +26,60 @@ BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: it would end before the drain."""
+    """uvicorn without its signal handlers, which would end it before the drain, and with a listener that can change."""
+
+    def __init__(self, config: uvicorn.Config, context: ssl.SSLContext | None, handshake_timeout_s: float) -> None:
+        super().__init__(config)
+        self._context = context
+        self._handshake_timeout_s = handshake_timeout_s
+        self._sockets: list[socket.socket] = []
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        self._sockets = list(sockets or ())
+        self.servers = [await self._listen(listener) for listener in self._sockets]
+        self.started = True
+
+    async def change_context(self, context: ssl.SSLContext) -> None:
+        """Use another certificate for connections from now on; those that are open keep theirs."""
+        self._context = context
+        # Both servers take from one queue of the kernel, so no caller is turned away in between.
+        fresh = [await self._listen(listener) for listener in self._sockets]
+        old, self.servers = self.servers, fresh
+        for server in old:
+            server.close()
+
+    async def _listen(self, listener: socket.socket) -> asyncio.Server:
+        made = cast("type[GuardedProtocol]", self.config.http_protocol_class)
+
+        def protocol() -> GuardedProtocol:
+            return made(config=self.config, server_state=self.server_state, app_state={})
+
+        timeout_s = None if self._context is None else self._handshake_timeout_s
+        return await asyncio.get_running_loop().create_server(
+            protocol, sock=listener.dup(), ssl=self._context, ssl_handshake_timeout=timeout_s, backlog=BACKLOG
+        )
 
 
 class GatewayServer:
     """Serves a gateway on a socket until told to stop."""
 
     def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
+        settings = gateway.settings
+        limits = HeadLimits(
+            max_bytes=settings.max_head_bytes,
+            timeout_s=settings.head_timeout_s,
+            max_connections=settings.max_connections,
+        )
+        self._tls = tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        context = None if self._tls is None else self._tls.load()
         config = uvicorn.Config(
             create_app(gateway),
-            http="httptools",
+            http=guarded(limits),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -48,7 +92,8 @@ class GatewayServer:
         )
         self._gateway = gateway
         self._listener = listener
-        self._server = _Server(config)
+        self._server = _Server(config, context, settings.head_timeout_s)
+        self._reloading: asyncio.Future[None] | None = None
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
 
@@ -56,7 +101,8 @@ class GatewayServer:
     def url(self) -> str:
         """Where it listens."""
         host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @property
     def is_stopping_now(self) -> bool:
@@ -84,15 +130,33 @@ class GatewayServer:
 
     @contextlib.contextmanager
     def handling_signals(self) -> Generator[None]:
-        """SIGTERM and SIGINT call `stop`."""
+        """SIGTERM and SIGINT call `stop`; SIGHUP reads certificates and what `Gateway.on_hangup` holds again."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._hang_up}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in handlers:
                 loop.remove_signal_handler(number)
+
+    def _hang_up(self) -> None:
+        for callback in self._gateway.on_hangup:
+            callback()
+        self._reloading = asyncio.ensure_future(self.reload_certificates())
+
+    async def reload_certificates(self) -> None:
+        """Read the TLS files again; what cannot be used changes nothing."""
+        if self._tls is None:
+            return
+        try:
+            context = await asyncio.to_thread(self._tls.load)
+            await self._server.change_context(context)
+        except (ConfigurationError, OSError) as error:
+            logger.error("the certificates stay as they were: %s", error)  # noqa: TRY400  the message says it all
+        else:
+            logger.info("new certificates are in use")
 
     async def serve(self, ready: Callable[[str], Awaitable[None]] | None = None) -> None:
         """Serve until stopped; `ready` is called with the URL once requests are taken."""

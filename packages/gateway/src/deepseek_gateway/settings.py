@@ -28,6 +28,9 @@ class Settings(Section):
     state_dir: Path = Field(default_factory=default_state_dir, description="folder of store, journal and pepper")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 is any free one")
+    tls_certificate: Path | None = Field(None, description="PEM file with the certificate and its chain: serve HTTPS")
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's key")
+    tls_client_ca: Path | None = Field(None, description="PEM file: callers need a certificate of this authority")
     upstreams: tuple[UpstreamSection, ...] = Field(
         (), description="engines: tables, or URLs: http://host:port, https://host/v1, unix:///path.sock"
     )
@@ -49,6 +52,9 @@ class Settings(Section):
     )
     key_cache_ttl_s: float = Field(2.0, ge=0, le=5, description="seconds that a revoked key may work on")
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body")
+    max_head_bytes: int = Field(32 * 1024, ge=4096, description="largest request line and headers together")
+    head_timeout_s: float = Field(10.0, gt=0, description="seconds that a caller has to send a request's head")
+    max_connections: int = Field(20_000, ge=1, description="connections at once; more are refused")
     max_response_bytes: int = Field(64 * 2**20, ge=1024, description="largest answer that is not streamed, and event")
     body_timeout_s: float = Field(60.0, gt=0, description="seconds that a caller has to send its body")
     send_timeout_s: float = Field(60.0, gt=0, description="seconds that a caller may leave its stream unread")
