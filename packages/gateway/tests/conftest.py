@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 
 from deepseek_gateway.storage.database import Database
 from deepseek_gateway.storage.store import Store, migrate_store, open_database
@@ -100,3 +101,11 @@ def redis_server() -> Iterator[RedisServer]:
         pytest.skip(f"no Redis: install one of {', '.join(PROGRAMS)}")
     with running_redis() as server:
         yield server
+
+
+@pytest.fixture
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """argon2id with the least work: what it costs in earnest is not what these tests are about."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr("deepseek_gateway.web.accounts._HASHER", hasher)
+    monkeypatch.setattr("deepseek_gateway.web.accounts._NOBODY", hasher.hash("nobody"))

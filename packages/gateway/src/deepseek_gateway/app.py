@@ -20,10 +20,11 @@ from deepseek_gateway.routes.generation import GenerationRoute
 from deepseek_gateway.routes.models import ModelsRoute
 from deepseek_gateway.routes.status import StatusRoutes
 from deepseek_gateway.routes.table import RouteTable
+from deepseek_gateway.web.app import add_pages
 
 logger = logging.getLogger(__name__)
 
-QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
+QUIET_PATHS = frozenset({"/health", "/ready", "/metrics", "/ui/live"})
 """Looked at by machines every second: they stay out of the access log."""
 
 ANTHROPIC_PREFIXES = ("/messages", "/v1/messages", "/anthropic/")
@@ -53,6 +54,8 @@ def route_table(gateway: Gateway) -> RouteTable:
         table.post(f"{prefix}/messages", messages)
     table.get("/admin/keys", admin.keys)
     table.get("/admin/usage", admin.usage)
+    if gateway.settings.web:
+        add_pages(table, gateway)
     return table
 
 

@@ -6,6 +6,7 @@ GatewayError
  │   └─ StoreError      the store is missing, unmigrated, or belongs to another pepper
  ├─ StoreUnavailableError  the store cannot be reached or written now: it may be later
  ├─ StoreConflictError  a constraint of the store forbids a change
+ ├─ StoreSlowError      a report took longer than it may: ask for less
  ├─ JournalError        the journal cannot be written: nothing may be admitted
  └─ UpstreamError       an engine could not be reached, or failed before its answer began
      └─ UpstreamCutError  an answer broke off
@@ -65,6 +66,10 @@ class StoreUnavailableError(GatewayError):
 
 class StoreConflictError(GatewayError):
     """A constraint of the store forbids a change: something with that name is there, or is still referred to."""
+
+
+class StoreSlowError(GatewayError):
+    """A report took longer than it may."""
 
 
 class JournalError(GatewayError):

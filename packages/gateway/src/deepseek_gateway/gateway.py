@@ -60,6 +60,7 @@ class Gateway:
             raise
         self.keys = KeyService(self.store, self.pepper)
         self.executor = ThreadPoolExecutor(4, "store")
+        self.page_executor = ThreadPoolExecutor(3, "pages")  # no page may hold up the look-up of a key
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
         self.ledger = Ledger(self._journal, self.store.ledger, self.executor, price=self._priced)
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
@@ -113,6 +114,7 @@ class Gateway:
         await self.alerts.close()
         await self.ledger.close()
         self.executor.shutdown()
+        self.page_executor.shutdown()
         self.store.close()
 
     @contextlib.contextmanager

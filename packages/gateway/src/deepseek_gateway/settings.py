@@ -70,6 +70,12 @@ class Settings(Section):
     prices: Path | None = Field(None, description="file of model prices: see docs/gateway/limits.md")
     abort_drain_s: float = Field(5.0, gt=0, description="seconds to wait for the exact usage of an aborted request")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that running requests have after SIGTERM")
+    web: bool = Field(True, description="serve the administration pages at /ui")
+    public_url: str = Field(
+        "", description="URL of the gateway as browsers see it, behind a proxy; https makes the pages' cookies Secure"
+    )
+    web_session_s: float = Field(12 * 3600.0, gt=0, description="seconds that a sign-in to the pages lasts")
+    web_idle_s: float = Field(3600.0, gt=0, description="seconds after which a sign-in that is not used ends")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
     access_log: Literal["text", "json", "off"] = Field(
         "text", description="form of the line that each request gets on stderr; json makes all lines JSON"

@@ -69,6 +69,17 @@ class KeyDirectory:
         entry = await self._entry(cache_handle(text), key)
         return _usable(entry, time.time())
 
+    async def lend(self, public_id: str) -> KeyRecord:
+        """The key of a public id, for who administers it and needs no secret.
+
+        Raises:
+            ApiError: 401, there is no such key or it is over.
+            StoreUnavailableError: the store cannot be read.
+        """
+        loop = asyncio.get_running_loop()
+        record = await loop.run_in_executor(self._executor, self._store.keys.find, public_id)
+        return _usable(_Entry(self._monotonic(), record, record.expires if record else None), time.time())
+
     async def _entry(self, handle: bytes, key: ApiKey) -> _Entry:
         entry = self._entries.get(handle)
         if entry is not None and self._monotonic() - entry.loaded < self._ttl_s:

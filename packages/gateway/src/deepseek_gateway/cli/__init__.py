@@ -19,6 +19,7 @@ COMMANDS = {
     "user": "users",
     "key": "keys",
     "usage": "usage",
+    "admin": "admin",
     "bench": "bench",
 }
 """Each command and its module here. Only the given command's is loaded: a start waits for no other."""

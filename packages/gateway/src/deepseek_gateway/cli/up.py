@@ -22,6 +22,7 @@ from deepseek_gateway.settings import Settings
 from deepseek_gateway.stack.engine import EngineFiles, EngineProcess
 from deepseek_gateway.stack.supervisor import EngineSupervisor
 from deepseek_gateway.state_dir import prepare_state
+from deepseek_gateway.web.accounts import Accounts
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_ENGINE = (sys.executable, "-m", "deepseek_engine.server")
@@ -112,6 +113,11 @@ async def _announce(plan: Plan, gateway: Gateway, url: str) -> None:
     print(f"listening on {url}")
     if keys is not None:
         print(f"admin key: {keys.admin}\nuser key:  {keys.user}\nThis is the only time that these keys are shown.")
+    if gateway.settings.web:
+        account = await asyncio.to_thread(Accounts(gateway.store).create_first)
+        if account is not None:
+            print(f"admin page: {url}/ui/ with the account {account[0]!r} and the password {account[1]}")
+            print("This is the only time that the password is shown; `deepseek-gateway admin passwd` sets a new one.")
     key = keys.user if keys is not None else "$DEEPSEEK_API_KEY"
     body = '{"prompt": "Explain quantum computing in two sentences.", "max_tokens": 128, "stream": true}'
     print(f"try: curl -N {url}/v1/generate -H 'authorization: Bearer {key}' -d '{body}'", flush=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from starlette.types import Scope
 
 from deepseek_gateway.auth.keys import random_base62
+from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.ledger.records import TokenCounts
 
@@ -16,7 +17,8 @@ STATE_KEY = "deepseek_gateway.request"
 class RequestContext:
     """One request, for the access log and the metrics.
 
-    `route` is a template, never the caller's path. `errors` is how its dialect writes errors.
+    `route` is a template, never the caller's path. `errors` is how its dialect writes errors. `lent_key`
+    is the key that a signed-in administrator lends to a request from the playground; nothing else sets it.
     """
 
     request_id: str = field(default_factory=lambda: f"req-{random_base62(22)}")
@@ -29,6 +31,7 @@ class RequestContext:
     started_s: float = field(default_factory=time.perf_counter)
     ttft_ms: float | None = None
     errors: ErrorShape = OPENAI_ERRORS
+    lent_key: KeyRecord | None = None
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request came."""

@@ -47,6 +47,14 @@ class Database(Protocol):
         """All rows of a SELECT; within a transaction of the same thread as that one sees them."""
         ...
 
+    def report(self, sql: str, values: Values = NO_VALUES, *, timeout_s: float = 10.0) -> list[Row]:
+        """All rows of a SELECT that may take long, beside all others: no look-up waits for it.
+
+        Raises:
+            StoreSlowError: it took longer than `timeout_s`, and was ended.
+        """
+        ...
+
     def write(self, sql: str, values: Values = NO_VALUES) -> int:
         """Run one statement in a transaction of its own; gives how many rows it changed."""
         ...

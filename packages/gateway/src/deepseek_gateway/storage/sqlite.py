@@ -4,15 +4,18 @@ import contextlib
 import fcntl
 import sqlite3
 import threading
+import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from deepseek_gateway.errors import StoreConflictError, StoreUnavailableError
+from deepseek_gateway.errors import StoreConflictError, StoreSlowError, StoreUnavailableError
 from deepseek_gateway.storage.database import NO_VALUES, Row, Transaction, Values
 
 BUSY_TIMEOUT_S = 5.0
+CHECK_EVERY = 20_000
+"""Steps of SQLite's machine between two looks at a report's clock: about a millisecond."""
 
 
 class SqliteDatabase:
@@ -21,6 +24,7 @@ class SqliteDatabase:
     kind: Literal["sqlite", "postgresql"] = "sqlite"
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         with _translated(), _only_one(path.with_name(f"{path.name}.lock")):
             self._writer = _connect(path)
             path.chmod(0o600)
@@ -40,6 +44,19 @@ class SqliteDatabase:
                 return self._writer.execute(sql, dict(values)).fetchall()
         with self._reading, _translated():
             return self._reader.execute(sql, dict(values)).fetchall()
+
+    def report(self, sql: str, values: Values = NO_VALUES, *, timeout_s: float = 10.0) -> list[Row]:
+        """All rows of a SELECT, on a connection of its own."""
+        deadline = time.monotonic() + timeout_s
+        with _translated(), closing(_connect(self._path)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, CHECK_EVERY)
+            try:
+                return connection.execute(sql, dict(values)).fetchall()
+            except sqlite3.OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise StoreSlowError(f"a report took longer than {timeout_s:g} s") from error
+                raise
 
     def write(self, sql: str, values: Values = NO_VALUES) -> int:
         """Run one statement."""

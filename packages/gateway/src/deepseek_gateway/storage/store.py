@@ -13,6 +13,8 @@ from deepseek_gateway.storage.migrate import Migration, migrate, pending_migrati
 from deepseek_gateway.storage.people import PeopleTables
 from deepseek_gateway.storage.rules import RuleTable
 from deepseek_gateway.storage.sqlite import SqliteDatabase
+from deepseek_gateway.storage.statistics import StatisticsTable
+from deepseek_gateway.storage.web import WebTable
 
 ADVICE = "run `deepseek-gateway migrate`"
 
@@ -35,6 +37,8 @@ class Store:
         self.ledger = LedgerTable(database)
         self.meta = MetaTable(database)
         self.rules = RuleTable(database)
+        self.statistics = StatisticsTable(database)
+        self.web = WebTable(database)
 
     def close(self) -> None:
         """Let go of the database."""

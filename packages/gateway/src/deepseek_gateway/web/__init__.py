@@ -1,0 +1,1 @@
+"""The administration pages: rendered here, with a little script in the browser."""

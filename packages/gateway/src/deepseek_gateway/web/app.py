@@ -1,0 +1,140 @@
+"""The administration pages: their table of contents, and what every page gets around its own."""
+
+import logging
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deepseek_gateway.edge.context import context_of
+from deepseek_gateway.errors import ApiError, StoreSlowError, StoreUnavailableError
+from deepseek_gateway.gateway import Gateway
+from deepseek_gateway.routes.table import RouteTable
+from deepseek_gateway.web import views
+from deepseek_gateway.web.page import SESSION_COOKIE, Page
+from deepseek_gateway.web.records import Role
+from deepseek_gateway.web.routes import PageRoute
+from deepseek_gateway.web.services import Web, web_of
+
+logger = logging.getLogger(__name__)
+
+SECURITY_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; "
+        "trusted-types 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def pages() -> list[PageRoute]:
+    """Every page."""
+    admin = Role.ADMIN
+    return [
+        PageRoute("GET", "/ui/static/{version}/{path...}", views.static.asset, None),
+        PageRoute("GET", "/ui/login", views.login.form, None),
+        PageRoute("POST", "/ui/login", views.login.sign_in, None),
+        PageRoute("POST", "/ui/logout", views.login.sign_out),
+        PageRoute("POST", "/ui/preferences", views.preferences.choose, None),
+        PageRoute("GET", "/ui/", views.overview.page),
+        PageRoute("GET", "/ui/overview", views.overview.data, is_data=True),
+        PageRoute("GET", "/ui/live", views.overview.live, is_data=True),
+        PageRoute("GET", "/ui/usage", views.usage.page),
+        PageRoute("GET", "/ui/usage.csv", views.usage.export),
+        PageRoute("GET", "/ui/keys", views.keys.listing),
+        PageRoute("GET", "/ui/keys/new", views.keys.form, admin),
+        PageRoute("POST", "/ui/keys/new", views.keys.create, admin),
+        PageRoute("GET", "/ui/keys/{id}", views.keys.detail),
+        PageRoute("POST", "/ui/keys/{id}/rotate", views.keys.rotate, admin),
+        PageRoute("POST", "/ui/keys/{id}/disable", views.keys.disable, admin),
+        PageRoute("POST", "/ui/keys/{id}/enable", views.keys.enable, admin),
+        PageRoute("POST", "/ui/keys/{id}/revoke", views.keys.revoke, admin),
+        PageRoute("GET", "/ui/playground", views.playground.page),
+        PageRoute("POST", "/ui/playground/chat", views.playground.chat, admin, is_data=True),
+        PageRoute("GET", "/ui/account", views.account.page),
+        PageRoute("POST", "/ui/account/password", views.account.change_password),
+        PageRoute("POST", "/ui/account/sessions/end", views.account.end_session),
+        PageRoute("GET", "/ui/{path...}", views.static.nothing, None),
+    ]
+
+
+def add_pages(table: RouteTable, gateway: Gateway) -> None:
+    """Add the pages of a gateway to its routes; `/` leads to them."""
+    web = web_of(gateway)
+    for route in pages():
+        table.add(route.method, route.path, PageApp(web, route))
+    table.get("/", to_pages)
+    table.get("/ui", to_pages)
+
+
+@dataclass(frozen=True, slots=True)
+class PageApp:
+    """One page as an ASGI app."""
+
+    web: Web
+    route: PageRoute
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = _secured(message["headers"])
+            await send(message)
+
+        context_of(scope).route = self.route.path
+        page = Page(self.web, Request(scope, receive), self.route.path, scope["path_params"])
+        try:
+            answer = await self._answer(page)
+        except ApiError as error:
+            answer = self._failure(page, error)
+        except StoreSlowError:
+            answer = self._failure(page, ApiError(503, page.text("error.slow"), code="report_too_large"))
+        except StoreUnavailableError as error:
+            logger.warning("a page failed: %s", error)
+            failure = ApiError(503, page.text("error.store"), code="store_unavailable", headers={"retry-after": "2"})
+            answer = self._failure(page, failure)
+        await answer(scope, receive, send_secured)
+
+    async def _answer(self, page: Page) -> ASGIApp:
+        route, cookie = self.route, page.request.cookies.get(SESSION_COOKIE)
+        if cookie and not route.path.startswith("/ui/static/"):
+            page.session = await self.web.call(self.web.sessions.find, cookie)
+        if route.role is not None and page.session is None:
+            if route.is_data or route.method == "POST":
+                raise ApiError(401, page.text("error.signed_out"), code="signed_out")
+            return page.redirect("/ui/login", next=page.here)
+        if route.role is not None and not page.may(route.role):
+            raise ApiError(403, page.text("error.role"), code="wrong_role")
+        if route.method == "POST":
+            await page.read_form()
+        return await route.handler(page)
+
+    def _failure(self, page: Page, error: ApiError) -> ASGIApp:
+        answer: Response
+        if self.route.is_data:
+            answer = JSONResponse({"error": {"message": error.message, "code": error.code}}, error.status)
+        else:
+            answer = page.html("error.html", error.status, message=error.message, number=error.status)
+        answer.headers.update(error.headers)
+        return answer
+
+
+async def to_pages(scope: Scope, receive: Receive, send: Send) -> None:
+    """`/` and `/ui` lead to the pages."""
+    context_of(scope).route = "/"
+    await RedirectResponse("/ui/", 307)(scope, receive, send)
+
+
+def _secured(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    there = {name for name, _ in headers}
+    extra = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+    if b"cache-control" not in there:
+        extra.append((b"cache-control", b"no-store"))
+    return [*headers, *extra]

@@ -1,0 +1,66 @@
+"""Numbers, times and durations as the pages write them."""
+
+import time
+from datetime import UTC, datetime
+
+NONE = "–"
+
+
+def number(value: float | None) -> str:
+    """1,234,567."""
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def short(value: float | None) -> str:
+    """950, 12.3K, 4.56M: three digits."""
+    if value is None:
+        return NONE
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(value) >= size * 0.9995:
+            scaled = value / size
+            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{unit}"
+    return f"{value:.0f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """8.2 ms, 340 ms, 1.25 s, 2.1 min."""
+    if value is None:
+        return NONE
+    if value < 999.5:
+        return f"{value:.1f} ms" if value < 9.95 else f"{value:.0f} ms"
+    return f"{value / 1000:.2f} s" if value < 59_995 else f"{value / 60_000:.1f} min"
+
+
+def percent(value: float | None) -> str:
+    """0.4 %."""
+    if value is None:
+        return NONE
+    return f"{value * 100:.1f} %" if 0 < value < 0.0995 else f"{value * 100:.0f} %"
+
+
+def moment(seconds: float | None) -> str:
+    """A Unix time in UTC, to the minute."""
+    return NONE if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def iso(seconds: float) -> str:
+    """A Unix time for the `datetime` of a `time` element."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def day(seconds: float) -> str:
+    """The UTC day of a Unix time."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+
+
+def parse_day(text: str) -> float | None:
+    """The Unix time at which a day (2026-11-23) begins in UTC; None when it is no day."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def today() -> float:
+    """The Unix time at which today began in UTC."""
+    return time.time() // 86400 * 86400

@@ -1,0 +1,105 @@
+"""The form of a key: as it was filled in, what it means, and what is wrong with it, field by field."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from deepseek_gateway.auth.drafts import KeyDraft
+from deepseek_gateway.errors import ApiError
+from deepseek_gateway.people.records import OwnerKind
+from deepseek_gateway.web import formats
+from deepseek_gateway.web.page import Page
+
+LIMIT_NAMES = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "tokens_per_month")
+DAY_S = 86400
+
+
+@dataclass(slots=True)
+class KeyForm:
+    """See the module. Fields are texts as they were written; `faults` are messages by field."""
+
+    name: str = ""
+    scopes: list[str] = field(default_factory=lambda: ["inference"])
+    org: str = ""
+    team: str = ""
+    user: str = ""
+    models: str = ""
+    cidrs: str = ""
+    tags: str = ""
+    expires: str = ""
+    limits: dict[str, str] = field(default_factory=dict[str, str])
+    faults: dict[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def read(cls, page: Page) -> "KeyForm":
+        """The form that was sent."""
+        given = cls(scopes=page.values("scopes"), limits={name: page.value(name) for name in LIMIT_NAMES})
+        for name in ("name", "org", "team", "user", "models", "cidrs", "tags", "expires"):
+            setattr(given, name, page.value(name))
+        return given
+
+    def draft(self, page: Page) -> KeyDraft | None:
+        """What it asks for; None where it has faults. Blocks on the store: owners are looked up by name or id."""
+        values: dict[str, Any] = {"name": self.name, "scopes": self.scopes, "limits": self._limits(page)}
+        values |= {kind.field: owner_id for kind, owner_id in self._owners(page).items()}
+        for name in ("models", "cidrs"):
+            if listed := _listed(getattr(self, name)):
+                values[name] = listed
+        values["tags"] = _listed(self.tags)
+        if self.expires:
+            day = formats.parse_day(self.expires)
+            if day is None or day + DAY_S <= time.time():
+                self.faults["expires"] = page.text("fault.expires")
+            else:
+                values["expires"] = float(day + DAY_S)  # the day that was named is its last
+        try:
+            draft = KeyDraft(**values)
+        except ValidationError as error:
+            for fault in error.errors(include_url=False, include_context=False):
+                self._fault(page, str(fault["loc"][-1 if fault["loc"][0] == "limits" else 0]), fault["msg"])
+            return None
+        return None if self.faults else draft
+
+    def blame(self, page: Page, error: ApiError) -> None:
+        """Put what a service refuses beside its field.
+
+        Raises:
+            ApiError: it is about no field.
+        """
+        if error.param is None:
+            raise error
+        self._fault(page, error.param.removesuffix("_id"), error.message)
+
+    def _fault(self, page: Page, name: str, message: str) -> None:
+        key = f"fault.{'limit' if name in LIMIT_NAMES else name}"
+        self.faults[name] = page.text(key) if page.web.messages.has(key) else message
+
+    def _limits(self, page: Page) -> dict[str, int]:
+        numbers: dict[str, int] = {}
+        for name, text in self.limits.items():
+            digits = "".join(character for character in text if character not in " ,_")
+            if digits.isascii() and digits.isdigit() and len(digits) <= 16:
+                numbers[name] = int(digits)
+            elif digits:
+                self._fault(page, name, "")
+        return numbers
+
+    def _owners(self, page: Page) -> dict[OwnerKind, str]:
+        """The owners' ids; a team's or user's name is looked up in the organisation."""
+        found: dict[OwnerKind, str] = {}
+        for kind in OwnerKind:
+            reference = getattr(self, kind.value)
+            if not reference:
+                continue
+            try:
+                found[kind] = page.web.people.find(page.principal, kind, reference, found.get(OwnerKind.ORG)).id
+            except ApiError as error:
+                self._fault(page, kind.value, error.message)
+        return found
+
+
+def _listed(text: str) -> list[str]:
+    """Entries that are separated by commas, spaces or lines."""
+    return text.replace(",", " ").replace("\u3001", " ").replace("\uff0c", " ").split()

@@ -1,0 +1,98 @@
+// Charts over time with uPlot: stacked bars, or lines; the legend shows the values under the pointer.
+
+const DAY_S = 86400;
+
+/** One figure with a legend and a plot. */
+export class TimeChart {
+  constructor(figure, { colors, isStacked, format, lines }) {
+    this.plot = figure.querySelector(".plot");
+    this.outputs = [...figure.querySelectorAll(".legend output")];
+    this.options = { colors, isStacked, format, lines };
+    new ResizeObserver(() => this.resize()).observe(this.plot);
+    const redraw = () => { if (this.times) this.draw(this.times, this.slotS); };
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  }
+
+  /** Show the values at these times, which are the beginnings of slots. */
+  draw(times, slotS) {
+    this.times = times;
+    this.slotS = slotS;
+    this.lines = this.options.lines();
+    this.chart?.destroy();
+    this.chart = new globalThis.uPlot(this.#config(), this.#data(), this.plot);
+    this.#tell(null);
+  }
+
+  resize() {
+    const { width, height } = this.plot.getBoundingClientRect();
+    if (this.chart && width > 0) this.chart.setSize({ width, height });
+  }
+
+  #data() {
+    if (!this.options.isStacked) return [this.times, ...this.lines];
+    // The tallest stack is drawn first, the lower ones over it.
+    const sums = this.lines.map((_, at) => this.times.map((_, slot) => total(this.lines.slice(0, at + 1), slot)));
+    return [this.times, ...sums.reverse()];
+  }
+
+  #config() {
+    const { width, height } = this.plot.getBoundingClientRect();
+    const { colors, isStacked, format } = this.options;
+    const order = isStacked ? [...colors].reverse() : colors;
+    const text = color(this.plot, "--muted");
+    const grid = { stroke: color(this.plot, "--line"), width: 1 };
+    const font = `11px ${getComputedStyle(this.plot).fontFamily}`;
+    return {
+      width,
+      height,
+      legend: { show: false },
+      cursor: { y: false, points: { show: !isStacked, size: 6 }, drag: { setScale: false, x: false, y: false } },
+      scales: { x: { time: true, range: (_, min, max) => [min - this.slotS / 2, max + this.slotS / 2] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
+      series: [{}, ...order.map((name) => this.#series(color(this.plot, name), isStacked))],
+      axes: [
+        { stroke: text, font, grid: { show: false }, ticks: { show: false }, space: 60, size: 26, values: (_, splits) => splits.map((at) => this.#when(at)) },
+        { stroke: text, font, grid, ticks: { show: false }, size: 58, space: 38, values: (_, splits) => splits.map((value) => tick(format, value)) },
+      ],
+      tzDate: (at) => globalThis.uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
+      hooks: { setCursor: [(chart) => this.#tell(chart.cursor.idx)] },
+    };
+  }
+
+  #series(stroke, isStacked) {
+    if (isStacked) {
+      return { stroke, fill: stroke, width: 0, points: { show: false }, paths: globalThis.uPlot.paths.bars({ size: [0.8, 40], align: 0 }) };
+    }
+    return { stroke, width: 1.75, spanGaps: true, points: { size: 4, fill: stroke } };
+  }
+
+  /** The legend's values: at a slot, or of the newest one that has any. */
+  #tell(slot) {
+    const at = slot ?? this.times.length - 1;
+    this.outputs.forEach((output, number) => { output.textContent = slot == null ? "" : this.options.format(this.lines[number][at]); });
+  }
+
+  #when(at) {
+    const isDay = this.slotS >= 3 * 3600 || at % DAY_S === 0;
+    const parts = isDay ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+    return new Intl.DateTimeFormat(document.documentElement.lang, { ...parts, timeZone: "UTC" }).format(at * 1000);
+  }
+}
+
+/** A value beside an axis: without zeros that say nothing. */
+function tick(format, value) {
+  return value === 0 ? "0" : format(value).replace(/\.0+(?=\D|$)/, "");
+}
+
+function total(lines, slot) {
+  return lines.reduce((sum, line) => sum + line[slot], 0);
+}
+
+/** A custom property as a colour that a canvas understands. */
+function color(element, name) {
+  const probe = document.createElement("span");
+  probe.style.color = `var(${name})`;
+  element.append(probe);
+  const value = getComputedStyle(probe).color;
+  probe.remove();
+  return value;
+}

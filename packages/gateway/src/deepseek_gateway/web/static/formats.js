@@ -1,0 +1,28 @@
+// Numbers and durations, as formats.py writes them.
+
+const NONE = "–";
+
+/** 950, 12.3K, 4.56M: three digits. */
+export function short(value) {
+  if (value == null) return NONE;
+  for (const [unit, size] of [["B", 1e9], ["M", 1e6], ["K", 1e3]]) {
+    if (Math.abs(value) >= size * 0.9995) {
+      const scaled = value / size;
+      return scaled.toFixed(scaled < 9.995 ? 2 : scaled < 99.95 ? 1 : 0) + unit;
+    }
+  }
+  return value.toFixed(Number.isInteger(value) ? 0 : 1);
+}
+
+/** 8.2 ms, 340 ms, 1.25 s, 2.1 min. */
+export function milliseconds(value) {
+  if (value == null) return NONE;
+  if (value < 999.5) return `${value.toFixed(value < 9.95 ? 1 : 0)} ms`;
+  return value < 59995 ? `${(value / 1000).toFixed(2)} s` : `${(value / 60000).toFixed(1)} min`;
+}
+
+/** 0.4 %. */
+export function percent(value) {
+  if (value == null) return NONE;
+  return value > 0 && value < 0.0995 ? `${(value * 100).toFixed(1)} %` : `${(value * 100).toFixed(0)} %`;
+}

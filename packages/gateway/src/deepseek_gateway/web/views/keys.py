@@ -1,0 +1,124 @@
+"""API keys: list, create, show once, rotate, disable, revoke."""
+
+import time
+
+from starlette.types import ASGIApp
+
+from deepseek_gateway.auth.records import KeyRecord
+from deepseek_gateway.errors import ApiError
+from deepseek_gateway.people.records import OwnerKind
+from deepseek_gateway.storage.keys import KEY_STATES, KeyFilter, KeyState
+from deepseek_gateway.storage.paging import Cursor
+from deepseek_gateway.web.forms import KeyForm
+from deepseek_gateway.web.page import Page
+
+PAGE_SIZE = 50
+GRACES = {"0": 0.0, "1h": 3600.0, "24h": 86400.0, "7d": 7 * 86400.0}
+
+
+async def listing(page: Page) -> ASGIApp:
+    """Keys, a page at a time."""
+    if wanted := page.query("id"):
+        return page.redirect(
+            f"/ui/keys/{wanted.removeprefix('dsk_').partition('_')[0]}" if wanted.isascii() else page.here
+        )
+    states: dict[str, KeyState] = {state: state for state in KEY_STATES}
+    chosen = KeyFilter(
+        state=states.get(page.query("state")),
+        tag=page.query("tag") or None,
+        org_id=page.query("org") or None,
+        team_id=page.query("team") or None,
+        user_id=page.query("user") or None,
+    )
+    after = Cursor.parse(page.query("after")) if page.query("after") else None
+    keys = page.gateway.keys
+    records, following = await page.web.call(keys.page, page.principal, chosen, after=after, limit=PAGE_SIZE)
+    return page.html(
+        "keys.html",
+        keys=records,
+        following=following,
+        chosen=chosen,
+        states=KEY_STATES,
+        is_filtered=chosen != KeyFilter() or after is not None,
+        is_later=after is not None,
+        now=time.time(),
+    )
+
+
+async def form(page: Page) -> ASGIApp:
+    """The form for a new key."""
+    given = KeyForm(org=page.query("org"), team=page.query("team"), user=page.query("user"))
+    return await _form(page, given, 200)
+
+
+async def create(page: Page) -> ASGIApp:
+    """Issue a key and show it, once."""
+    given = KeyForm.read(page)
+    draft = await page.web.call(given.draft, page)
+    if draft is not None:
+        try:
+            issued = await page.web.call(page.gateway.keys.create, page.principal, draft)
+        except ApiError as error:
+            given.blame(page, error)
+        else:
+            return page.html("key_shown.html", 201, key=issued.text, record=issued.record, is_new=True)
+    return await _form(page, given, 422)
+
+
+async def detail(page: Page) -> ASGIApp:
+    """One key."""
+    record = await page.web.call(page.gateway.keys.get, page.principal, page.params["id"])
+    owners = await page.web.call(_owners, page, record)
+    return page.html("key.html", key=record, owners=owners, now=time.time(), graces=list(GRACES))
+
+
+async def rotate(page: Page) -> ASGIApp:
+    """Give a key a new secret and show it, once."""
+    grace_s = GRACES.get(page.value("grace"), 0.0)
+    issued = await page.web.call(page.gateway.keys.rotate, page.principal, page.params["id"], grace_s)
+    return page.html("key_shown.html", 201, key=issued.text, record=issued.record, is_new=False)
+
+
+async def disable(page: Page) -> ASGIApp:
+    """Let a key rest."""
+    return await _set_disabled(page, disabled=True)
+
+
+async def enable(page: Page) -> ASGIApp:
+    """Let a key work again."""
+    return await _set_disabled(page, disabled=False)
+
+
+async def revoke(page: Page) -> ASGIApp:
+    """End a key."""
+    record = await page.web.call(page.gateway.keys.revoke, page.principal, page.params["id"])
+    return page.redirect(f"/ui/keys/{record.public_id}", done="revoked")
+
+
+async def _set_disabled(page: Page, *, disabled: bool) -> ASGIApp:
+    change = page.gateway.keys.set_disabled
+    record = await page.web.call(change, page.principal, page.params["id"], disabled=disabled)
+    return page.redirect(f"/ui/keys/{record.public_id}", done="disabled" if disabled else "enabled")
+
+
+async def _form(page: Page, given: KeyForm, status: int) -> ASGIApp:
+    choices = {kind.value: await page.web.call(_choices, page, kind) for kind in OwnerKind}
+    models = page.gateway.pool.known_models()
+    return page.html("key_new.html", status, form=given, models=models, choices=choices)
+
+
+def _choices(page: Page, kind: OwnerKind) -> list[str]:
+    """Names to choose from; where there are more, the rest can be written."""
+    owners, _ = page.web.people.page(page.principal, kind, limit=100)
+    return [owner.name for owner in owners]
+
+
+def _owners(page: Page, record: KeyRecord) -> dict[str, tuple[str, str]]:
+    """Id and name of each owner of a key, by kind."""
+    found: dict[str, tuple[str, str]] = {}
+    for kind in OwnerKind:
+        owner_id = getattr(record, kind.field)
+        if owner_id is not None:
+            owner = page.web.people.get(page.principal, kind, owner_id)
+            found[kind.value] = (owner.id, owner.name)
+    return found
