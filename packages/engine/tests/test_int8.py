@@ -1,6 +1,7 @@
 """INT8 products and models: exact integers, rows that do not depend on each other, scales beside every weight."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,11 +118,11 @@ def test_a_quantised_model_holds_each_weight_as_rounded_rows_with_their_scales(
             expected, scale = quantize_rows(before)
             assert torch.equal(after, expected)
             assert torch.equal(getattr(quantized, f"{name}_scale"), scale)
-    assert weights == 2 * 4  # a layer's qkv, output, and the experts' two
+    assert weights == 2 * 4 + 1  # a layer's qkv, output, and the experts' two; the head
 
 
-def test_router_head_embedding_and_norms_keep_the_compute_type(tmp_path: Path) -> None:
-    model = transformer(build(write_tiny_checkpoint(tmp_path, TINY_MOE)))
+def test_router_embedding_a_tied_head_and_norms_keep_the_compute_type(tmp_path: Path) -> None:
+    model = transformer(build(write_tiny_checkpoint(tmp_path, replace(TINY_MOE, tie_word_embeddings=True))))
     feed_forward = model.layers[0].feed_forward
     assert isinstance(feed_forward, MixtureOfExperts)
     kept = (model.embedding, model.head.weight, model.norm.weight, feed_forward.router.weight)

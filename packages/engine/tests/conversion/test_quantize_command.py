@@ -85,7 +85,8 @@ def test_the_new_folder_gives_exactly_the_logits_of_quantization_int8(tmp_path: 
     source = write_family_checkpoint(tmp_path / "in", build_oracle(FAMILIES[family]), fused_experts=fused)
     assert run_quantize([str(source), str(tmp_path / "out"), "--max-shard-size", "100k"]) == 0
     expected = logits_at_every_position(source, some_tokens(), "int8")
-    assert torch.equal(logits_at_every_position(tmp_path / "out", some_tokens()), expected)
+    # The head is stored as it was: it too becomes INT8 when that is asked for.
+    assert torch.equal(logits_at_every_position(tmp_path / "out", some_tokens(), "int8"), expected)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,8 @@ def test_an_fp8_checkpoint_becomes_int8_from_its_float32_values(
     rewrite(source, lambda tensors: fp8_tensors(tensors, block), {**FP8, "weight_block_size": list(block)})
     assert run_quantize([str(source), str(tmp_path / "out")]) == 0
     expected = logits_at_every_position(source, some_tokens(), "int8")
-    assert torch.equal(logits_at_every_position(tmp_path / "out", some_tokens()), expected)
+    # The head is stored as it was: it too becomes INT8 when that is asked for.
+    assert torch.equal(logits_at_every_position(tmp_path / "out", some_tokens(), "int8"), expected)
     assert run_quantize([str(tmp_path / "out"), str(tmp_path / "again")]) == 0  # what is INT8 stays as it is
     assert "relative error of weights: none\n" in capsys.readouterr().out
     first, second = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "again")
@@ -226,7 +228,7 @@ def test_a_gguf_file_becomes_a_folder_that_answers_as_the_file_in_int8(tmp_path:
     file = write_tiny_gguf(tmp_path / "tiny.gguf")
     assert run_quantize([str(file), str(tmp_path / "out"), "--dtype", "float32"]) == 0
     expected = logits_at_every_position(file, some_tokens(), "int8")
-    assert torch.equal(logits_at_every_position(tmp_path / "out", some_tokens()), expected)
+    assert torch.equal(logits_at_every_position(tmp_path / "out", some_tokens(), "int8"), expected)
     before, after = load_tokenizer(str(file)), load_tokenizer(str(tmp_path / "out"))
     text = "the 12 thieves<|im_end|> leave"
     assert after.encode(text) == before.encode(text)
@@ -281,8 +283,9 @@ def test_quantised_weights_of_the_seed_shape_are_3_68_times_smaller_than_float32
     sizes = planned_bytes(model, kept_bytes_per_value=2)
     assert sizes["all"].as_float32 == pytest.approx(13.8e9, rel=0.01)
     assert sizes["quantized"].ratio >= 3.98
-    # Embedding and head, an eighth of the values, stay bfloat16.
-    assert sizes["all"].ratio == pytest.approx(3.56, abs=0.01)
+    # The embedding, a sixteenth of the values, stays bfloat16.
+    assert sizes["all"].ratio >= 3.68
+    assert sizes["all"].ratio == pytest.approx(3.76, abs=0.01)
 
 
 def test_planned_sizes_are_those_of_the_loaded_model(tmp_path: Path) -> None:

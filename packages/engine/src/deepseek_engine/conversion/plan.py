@@ -1,7 +1,8 @@
 """What becomes of each tensor of a checkpoint: its name in the new one, and whether it is quantised.
 
-Quantised is what `--quantization int8` quantises at load. Names are those of released checkpoints, which other engines
-read: experts that lie in one tensor are taken apart, as INT8 weights belong to linear modules there.
+Quantised is what `--quantization int8` quantises at load, but for the head: other engines read a quantised one as none.
+Names are those of released checkpoints, which these engines know: experts that lie in one tensor are taken apart, as
+INT8 weights belong to linear modules there.
 """
 
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ def pieces_of(model: Transformer, destinations: Destinations) -> dict[str, list[
         parts.setdefault((place.module, place.parameter), []).append(name)
     found: dict[str, list[Piece]] = {}
     for name, place in destinations.items():
-        quantized = is_quantized(place)
+        quantized = is_quantized(place) and place.module is not model.head
         if name in released:
             found[name] = [Piece(name, (), quantized)]
         else:  # all experts, or a router beside them
@@ -78,7 +79,7 @@ def kept_modules(model: Transformer) -> list[str]:
         for name, place in checkpoint_destinations(model, set()).items()
         if name.endswith(".weight") and place.tensor.dim() > 1 and not is_quantized(place)
     ]
-    return sorted({*kept, "lm_head"} - {"model.embed_tokens"})  # a tied head is a module too
+    return sorted({*kept, "lm_head"} - {"model.embed_tokens"})  # no head is written in INT8, and a tied one is a module
 
 
 def planned_bytes(model: Transformer, kept_bytes_per_value: int) -> Mapping[str, WeightBytes]:

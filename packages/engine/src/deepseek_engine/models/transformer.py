@@ -43,8 +43,10 @@ class Transformer(nn.Module):
         self.norm = hidden_norm(config, dtype, is_final=True)
         self.is_head_cut = group.size > 1 and config.vocab_size % group.size == 0
         words = config.vocab_size // group.size if self.is_head_cut else config.vocab_size
-        self.head = Linear(config.hidden_size, (words,), bias=config.lm_head_bias, dtype=dtype, keeps_precision=True)
-        if config.tie_word_embeddings:
+        # A tied head is the embedding, whose rows are read as they are: in INT8 it would be a second copy.
+        is_tied = config.tie_word_embeddings
+        self.head = Linear(config.hidden_size, (words,), bias=config.lm_head_bias, dtype=dtype, keeps_precision=is_tied)
+        if is_tied:
             self.tie_head()
         self.mtp = MtpLayer(config, config.mtp_layer, dtype, group) if config.runs_mtp and config.mtp_layer else None
         self.cos_sin = rotary_table(config.rope, max_model_len, dtype, torch.device("cpu"))
