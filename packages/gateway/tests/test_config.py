@@ -10,7 +10,7 @@ from deepseek_gateway.cli import main
 from deepseek_gateway.config.sources import CONFIG_NAME
 from deepseek_gateway.config.toml_lines import TomlLines
 from deepseek_gateway.errors import ConfigurationError
-from deepseek_gateway.settings import Settings, load_settings, read_settings
+from deepseek_gateway.settings import LIVE, ConfigSource, Settings, load_settings
 
 SECRET = "hunter2-hunter2"
 
@@ -28,14 +28,14 @@ def write(file: Path, text: str, mode: int = 0o600) -> None:
 
 
 def faults(state_dir: Path, config: Path | None = None) -> list[str]:
-    return list(read_settings(config, state_dir=state_dir).faults)
+    return list(ConfigSource(config, {"state_dir": state_dir}).read().faults)
 
 
 def test_a_flag_overrides_a_variable_and_a_variable_the_file(state_dir: Path, file: Path, monkeypatch) -> None:
     write(file, 'host = "a"\nport = 1\nmax_requests = 7\n')
     monkeypatch.setenv("GATEWAY_HOST", "b")
     monkeypatch.setenv("GATEWAY_PORT", "2")
-    loaded = read_settings(state_dir=state_dir, port="3")
+    loaded = ConfigSource(None, {"state_dir": state_dir, "port": "3"}).read()
     assert loaded.settings is not None
     assert (loaded.settings.host, loaded.settings.port, loaded.settings.max_requests) == ("b", 3, 7)
     origins = loaded.sources.origins
@@ -175,3 +175,7 @@ def test_each_key_of_an_array_of_tables_has_its_line(tables: list[tuple[str, int
 
 def test_every_setting_has_a_description() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_what_a_reload_changes_are_settings() -> None:
+    assert set(Settings.model_fields) >= LIVE

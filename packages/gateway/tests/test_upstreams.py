@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from deepseek_gateway.route.breaker import Outcome
 from deepseek_gateway.testing.caller import Caller, next_event, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
 from deepseek_gateway.testing.serving import serving
@@ -195,7 +196,7 @@ async def test_a_request_may_try_an_engine_that_was_down_before_the_next_probe(s
     ):
         caller = Caller(session, running.url, running.key())
         (upstream,) = running.gateway.pool.upstreams
-        upstream.failed("the test says so", running.gateway.pool.now() - 60)
+        upstream.breaker.note(Outcome.GONE, running.gateway.pool.now() - 60, may_eject=True)
         assert (await caller.post()).status == 200
         assert upstream.is_up
 

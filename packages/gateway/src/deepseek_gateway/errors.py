@@ -9,6 +9,7 @@ GatewayError
  ├─ StoreSlowError      a report took longer than it may: ask for less
  ├─ JournalError        the journal cannot be written: nothing may be admitted
  └─ UpstreamError       an engine could not be reached, or failed before its answer began
+     ├─ UnreachableError  no connection, or one that ended before an answer began
      └─ UpstreamCutError  an answer broke off
 """
 
@@ -89,6 +90,10 @@ class UpstreamError(GatewayError):
         super().__init__(message)
         self.is_unavailable = is_unavailable
         self.retry_after_s = retry_after_s
+
+
+class UnreachableError(UpstreamError):
+    """There is no connection to an engine, or it ended before an answer began."""
 
 
 class UpstreamCutError(UpstreamError):

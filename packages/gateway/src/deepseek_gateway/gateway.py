@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Self
 
 from deepseek_gateway.access_log import AccessLog
+from deepseek_gateway.admit.queue import Priority
+from deepseek_gateway.admit.shed import LoopLag
 from deepseek_gateway.auth.directory import KeyDirectory
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.edge.watch import RequestWatch
@@ -26,12 +28,13 @@ from deepseek_gateway.limits.rules import Kind
 from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.metrics import GatewayMetrics
 from deepseek_gateway.money.prices import Price, load_prices
+from deepseek_gateway.policy.reload import ConfigReloader
+from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot
 from deepseek_gateway.relay.allowance import SliceSizes
-from deepseek_gateway.settings import Settings
+from deepseek_gateway.route.metrics import Figures
+from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.state_dir import open_store
-from deepseek_gateway.upstream.client import UpstreamClient
 from deepseek_gateway.upstream.pool import UpstreamPool
-from deepseek_gateway.upstream.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +48,15 @@ class Gateway:
         ConfigurationError: the store, the pepper or the journal cannot be used; the message says what to do.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, source: ConfigSource | None = None) -> None:
         if not settings.upstreams:
             raise ConfigurationError("GATEWAY_UPSTREAMS is empty: name at least one engine, such as http://host:8080")
-        self.settings = settings
         self.metrics = GatewayMetrics()
         self.access_log = AccessLog(settings.access_log)
         self.prices = load_prices(settings.prices)
         self.store, self.pepper = open_store(settings)
         try:
+            self.snapshot = compile_snapshot(settings, self.pepper)
             self._journal = Journal(settings.journal_path)
         except ConfigurationError:
             self.store.close()
@@ -67,7 +70,13 @@ class Gateway:
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
         self.limiter: Limiter = LocalLimiter(self._spent)
-        self.pool = UpstreamPool([], settings.upstream_probe_s)
+        self.pool = UpstreamPool(self.snapshot, self.metrics.routing)
+        self.loop_lag = LoopLag()
+        self._reloader: ConfigReloader | None = None
+        if source is not None:
+            counted = self.metrics.routing.reloaded
+            self._reloader = ConfigReloader(source, self.pepper, self._apply, self.executor, counted)
+        self.metrics.routing.watch(self._figures)
         self.watches: set[RequestWatch] = set()
         self.on_hangup: list[Callable[[], None]] = []
         """Called on SIGHUP: what reads its files again."""
@@ -75,7 +84,7 @@ class Gateway:
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._ticker: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -85,28 +94,36 @@ class Gateway:
         await self.close()
 
     @property
+    def settings(self) -> Settings:
+        """The values in force; a request that needs two of the same moment reads `snapshot` once."""
+        return self.snapshot.settings
+
+    @property
+    def config_fault(self) -> str | None:
+        """What is wrong with the configuration's file since it was changed, if anything is."""
+        return None if self._reloader is None else self._reloader.fault
+
+    @property
     def running(self) -> int:
         """Requests for generation that are in the house."""
         return self._running
 
     async def start(self) -> None:
         """Recover the journal, read the rules, meet the engines."""
-        settings = self.settings
         await self.ledger.start()
         await self.rules.start()
         await self.limiter.start()
-        key = settings.upstream_key.get_secret_value() if settings.upstream_key is not None else None
-        clients = [UpstreamClient(at.address, key, settings.upstream_connect_timeout_s) for at in settings.upstreams]
-        upstreams = [Upstream(client, settings.upstream_max_backoff_s) for client in clients]
-        self.pool = UpstreamPool(upstreams, settings.upstream_probe_s)
         await self.pool.start()
-        self._ticker = asyncio.create_task(self._tick_forever())
+        self._tasks = [asyncio.create_task(self._tick_forever()), asyncio.create_task(self.loop_lag.run())]
+        if self._reloader is not None:
+            self.on_hangup.append(lambda: self.pool.spawn(self.reload()))
+            self._tasks.append(asyncio.create_task(self._reloader.watch(lambda: self.snapshot)))
 
     async def close(self) -> None:
         """Bring the ledger into the store and let everything go."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pool.close()
         self.access_log.flush()
         await self.rules.close()
@@ -161,15 +178,32 @@ class Gateway:
             return self.ledger.failure
         return None if self.pool.is_up else "no engine is up"
 
+    async def reload(self) -> bool:
+        """Read the configuration again; False when it is broken, and the one before stays in force."""
+        return self._reloader is not None and await self._reloader.reload(self.snapshot)
+
     async def drain(self) -> None:
-        """Take nothing new, let what runs finish for `drain_timeout_s`, then end it with an error event."""
+        """Take nothing new, send away what waits, let what runs finish for `drain_timeout_s`, then end it."""
         self.is_draining = True
+        self.pool.gate.drain()
         if await self._is_idle_within(self.settings.drain_timeout_s):
             return
         logger.warning("%d requests run on after %g s: they end now", self._running, self.settings.drain_timeout_s)
         for watch in list(self.watches):
             watch.stop()
         await self._is_idle_within(self.settings.abort_drain_s + STOP_GRACE_S)
+
+    async def _apply(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in force. Requests that run keep what they began with."""
+        await self.pool.apply(snapshot)
+        self.snapshot, settings = snapshot, snapshot.settings
+        self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
+        logging.getLogger().setLevel(snapshot.settings.log_level.upper())
+
+    def _figures(self) -> Figures:
+        queued = {str(priority): self.pool.gate.length(priority) for priority in Priority}
+        is_stale = self.config_fault is not None
+        return Figures(self.pool.figures(), queued, self.loop_lag.seconds, self.snapshot.version, is_stale)
 
     async def _is_idle_within(self, seconds: float) -> bool:
         try:

@@ -7,6 +7,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from deepseek_gateway.edge.context import RequestContext
 from deepseek_gateway.ledger.records import LedgerRow
+from deepseek_gateway.route.metrics import RoutingMetrics
 
 Metric = TypeVar("Metric", Counter, Histogram)
 
@@ -54,15 +55,7 @@ class GatewayMetrics:
         self._pending = Gauge(
             "deepseek_gateway_ledger_pending_rows", "Rows that wait for the store", registry=self._registry
         )
-        self._upstream_up = Gauge(
-            "deepseek_gateway_upstream_up", "1 when the engine takes traffic", ["upstream"], registry=self._registry
-        )
-        self._upstream_in_flight = Gauge(
-            "deepseek_gateway_upstream_in_flight_requests",
-            "Requests at the engine",
-            ["upstream"],
-            registry=self._registry,
-        )
+        self.routing = RoutingMetrics(self._registry)
 
     def answered(self, context: RequestContext) -> None:
         """Count an HTTP request that is over."""
@@ -93,11 +86,8 @@ class GatewayMetrics:
         """Count an event of a soft limit."""
         self._soft.labels(rule).inc()
 
-    def exposition(self, in_flight: int, pending_rows: int, upstreams: list[tuple[str, bool, int]]) -> bytes:
-        """Prometheus text; `upstreams` are (name, is up, in flight)."""
+    def exposition(self, in_flight: int, pending_rows: int) -> bytes:
+        """Prometheus text."""
         self._in_flight.set(in_flight)
         self._pending.set(pending_rows)
-        for name, is_up, at_engine in upstreams:
-            self._upstream_up.labels(name).set(is_up)
-            self._upstream_in_flight.labels(name).set(at_engine)
         return generate_latest(self._registry)

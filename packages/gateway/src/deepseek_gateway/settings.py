@@ -5,6 +5,8 @@ tables as JSON; a SecretStr may be `env:NAME` or `file:/path`.
 """
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,20 @@ from pydantic import Field, SecretStr, field_validator
 from deepseek_gateway.auth.netlist import NetList, net_list, parse_network
 from deepseek_gateway.config.load import LoadedConfig, load_config
 from deepseek_gateway.config.sections import ModelSection, Section, UpstreamSection
+from deepseek_gateway.config.sources import find_config
 from deepseek_gateway.errors import ConfigurationError
+
+LIVE = frozenset(
+    {
+        "upstreams", "models", "upstream_key", "upstream_continuous_usage", "upstream_connect_timeout_s",
+        "upstream_idle_timeout_s", "upstream_probe_s", "upstream_max_backoff_s", "upstream_max_failures",
+        "upstream_load_s", "max_attempts", "retry_share", "hedge_share", "queue_size", "queue_timeout_s",
+        "shed_loop_lag_s", "shed_engine_queue", "reload_poll_s", "max_body_bytes", "max_response_bytes",
+        "body_timeout_s", "max_requests", "slice_tokens", "overrun_tokens", "default_max_tokens", "abort_drain_s",
+        "drain_timeout_s", "log_level",
+    }
+)  # fmt: skip
+"""Settings that a reload changes; the others keep their value until the next start."""
 
 
 def default_state_dir() -> Path:
@@ -43,6 +58,22 @@ class Settings(Section):
     upstream_idle_timeout_s: float = Field(600.0, gt=0, description="seconds that an engine may stay silent")
     upstream_probe_s: float = Field(1.0, gt=0, description="seconds between looks at an engine that is down")
     upstream_max_backoff_s: float = Field(30.0, gt=0, description="longest time that a failed engine is left alone")
+    upstream_max_failures: int = Field(3, ge=1, description="faults in a row after which an engine is left alone")
+    upstream_load_s: float = Field(1.0, gt=0, description="seconds between looks at the load of engines that are up")
+    max_attempts: int = Field(3, ge=1, le=16, description="engines that are tried for a request before its first byte")
+    retry_share: float = Field(0.2, ge=0, le=1, description="retries allowed for each request, beside ten at first")
+    hedge_share: float = Field(
+        0.0, ge=0, le=0.02, description="second tries allowed for each stream that is slow to begin; 0 is none"
+    )
+    queue_size: int = Field(1024, ge=0, description="requests that wait for an engine with room, at most")
+    queue_timeout_s: float = Field(30.0, gt=0, description="seconds that a request may wait for an engine with room")
+    shed_loop_lag_s: float = Field(
+        1.0, ge=0, description="lateness of the event loop from which requests are turned away; 0 is never"
+    )
+    shed_engine_queue: int = Field(
+        256, ge=0, description="requests waiting in every engine from which more are turned away; 0 is never"
+    )
+    reload_poll_s: float = Field(2.0, gt=0, description="seconds between looks at the configuration file")
     store_url: SecretStr | None = Field(
         None, description="postgresql://user:password@host/name, instead of SQLite in `state_dir`"
     )
@@ -117,24 +148,54 @@ class Settings(Section):
         return net_list(self.trusted_proxies)
 
 
-def read_settings(config: Path | None = None, /, **flags: object) -> LoadedConfig[Settings]:
-    """Settings with their sources, and everything that is wrong; a flag that is None was not given.
+@dataclass(frozen=True, slots=True)
+class ConfigSource:
+    """Where one process has its settings from, so that they can be read again.
 
     Args:
-        config: the TOML file; else GATEWAY_CONFIG, else `gateway.toml` in the state directory if it is there.
-        flags: by the names of fields.
+        file: given by a flag; else GATEWAY_CONFIG, else `gateway.toml` in the state directory if it is there.
+        flags: by the names of settings; one that is None was not given.
+        own_upstreams: stand before the configured ones.
     """
-    given = flags.get("state_dir") or os.environ.get("GATEWAY_STATE_DIR") or default_state_dir()
-    return load_config(Settings, Path(str(given)).expanduser().absolute(), flags, config)
+
+    file: Path | None = None
+    flags: Mapping[str, object] = field(default_factory=dict[str, object])
+    own_upstreams: tuple[UpstreamSection, ...] = ()
+
+    @property
+    def path(self) -> Path | None:
+        """The file that is read."""
+        return find_config(self.file, self._state_dir)
+
+    def read(self) -> LoadedConfig[Settings]:
+        """Settings with their sources, and everything that is wrong."""
+        loaded = load_config(Settings, self._state_dir, self.flags, self.file)
+        if loaded.settings is None or not self.own_upstreams:
+            return loaded
+        upstreams = (*self.own_upstreams, *loaded.settings.upstreams)
+        return replace(loaded, settings=loaded.settings.model_copy(update={"upstreams": upstreams}))
+
+    def load(self) -> Settings:
+        """Settings.
+
+        Raises:
+            ConfigurationError: something is wrong; one line for each fault, by the name and place where it was given.
+        """
+        loaded = self.read()
+        if loaded.settings is None or loaded.faults:
+            raise ConfigurationError("\n".join(loaded.faults))
+        return loaded.settings
+
+    @property
+    def _state_dir(self) -> Path:
+        given = self.flags.get("state_dir") or os.environ.get("GATEWAY_STATE_DIR") or default_state_dir()
+        return Path(str(given)).expanduser().absolute()
 
 
 def load_settings(config: Path | None = None, /, **flags: object) -> Settings:
-    """Settings from flags first, then variables, then the file: see `read_settings`.
+    """Settings from flags first, then variables, then the file: see `ConfigSource`.
 
     Raises:
-        ConfigurationError: something is wrong; one line for each fault, by the name and place where it was given.
+        ConfigurationError: something is wrong.
     """
-    loaded = read_settings(config, **flags)
-    if loaded.settings is None or loaded.faults:
-        raise ConfigurationError("\n".join(loaded.faults))
-    return loaded.settings
+    return ConfigSource(config, flags).load()

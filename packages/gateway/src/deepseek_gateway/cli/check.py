@@ -7,11 +7,11 @@ from typing import cast
 
 from pydantic import SecretStr
 
-from deepseek_gateway.cli.common import Commands, add_state_flag, flags_of, opened, table
+from deepseek_gateway.cli.common import Commands, add_state_flag, opened, source_of, table
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.config.sections import Section, is_secret
 from deepseek_gateway.errors import GatewayError, UpstreamError
-from deepseek_gateway.settings import Settings, read_settings
+from deepseek_gateway.settings import Settings
 from deepseek_gateway.upstream.address import UpstreamAddress
 from deepseek_gateway.upstream.client import UpstreamClient
 
@@ -26,7 +26,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print settings, then faults; 1 if there are any."""
-    loaded = read_settings(parsed.config, **flags_of(parsed))
+    loaded = source_of(parsed).read()
     print(f"file: {loaded.path or 'none'}\n")
     print(table(("setting", "value", "from", "meaning"), [_row(loaded, name) for name in Settings.model_fields]))
     if loaded.settings is not None:

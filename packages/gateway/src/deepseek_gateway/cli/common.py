@@ -17,7 +17,7 @@ from deepseek_gateway.auth.fields import Draft, refusal
 from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.people.service import PeopleService
-from deepseek_gateway.settings import Settings, load_settings
+from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.state_dir import open_store
 from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.storage.store import Store
@@ -55,16 +55,17 @@ def add_listen_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-level", help="debug, info, warning or error (GATEWAY_LOG_LEVEL, info)")
 
 
-def settings_of(parsed: argparse.Namespace, **more: object) -> Settings:
+def settings_of(parsed: argparse.Namespace) -> Settings:
     """Settings from the flags that a command has, then from variables and the file."""
-    return load_settings(parsed.config, **flags_of(parsed), **more)
+    return source_of(parsed).load()
 
 
-def flags_of(parsed: argparse.Namespace) -> dict[str, object]:
-    """The flags of a command that are settings, by the names of these."""
+def source_of(parsed: argparse.Namespace) -> ConfigSource:
+    """Where a command has its settings from."""
     flags: dict[str, object] = {name: getattr(parsed, name, None) for name in ("host", "port", "log_level")}
     upstreams: list[str] | None = getattr(parsed, "upstream", None)
-    return {**flags, "state_dir": parsed.state, "upstreams": ",".join(upstreams) if upstreams else None}
+    flags |= {"state_dir": parsed.state, "upstreams": ",".join(upstreams) if upstreams else None}
+    return ConfigSource(parsed.config, flags)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import logging
 import uvloop
 
 from deepseek_gateway.access_log import set_up_logging
-from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of
+from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, source_of
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.server import GatewayServer, listen
-from deepseek_gateway.settings import Settings
+from deepseek_gateway.settings import ConfigSource, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +27,15 @@ def add_parser(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
-    settings = settings_of(parsed)
+    source = source_of(parsed)
+    settings = source.load()
     set_up_logging(settings.log_level, settings.access_log)
-    uvloop.run(_serve(settings))
+    uvloop.run(_serve(settings, source))
     return 0
 
 
-async def _serve(settings: Settings) -> None:
-    gateway = Gateway(settings)
+async def _serve(settings: Settings, source: ConfigSource) -> None:
+    gateway = Gateway(settings, source)
     async with gateway:
         server = GatewayServer(gateway, listen(settings.host, settings.port, settings.send_timeout_s))
 

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import uvloop
@@ -14,11 +14,11 @@ import uvloop
 from deepseek_gateway.access_log import set_up_logging
 from deepseek_gateway.auth.drafts import KeyDraft
 from deepseek_gateway.auth.principal import Principal
-from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of
+from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of, source_of
 from deepseek_gateway.config.sections import UpstreamSection
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.server import GatewayServer, listen
-from deepseek_gateway.settings import Settings
+from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.stack.engine import EngineFiles, EngineProcess
 from deepseek_gateway.stack.supervisor import EngineSupervisor
 from deepseek_gateway.state_dir import prepare_state
@@ -36,6 +36,7 @@ class Plan:
     """What `up` was asked to do."""
 
     settings: Settings
+    source: ConfigSource
     files: EngineFiles
     command: tuple[str, ...]
     start_timeout_s: float
@@ -78,17 +79,18 @@ def run(parsed: argparse.Namespace) -> int:
     prepare_state(given)
     files = EngineFiles.within(given.state_dir)
     own = UpstreamSection.model_validate({"name": OWN_ENGINE, "url": f"unix://{files.socket}"})
-    settings = given.model_copy(update={"upstreams": (own, *given.upstreams)})
+    source = replace(source_of(parsed), own_upstreams=(own,))
+    settings = source.load()
     set_up_logging(settings.log_level, settings.access_log)
     flags = ("--model-path", parsed.model_path, "--uds", str(files.socket))
     command = (*parsed.engine_command, *flags, *parsed.engine_arguments)
-    uvloop.run(_up(Plan(settings, files, command, parsed.start_timeout, parsed.json)))
+    uvloop.run(_up(Plan(settings, source, files, command, parsed.start_timeout, parsed.json)))
     return 0
 
 
 async def _up(plan: Plan) -> None:
     settings = plan.settings
-    gateway = Gateway(settings)  # takes the state directory's lock before an engine starts
+    gateway = Gateway(settings, plan.source)  # takes the state directory's lock before an engine starts
     listener = listen(settings.host, settings.port, settings.send_timeout_s)
     server = GatewayServer(gateway, listener)
     supervisor = EngineSupervisor(lambda: EngineProcess(plan.command, plan.files), plan.start_timeout_s)

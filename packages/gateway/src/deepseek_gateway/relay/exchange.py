@@ -12,6 +12,7 @@ from typing import Literal
 
 from starlette.types import Send
 
+from deepseek_gateway.admit.errors import NotAdmittedError
 from deepseek_gateway.edge.error_shape import ErrorShape
 from deepseek_gateway.edge.respond import send_error
 from deepseek_gateway.edge.watch import CallerGoneError, RequestWatch, SlowCallerError, StoppingError
@@ -90,6 +91,8 @@ class Exchange(abc.ABC):
             self.parts.watch.allow_last_words()
             stopping = ApiError(503, "the gateway stops", code="shutting_down", headers={"retry-after": "5"})
             await self._cut_off(stopping, "shutdown")
+        except NotAdmittedError as error:
+            await self._cut_off(refusal_at_the_gate(error), error.code)
         except UpstreamError as error:
             await self._cut_off(answer_of(error, has_begun=self.has_begun), "upstream_error")
         except JournalError as error:
@@ -176,6 +179,12 @@ def answer_of(error: UpstreamError, *, has_begun: bool) -> ApiError:
         return ApiError(503, message, code="upstream_unavailable", headers={"retry-after": str(wait_s)})
     headers = {"retry-after": "1"}
     return ApiError(502, "the engine failed", code="upstream_error", headers=headers)
+
+
+def refusal_at_the_gate(error: NotAdmittedError) -> ApiError:
+    """What a caller is told whose request was not let through to an engine."""
+    wait_s = max(1, round(error.retry_after_s or 1))
+    return ApiError(503, str(error), code=error.code, headers={"retry-after": str(wait_s)})
 
 
 async def send_failure(parts: ExchangeParts, error: ApiError) -> None:

@@ -20,6 +20,7 @@ from deepseek_gateway.limits.rulebook import Plan
 from deepseek_gateway.limits.rules import Ask, LimitReached, LimitsUnavailable, Subject
 from deepseek_gateway.relay.allowance import Allowance, ask_of, clamp_of
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts
+from deepseek_gateway.relay.model_name import ModelNameStage
 from deepseek_gateway.relay.refusals import refusal_of, unavailable
 from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_body, parse_request
 from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
@@ -27,7 +28,10 @@ from deepseek_gateway.relay.stages import Stage
 from deepseek_gateway.relay.stream import StreamExchange
 from deepseek_gateway.relay.unary import UnaryExchange
 from deepseek_gateway.routes.access import authenticate
-from deepseek_gateway.upstream.call import CallPlan, UpstreamCall
+from deepseek_gateway.routes.asking import body_maker, route_ask
+from deepseek_gateway.upstream.call import UpstreamCall
+from deepseek_gateway.upstream.plan import CallPlan
+from deepseek_gateway.upstream.pool import RouteAsk
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ class GenerationRoute:
             body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_s)
             asked = self._read(body)
             context.errors, context.model = asked.errors, self._model(asked.request, key)
-            await self._serve(asked, key, context, receive, send)
+            ask = route_ask(self.gateway, scope, asked.request, key, context.model)
+            await self._serve(asked, ask, key, context, receive, send)
 
     def _read(self, body: bytes) -> Translated:
         """The body in the engine's terms.
@@ -74,7 +79,13 @@ class GenerationRoute:
         return model
 
     async def _serve(
-        self, asked: Translated, key: KeyRecord, context: RequestContext, receive: Receive, send: Send
+        self,
+        asked: Translated,
+        route: RouteAsk,
+        key: KeyRecord,
+        context: RequestContext,
+        receive: Receive,
+        send: Send,
     ) -> None:
         gateway, settings, request = self.gateway, self.gateway.settings, asked.request
         subject = subject_of(key, context.model)
@@ -96,11 +107,11 @@ class GenerationRoute:
             clean_up.callback(
                 settlement.settle, Ending("failed", "internal_error", 500), TokenCounts(), "exact", 0, None
             )
-            plan = self._plan(asked, key, context.model, clamp_of(request, reservation, price))
+            call_plan = self._plan(asked, route, key, clamp_of(request, reservation, price))
             watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
             headers = rate_limit_headers(reservation.standings)
-            call = UpstreamCall(gateway.pool, plan)
-            stages = (*self._stages(), *asked.stages)
+            call = UpstreamCall(gateway.pool, call_plan)
+            stages = (*self._stages(route), *asked.stages)
             parts = ExchangeParts(
                 request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
             )
@@ -127,14 +138,16 @@ class GenerationRoute:
             self.gateway.metrics.limited("unavailable")
             raise unavailable(limits) from None
 
-    def _stages(self) -> tuple[Stage, ...]:
+    def _stages(self, route: RouteAsk) -> tuple[Stage, ...]:
         """What the answer passes on its way, before its translation."""
+        if route.model is not None and self.gateway.pool.route(route.model, route.needs).renames:
+            return (ModelNameStage(route.model),)
         return ()
 
-    def _plan(self, asked: Translated, key: KeyRecord, model: str | None, clamp: int | None) -> CallPlan:
-        request, continuous = asked.request, self.gateway.settings.upstream_continuous_usage
-        body = request.encode(model, clamp, continuous_usage=continuous)
-        return CallPlan(asked.prefix, request.dialect.value, model, body, key.public_id, request.stream)
+    def _plan(self, asked: Translated, route: RouteAsk, key: KeyRecord, clamp: int | None) -> CallPlan:
+        request = asked.request
+        body_for = body_maker(request, key, route.model, clamp)
+        return CallPlan(asked.prefix, request.dialect.value, route, body_for, key.public_id, request.stream)
 
 
 def subject_of(key: KeyRecord, model: str | None) -> Subject:

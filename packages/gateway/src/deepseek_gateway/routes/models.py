@@ -1,7 +1,6 @@
 """GET models and models/{id}: what the engines serve, as far as the key may use it."""
 
 import asyncio
-import itertools
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote
@@ -15,7 +14,9 @@ from deepseek_gateway.edge.context import context_of
 from deepseek_gateway.edge.respond import send_body
 from deepseek_gateway.errors import ApiError, UpstreamError
 from deepseek_gateway.gateway import Gateway
+from deepseek_gateway.route.table import Needs
 from deepseek_gateway.routes.access import authenticate
+from deepseek_gateway.routes.asking import CLOUD_TAG
 from deepseek_gateway.upstream.upstream import Upstream
 
 TIMEOUT_S = 5.0
@@ -43,29 +44,45 @@ class ModelsRoute:
         await send_body(send, 200, orjson.dumps(models[name]))
 
     async def _models(self, key: KeyRecord) -> dict[str, Any]:
-        """Models by id, of all engines that answer.
+        """Models by id: aliases, and what all engines that answer list; as far as the key may use them.
 
         Raises:
-            ApiError: 503, none does.
+            ApiError: 503, no engine answers.
         """
-        upstreams = [upstream for upstream in self.gateway.pool.upstreams if upstream.is_up]
-        answers = await asyncio.gather(*(_ask(upstream) for upstream in upstreams))
-        lists = [models for models in answers if models is not None]
-        if not lists:
+        pool = self.gateway.pool
+        needs = Needs(CLOUD_TAG in key.tags)
+        serving = [upstream for upstream in pool.upstreams if upstream.is_up and needs.admits(upstream.kind)]
+        answers = await asyncio.gather(*(_ask(upstream) for upstream in serving))
+        listed = {upstream: models for upstream, models in zip(serving, answers, strict=True) if models is not None}
+        if not listed:
             raise ApiError(
                 503, "no engine takes requests now", code="upstream_unavailable", headers={"retry-after": "1"}
             )
         merged: dict[str, Any] = {}
-        for model in itertools.chain.from_iterable(lists):
-            merged.setdefault(model["id"], model)
+        for name in pool.known_models():
+            route = pool.route(name, needs)
+            target = next((at for tier in route.tiers for at in tier if at.upstream in listed), None)
+            if target is not None:
+                merged[name] = {**listed[target.upstream].get(target.model or name, _bare(name)), "id": name}
+        for upstream, models in listed.items():
+            if upstream.learns_models:  # an adapter may be newer than our last look
+                merged |= {name: model for name, model in models.items() if name not in merged}
         return {name: model for name, model in merged.items() if key.allows_model(name)}
 
 
-async def _ask(upstream: Upstream) -> list[dict[str, Any]] | None:
+async def _ask(upstream: Upstream) -> dict[str, dict[str, Any]] | None:
+    """What an upstream lists; of the cloud what it did list, as its account is not asked for each caller."""
+    if upstream.kind == "deepseek-cloud":
+        return {name: _bare(name) for name in upstream.models}
     client = upstream.client
     try:
         answer = await client.get(client.address.endpoint("v1", "models"), TIMEOUT_S)
         data = cast("list[Any]", orjson.loads(answer.body)["data"])
     except (UpstreamError, ValueError, KeyError, TypeError):
         return None
-    return [cast("dict[str, Any]", model) for model in data if isinstance(model, dict) and "id" in model]
+    models = (cast("dict[str, Any]", model) for model in data if isinstance(model, dict) and "id" in model)
+    return {str(model["id"]): model for model in models}
+
+
+def _bare(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "owned_by": "deepseek"}

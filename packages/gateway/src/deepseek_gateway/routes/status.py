@@ -30,7 +30,10 @@ class StatusRoutes:
         reason = self.gateway.not_ready()
         if reason is not None:
             raise ApiError(503, reason, code="not_ready", headers={"retry-after": "1"})
-        await send_body(send, 200, orjson.dumps({"status": "ready"}))
+        config: dict[str, str] = {"version": self.gateway.snapshot.version}
+        if self.gateway.config_fault is not None:
+            config["fault"] = "the file is broken, the version before stays in force: see the log"
+        await send_body(send, 200, orjson.dumps({"status": "ready", "config": config}))
 
     async def version(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """The gateway's version."""
@@ -41,6 +44,5 @@ class StatusRoutes:
         """Prometheus text."""
         context_of(scope).route = "/metrics"
         gateway = self.gateway
-        upstreams = [(upstream.name, upstream.is_up, upstream.in_flight) for upstream in gateway.pool.upstreams]
-        text = gateway.metrics.exposition(gateway.running, gateway.ledger.pending_rows, upstreams)
+        text = gateway.metrics.exposition(gateway.running, gateway.ledger.pending_rows)
         await send_body(send, 200, text, CONTENT_TYPE)

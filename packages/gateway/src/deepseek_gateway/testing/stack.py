@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.local import LocalLimiter
-from deepseek_gateway.settings import load_settings
+from deepseek_gateway.settings import ConfigSource
 from deepseek_gateway.state_dir import prepare_state
 from deepseek_gateway.testing.caller import Caller, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
@@ -70,11 +70,17 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(state_dir: Path, *upstreams: str, **settings: object) -> AsyncGenerator[RunningGateway]:
-    """Migrate, start and serve a gateway in front of these engines; more settings by name."""
-    loaded = load_settings(state_dir=state_dir, upstreams=",".join(upstreams), **settings)
+async def running_gateway(
+    state_dir: Path, *upstreams: str | Mapping[str, object], **settings: object
+) -> AsyncGenerator[RunningGateway]:
+    """Migrate, start and serve a gateway in front of these engines; more settings by name.
+
+    Without engines here they are those of `gateway.toml` in the state directory.
+    """
+    source = ConfigSource(None, {"state_dir": state_dir, "upstreams": list(upstreams) or None, **settings})
+    loaded = source.load()
     await asyncio.to_thread(prepare_state, loaded)
-    async with Gateway(loaded) as gateway, serving(create_app(gateway)) as served:
+    async with Gateway(loaded, source) as gateway, serving(create_app(gateway)) as served:
         yield RunningGateway(gateway, served.url)
 
 

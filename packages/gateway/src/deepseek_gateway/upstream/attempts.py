@@ -11,7 +11,8 @@ class Attempt:
     """One try at one engine; times are milliseconds since the call began.
 
     `id` went to the engine as `x-request-id`, so that its own log can be searched. `status` is the engine's HTTP
-    status, None where none came. `fault` is None for the try that answered.
+    status, None where none came; `model` is the engine's own name for the model. `fault` is None for the try
+    that answered.
     """
 
     number: int
@@ -20,4 +21,5 @@ class Attempt:
     began_ms: float
     took_ms: float | None = None
     status: int | None = None
+    model: str | None = None
     fault: str | None = None

@@ -1,63 +1,51 @@
-"""One request's way to an engine: try engines until one answers, read its answer, or abort it."""
+"""One request's way to an engine: wait for a place, try engines until one answers, read its answer, or abort it."""
 
 import asyncio
-import secrets
+import contextlib
 import time
-from dataclasses import dataclass
 
-import orjson
-
-from deepseek_gateway.errors import UpstreamCutError, UpstreamError
+from deepseek_gateway.errors import UpstreamError
+from deepseek_gateway.upstream.attempt import Try
 from deepseek_gateway.upstream.attempts import MAX_ATTEMPTS, Attempt
 from deepseek_gateway.upstream.client import Answer
-from deepseek_gateway.upstream.pool import NoUpstreamError, UpstreamPool
+from deepseek_gateway.upstream.plan import CallPlan
+from deepseek_gateway.upstream.pool import NoUpstreamError, Placement, UpstreamPool
 from deepseek_gateway.upstream.upstream import Upstream
 
-REFUSALS = frozenset({429, 500, 502, 503, 504})
-"""Answers after which another engine may do better."""
-
-ABORT_TIMEOUT_S = 2.0
-ABORT_AGAIN_S = 0.05
-MAX_ERROR_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class CallPlan:
-    """What is sent: `path` is `chat/completions` and the like, `prefix` is `v1` or `beta`."""
-
-    prefix: str
-    path: str
-    model: str | None
-    body: bytes
-    cache_salt: str
-    stream: bool
+ABORT_LOSER_S = 5.0
 
 
 class UpstreamCall:
-    """Sends a plan to one engine after another until an answer begins."""
+    """Sends a plan to one engine after another until an answer begins; to two at once where it hedges."""
 
     def __init__(self, pool: UpstreamPool, plan: CallPlan) -> None:
         self._pool = pool
         self._plan = plan
-        self._answer: Answer | None = None
-        self._upstream: Upstream | None = None
-        self._attempt_id = ""
+        self._live: list[Try] = []
+        self._winner: Try | None = None
+        self._tried: list[Upstream] = []
+        self._last: Upstream | None = None
         self._is_ending = False
         self._began_s = time.perf_counter()
         self.attempt = 0
         self.attempts: list[Attempt] = []
-        self.head = b""
 
     @property
     def upstream_name(self) -> str | None:
-        """The engine that was tried last."""
-        return None if self._upstream is None else self._upstream.name
+        """The engine that answered, or was tried last."""
+        return None if self._last is None else self._last.name
 
     @property
     def answer(self) -> Answer:
         """The answer that began."""
-        assert self._answer is not None
-        return self._answer
+        assert self._winner is not None
+        assert self._winner.answer is not None
+        return self._winner.answer
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes of a stream."""
+        return b"" if self._winner is None else self._winner.head
 
     async def open(self) -> None:
         """Wait until an engine's answer begins; for a stream until its first bytes, which are in `head`.
@@ -65,22 +53,17 @@ class UpstreamCall:
         Before these nothing was promised to the caller, so another engine may be tried; after them none is.
 
         Raises:
-            UpstreamError: no engine answered.
+            UpstreamError: no engine answered, or none was free in time.
         """
-        tried: list[Upstream] = []
-        fault: UpstreamError | None = None
+        placement = await self._pool.enter(self._plan.ask)
+        self._pool.hedges.earn()
         while True:
             try:
-                upstream = self._pool.choose(self._plan.model, tried)
-            except NoUpstreamError as none_left:
-                raise fault or none_left from None
-            tried.append(upstream)
-            try:
-                await self._try(upstream)
+                await self._open_at(placement)
             except UpstreamError as error:
-                fault = error
                 if self._is_ending:
                     raise
+                placement = self._next_place(error)
             else:
                 return
 
@@ -89,116 +72,153 @@ class UpstreamCall:
         return await self.answer.read()
 
     async def abort(self) -> bool:
-        """Tell the engine to end the request, until it has heard: its answer then ends with the exact usage.
-
-        The first message can be there before the request is, so it is sent again; cancel this once the answer ended.
+        """Tell the engine to end the request; its answer then ends with the exact usage.
 
         Returns:
             False when the engine cannot be told: then only cutting the connection ends the request.
         """
         self._is_ending = True
-        while self._upstream is not None:
-            client = self._upstream.client
-            url = client.address.endpoint("v1", f"requests/{self._attempt_id}/abort")
-            try:
-                answer = await client.post_empty(url, ABORT_TIMEOUT_S)
-            except UpstreamError:
-                return False
-            if answer.status != 200:
-                return False
-            if _is_aborted(answer.body):
-                return True
-            await asyncio.sleep(ABORT_AGAIN_S)
-        return False
+        told = await asyncio.gather(*(one.abort() for one in self._live))
+        return bool(told) and all(told)
 
     def close(self) -> None:
         """Drop the connection, unless the answer was read to its end. May be called again."""
-        if self._answer is not None:
-            self._answer.close()
+        for one in self._live:
+            one.close()
 
     def finish(self) -> None:
-        """Close, and count the request as over. Call once, last."""
-        self.close()
-        if self._upstream is not None:
-            self._upstream.gave_up()
-            self._upstream.end()
-            self._upstream = None
+        """Close, and give every place back. Call once, last."""
+        for one in self._live:
+            one.finish()
+        self._live.clear()
 
-    async def _try(self, upstream: Upstream) -> None:
-        if self._upstream is not None:
-            self._upstream.end()
-        self._upstream = upstream
-        upstream.begin()
-        self.attempt += 1
-        self._attempt_id = f"up-{secrets.token_hex(16)}"  # not to be guessed: it is the right to abort
-        headers = {"x-request-id": self._attempt_id, "x-cache-salt": self._plan.cache_salt}
-        url = upstream.client.address.endpoint(self._plan.prefix, self._plan.path)
-        attempt = self._note_attempt(upstream.name)
+    async def _open_at(self, placement: Placement) -> None:
+        """One try, and a second one beside it if the first is slower than most."""
+        first = self._begin(placement)
+        after_s = self._hedge_after_s()
+        started_s = self._pool.now()
+        if after_s is None:
+            await self._run(first)
+        else:
+            await self._race(first, after_s)
+        if self._plan.stream:
+            self._pool.first_bytes.add(self._pool.now() - started_s)
+
+    def _hedge_after_s(self) -> float | None:
+        """When a second try may begin: only streams, whose first byte says that an engine works on them."""
+        if not self._plan.stream or not self._pool.hedges.share:
+            return None
+        return self._pool.first_bytes.value
+
+    async def _run(self, one: Try) -> None:
         try:
-            answer = await upstream.client.post(url, self._plan.body, headers)
-            attempt.status = answer.status
-            await self._judge(upstream, answer)
-        except asyncio.CancelledError:
-            attempt.fault = "given up: the request was over"
-            upstream.gave_up()
-            raise
-        except UpstreamError as error:
-            attempt.fault = str(error)[:300]
-            self.close()
-            if isinstance(error, _RefusedError) and error.is_about_request:
-                upstream.succeeded()
-            else:
-                upstream.failed(str(error), self._pool.now(), error.retry_after_s)
+            await one.run()
+        except BaseException:
+            self._live.remove(one)
+            one.finish()
             raise
         finally:
-            attempt.took_ms = round(self._elapsed_ms() - attempt.began_ms, 3)
-        upstream.succeeded()
+            one.note.took_ms = round(self._elapsed_ms() - one.note.began_ms, 3)
+        self._winner, self._last, self.attempt = one, one.placement.upstream, one.note.number
 
-    def _note_attempt(self, upstream: str) -> Attempt:
-        attempt = Attempt(self.attempt, upstream, self._attempt_id, round(self._elapsed_ms(), 3))
+    async def _race(self, first: Try, after_s: float) -> None:
+        """Run the first; after a while a second beside it. The answer that begins first wins, the other is aborted."""
+        tasks = {asyncio.create_task(first.run()): first}
+        try:
+            await asyncio.wait(tasks, timeout=after_s)
+            if not any(task.done() for task in tasks) and (second := self._hedge()) is not None:
+                tasks[asyncio.create_task(second.run())] = second
+            fault: UpstreamError | None = None
+            while tasks:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    one = tasks.pop(task)
+                    one.note.took_ms = round(self._elapsed_ms() - one.note.began_ms, 3)
+                    try:
+                        task.result()
+                    except UpstreamError as error:
+                        fault = error
+                        self._live.remove(one)
+                        one.finish()
+                        continue
+                    self._winner, self._last, self.attempt = one, one.placement.upstream, one.note.number
+                    if tasks or one is not first:
+                        self._pool.metrics.hedged("lost" if one is first else "won")
+                    return
+            assert fault is not None
+            raise fault
+        finally:
+            for task, loser in tasks.items():
+                if self._winner is None:
+                    task.cancel()  # the request is over; `finish` does the rest
+                else:
+                    self._live.remove(loser)
+                    self._pool.spawn(_give_up(task, loser))
+            if self._winner is None:
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _hedge(self) -> Try | None:
+        """A second try, if the budget and the other engines have room for one."""
+        if self._is_ending:
+            return None
+        if not self._pool.hedges.spend():
+            self._pool.metrics.hedged("no_budget")
+            return None
+        with contextlib.suppress(NoUpstreamError):
+            if (placement := self._pool.place(self._plan.ask, self._tried)) is not None:
+                return self._begin(placement)
+        self._pool.hedges.give_back()
+        return None
+
+    def _begin(self, placement: Placement) -> Try:
+        self._tried.append(placement.upstream)
+        self._last = placement.upstream
+        self.attempt += 1
+        number = len(self._tried)
+        note = Attempt(
+            number, placement.upstream.name, Try.new_id(), round(self._elapsed_ms(), 3), model=placement.model
+        )
         if len(self.attempts) < MAX_ATTEMPTS:
-            self.attempts.append(attempt)
-        return attempt
+            self.attempts.append(note)
+        one = Try(self._pool, self._plan, placement, note)
+        self._live.append(one)
+        return one
+
+    def _next_place(self, fault: UpstreamError) -> Placement:
+        """A place at another engine.
+
+        Raises:
+            UpstreamError: `fault`, as there is none, or no budget for one.
+        """
+        if len(self._tried) >= self._pool.snapshot.settings.max_attempts:
+            raise fault
+        if not self._pool.retries.spend():
+            self._pool.metrics.retried("no_budget")
+            raise fault
+        try:
+            placement = self._pool.place(self._plan.ask, self._tried)
+        except NoUpstreamError:
+            placement = None
+        if placement is None:
+            self._pool.retries.give_back()
+            raise fault
+        self._pool.metrics.retried("tried")
+        return placement
 
     def _elapsed_ms(self) -> float:
         return (time.perf_counter() - self._began_s) * 1000
 
-    async def _judge(self, upstream: Upstream, answer: Answer) -> None:
-        """Take the answer if it is one, else raise what is wrong with it."""
-        self._answer = answer
-        if answer.status in REFUSALS or answer.status in {401, 403}:
-            raise await _refusal(upstream, answer)
-        if self._plan.stream and answer.status == 200:
-            self.head = await answer.read()
-            if not self.head:
-                raise UpstreamCutError(f"the engine at {upstream.name} ended its stream before it began")
 
-
-class _RefusedError(UpstreamError):
-    """The engine answered, with a refusal; one about this request alone leaves the engine up for others."""
-
-    is_about_request = True
-
-
-async def _refusal(upstream: Upstream, answer: Answer) -> UpstreamError:
-    body = await answer.read_all(MAX_ERROR_BYTES)
-    if answer.status in {401, 403}:
-        return _RefusedError(f"the engine at {upstream.name} refuses the gateway's own key: see GATEWAY_UPSTREAM_KEY")
-    message = f"the engine at {upstream.name} answers {answer.status}: {_message_of(body)}"
-    refusal = _RefusedError(message, is_unavailable=answer.status != 500, retry_after_s=answer.retry_after_s)
-    refusal.is_about_request = answer.status in {429, 500}
-    return refusal
-
-
-def _message_of(body: bytes) -> str:
+async def _give_up(task: asyncio.Task[None], loser: Try) -> None:
+    """End the slower of two tries at its engine. Nobody is billed for it."""
+    loser.note.fault = "given up: another engine began first"
     try:
-        return str(orjson.loads(body)["error"]["message"])[:300]
-    except (ValueError, KeyError, TypeError):
-        return "no error message"
-
-
-def _is_aborted(body: bytes) -> bool:
-    try:
-        return orjson.loads(body)["aborted"] is True
-    except (ValueError, KeyError, TypeError):
-        return False
+        async with asyncio.timeout(ABORT_LOSER_S):
+            if await loser.abort():
+                await asyncio.wait([task])
+    except TimeoutError:
+        pass
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        loser.finish()

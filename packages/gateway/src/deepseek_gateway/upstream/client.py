@@ -4,13 +4,15 @@ aiohttp costs a tenth of httpx's CPU a request, and its reads can be cancelled a
 """
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import Self
 
 import aiohttp
+from pydantic import SecretStr
 
-from deepseek_gateway.errors import UpstreamCutError, UpstreamError
+from deepseek_gateway.errors import UnreachableError, UpstreamCutError, UpstreamError
 from deepseek_gateway.upstream.address import UpstreamAddress
 
 READ_BUFFER_BYTES = 64 * 1024
@@ -81,17 +83,23 @@ class SmallAnswer:
 class UpstreamClient:
     """HTTP to one engine, over a pool of connections. Make it inside the event loop."""
 
-    def __init__(self, address: UpstreamAddress, key: str | None, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        address: UpstreamAddress,
+        key: SecretStr | None,
+        connect_timeout_s: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.address = address
         if address.socket_path is not None:
             connector: aiohttp.BaseConnector = aiohttp.UnixConnector(
                 address.socket_path, limit=0, keepalive_timeout=IDLE_CONNECTION_S
             )
         else:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ssl=tls or True)
         headers = {"accept-encoding": "identity", "user-agent": "deepseek-gateway"}
         if key is not None:
-            headers["authorization"] = f"Bearer {key}"
+            headers["authorization"] = f"Bearer {key.get_secret_value()}"
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=headers,
@@ -166,7 +174,7 @@ def _translated(address: UpstreamAddress) -> Generator[None]:
         yield
     except _FAULTS as error:
         message = f"the engine at {address.url} cannot be reached: {_describe(error)}"
-        raise UpstreamError(message, is_unavailable=True) from error
+        raise UnreachableError(message, is_unavailable=True) from error
 
 
 def _describe(error: BaseException) -> str:

@@ -1,129 +1,230 @@
-"""All engines: choose one, mark it down, bring it back."""
+"""All engines of one gateway: finds one with room for a request, and changes with the configuration."""
 
 import asyncio
-import itertools
-import json
+import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
+from deepseek_gateway.admit.gate import AdmissionGate, Ticket
+from deepseek_gateway.admit.queue import Priority
 from deepseek_gateway.errors import UpstreamError
-from deepseek_gateway.upstream.upstream import Upstream
+from deepseek_gateway.policy.snapshot import Snapshot
+from deepseek_gateway.route.breaker import Health, Outcome
+from deepseek_gateway.route.budget import Budget, SlowestTwentieth
+from deepseek_gateway.route.metrics import RoutingMetrics, UpstreamFigures
+from deepseek_gateway.route.pick import Candidate, pick
+from deepseek_gateway.route.table import ANY, Needs, Route, RouteTable, Target
+from deepseek_gateway.upstream.prober import Prober
+from deepseek_gateway.upstream.upstream import Upstream, logger
 
-PROBE_TIMEOUT_S = 2.0
+MAX_EJECTED = 0.5
+"""Share of the engines that may be left alone because of faults: the rest serves on, whatever it looks like."""
+
+RETRIES_AT_FIRST = 10.0
+HEDGES_KEPT = 10.0
 
 
 class NoUpstreamError(UpstreamError):
     """No engine takes requests now."""
 
 
+@dataclass(frozen=True, slots=True)
+class RouteAsk:
+    """What a request asks of routing. `affinity` is what ties it to an engine, or None."""
+
+    model: str | None
+    needs: Needs = ANY
+    affinity: int | None = None
+    priority: Priority = Priority.NORMAL
+    org: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A place at an engine that is held until `UpstreamPool.release`.
+
+    `model` is the engine's own name; `is_trial` means that the engine was down, and this request tries it.
+    """
+
+    upstream: Upstream
+    model: str | None
+    is_trial: bool
+
+
 class UpstreamPool:
-    """The engines of one gateway.
+    """The engines of a snapshot, and the queue before them.
 
     Args:
-        upstreams: at least one.
-        probe_s: seconds between looks at an engine that is down; one that is up is looked at five times more rarely.
+        snapshot: the configuration to begin with.
+        metrics: where tries, waits and ejections are counted.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, upstreams: Sequence[Upstream], probe_s: float, clock: Callable[[], float] = time.monotonic
+        self, snapshot: Snapshot, metrics: RoutingMetrics, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.upstreams = list(upstreams)
-        self._probe_s = probe_s
-        self._clock = clock
-        self._turn = itertools.count()
-        self._prober: asyncio.Task[None] | None = None
+        settings = snapshot.settings
+        self.snapshot = snapshot
+        self.metrics = metrics
+        self.now = clock
+        self.upstreams: list[Upstream] = []
+        self.gate: AdmissionGate[Placement] = AdmissionGate(
+            settings.queue_size, settings.queue_timeout_s, metrics, clock
+        )
+        self.retries = Budget(settings.retry_share, RETRIES_AT_FIRST, RETRIES_AT_FIRST)
+        self.hedges = Budget(settings.hedge_share, HEDGES_KEPT)
+        self.first_bytes = SlowestTwentieth()
+        self._random = random.Random()  # noqa: S311  a choice among engines is no secret
+        self._table: RouteTable[Upstream] = RouteTable(snapshot, ())
+        self._prober = Prober(self)
+        self._background: set[asyncio.Task[Any]] = set()
 
     @property
     def is_up(self) -> bool:
         """Whether any engine takes traffic."""
         return any(upstream.is_up for upstream in self.upstreams)
 
-    def now(self) -> float:
-        """The pool's clock."""
-        return self._clock()
-
     def known_models(self) -> list[str]:
-        """Model names of all engines, in order, each once."""
-        return list(dict.fromkeys(name for upstream in self.upstreams for name in upstream.models))
+        """All names that callers can use, in order, each once."""
+        return self._table.names()
 
-    def choose(self, model: str | None, tried: Collection[Upstream]) -> Upstream:
-        """The engine with the fewest requests in flight among those that serve the model; ties take turns.
+    def route(self, model: str | None, needs: Needs) -> Route[Upstream]:
+        """Who may serve a model."""
+        return self._table.route(model, needs)
+
+    def place(self, ask: RouteAsk, tried: Collection[Upstream] = ()) -> Placement | None:
+        """Take a place at the best engine; None while all that are up have no room.
 
         Raises:
-            NoUpstreamError: none takes requests, or all were tried.
+            NoUpstreamError: none is up, or all were tried.
         """
-        now = self._clock()
-        serving = self._serving(model)
-        open_now = [upstream for upstream in serving if upstream not in tried and upstream.may_try(now)]
-        # An engine that may only be tried comes after those that are known to be up.
-        candidates = [upstream for upstream in open_now if upstream.is_up] or open_now
-        if not candidates:
-            wait_s = min((max(0.0, upstream.retry_at_s - now) for upstream in serving), default=1.0)
-            raise NoUpstreamError("no engine takes requests now", is_unavailable=True, retry_after_s=max(1.0, wait_s))
-        least = min(upstream.in_flight for upstream in candidates)
-        tied = [upstream for upstream in candidates if upstream.in_flight == least]
-        return tied[next(self._turn) % len(tied)]
+        now_s = self.now()
+        is_any_up = False
+        route = self._table.route(ask.model, ask.needs)
+        for tier in route.tiers:
+            up: list[Candidate[Target[Upstream]]] = []
+            rested: list[Candidate[Target[Upstream]]] = []
+            for target in tier:
+                upstream = target.upstream
+                if not upstream.breaker.may_try(now_s) or upstream in tried:
+                    continue
+                is_up = upstream.breaker.health is Health.UP
+                is_any_up = is_any_up or is_up
+                if upstream.has_room(target.model):
+                    candidate = Candidate(target, upstream.seed, target.weight, upstream.load(target.weight, now_s))
+                    (up if is_up else rested).append(candidate)
+            # An engine that may only be tried comes after those that are known to be up.
+            if candidates := up or rested:
+                chosen = pick(candidates, ask.affinity, self._random).item
+                return Placement(chosen.upstream, chosen.model, chosen.upstream.begin(chosen.model))
+        if is_any_up:
+            return None
+        times = [target.upstream.breaker.retry_at_s - now_s for tier in route.tiers for target in tier]
+        wait_s = max(1.0, min(times, default=1.0))
+        raise NoUpstreamError("no engine takes requests now", is_unavailable=True, retry_after_s=wait_s)
 
-    def _serving(self, model: str | None) -> Sequence[Upstream]:
-        """The engines that serve a model; all of them if none is known to."""
-        # Adapters come and go between two looks at an engine's list, so a `base:adapter` may be where its base is.
-        for name in (model, (model or "").rpartition(":")[0]):
-            if serving := [upstream for upstream in self.upstreams if name in upstream.models]:
-                return serving
-        return self.upstreams
+    async def enter(self, ask: RouteAsk) -> Placement:
+        """Take a place, or wait for it.
+
+        Raises:
+            UpstreamError: no engine is up, or the queue is full or too slow.
+        """
+        self.retries.earn()
+        if not len(self.gate) and (placement := self.place(ask)) is not None:
+            return placement
+        route = f"{ask.model}\0{ask.needs.allow_cloud:d}{ask.needs.own_engine:d}"
+        return await self.gate.enter(
+            Ticket(ask.priority, ask.org, ask.key, route, lambda: self.place(ask), self.release)
+        )
+
+    def release(self, placement: Placement) -> None:
+        """Give a place back."""
+        upstream = placement.upstream
+        if placement.is_trial:
+            upstream.breaker.gave_up()
+        upstream.end(placement.model)
+        if upstream.is_leaving and not upstream.in_flight:
+            self.spawn(upstream.client.close())
+        if len(self.gate):
+            self.gate.pump()
+
+    def note(self, upstream: Upstream, outcome: Outcome, reason: str = "", retry_after_s: float | None = None) -> None:
+        """Take what a try says of an engine."""
+        was_up = upstream.is_up
+        self.metrics.attempted(upstream.name, outcome.value)
+        ejected = sum(not one.is_up for one in self.upstreams)
+        may_eject = ejected + 1 <= len(self.upstreams) * MAX_EJECTED
+        if upstream.breaker.note(outcome, self.now(), may_eject=may_eject, retry_after_s=retry_after_s):
+            self.metrics.ejected(upstream.name, outcome.value)
+            logger.warning("upstream %s is down: %s", upstream.name, reason)
+        elif upstream.is_up and not was_up:
+            logger.info("upstream %s is up", upstream.name)
+
+    def models_changed(self) -> None:
+        """An upstream lists other models than before."""
+        self._table = RouteTable(self.snapshot, self.upstreams)
+
+    def figures(self) -> tuple[UpstreamFigures, ...]:
+        """All upstreams as they are now."""
+        now_s = self.now()
+        return tuple(
+            UpstreamFigures(
+                upstream.name,
+                upstream.breaker.health.value,
+                upstream.in_flight,
+                upstream.load(upstream.plan.section.weight, now_s),
+                None if upstream.report is None else upstream.report.waiting,
+                None if upstream.report is None else upstream.report.kv_use,
+            )
+            for upstream in self.upstreams
+        )
 
     async def start(self) -> None:
-        """Look at every engine once, then keep looking."""
-        await asyncio.gather(*(self._probe(upstream) for upstream in self.upstreams))
-        self._prober = asyncio.create_task(self._probe_forever())
+        """Meet every engine once, then keep looking."""
+        await self.apply(self.snapshot)
+        self._prober.start()
+
+    async def apply(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in force.
+
+        Engines that it leaves as they were keep their connections and state. What runs at others runs on, and their
+        connections close with the last of it.
+        """
+        plans = [upstream.plan for upstream in self.upstreams]
+        upstreams = [
+            self.upstreams[plans.index(plan)] if plan in plans else Upstream.connect(plan)
+            for plan in snapshot.upstreams
+        ]
+        new = [upstream for upstream in upstreams if upstream not in self.upstreams]
+        await asyncio.gather(*(self._prober.look(upstream, learn=True) for upstream in new))
+        leaving = [upstream for upstream in self.upstreams if upstream not in upstreams]
+        settings = snapshot.settings
+        self.gate.resize(settings.queue_size, settings.queue_timeout_s)
+        self.retries.share, self.hedges.share = settings.retry_share, settings.hedge_share
+        self.snapshot, self.upstreams = snapshot, upstreams
+        self._table = RouteTable(snapshot, upstreams)
+        names = {upstream.name for upstream in upstreams}
+        for upstream in leaving:
+            upstream.is_leaving = True
+            if not upstream.in_flight:
+                await upstream.client.close()
+            if upstream.name not in names:
+                self.metrics.forget(upstream.name)
+        self.gate.pump()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something short on the side; `close` waits for it."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def close(self) -> None:
         """Stop looking and close all connections."""
-        if self._prober is not None:
-            self._prober.cancel()
-            await asyncio.gather(self._prober, return_exceptions=True)
+        await self._prober.close()
+        await self.gate.close()
+        await asyncio.gather(*self._background, return_exceptions=True)
         for upstream in self.upstreams:
             await upstream.client.close()
-
-    async def _probe_forever(self) -> None:
-        for turn in itertools.count(1):
-            await asyncio.sleep(self._probe_s)
-            due = [upstream for upstream in self.upstreams if turn % 5 == 0 or not upstream.is_up]
-            await asyncio.gather(*(self._probe(upstream, learn=turn % 60 == 0) for upstream in due))
-
-    async def _probe(self, upstream: Upstream, *, learn: bool = True) -> None:
-        """Ask `/ready`. Servers that have no such page are up when they answer at all."""
-        client, was_up = upstream.client, upstream.is_up
-        try:
-            answer = await client.get(client.address.outside("ready"), PROBE_TIMEOUT_S)
-        except UpstreamError as error:
-            is_slow = isinstance(error.__cause__, TimeoutError)
-            if not (was_up and is_slow):  # a busy engine that answers late still answers
-                upstream.failed(str(error), self._clock())
-            return
-        if answer.status >= 500:
-            upstream.failed(f"/ready answers {answer.status}", self._clock())
-            return
-        if learn or not was_up or not upstream.models:
-            await self._learn_models(upstream)
-        upstream.succeeded()
-
-    async def _learn_models(self, upstream: Upstream) -> None:
-        client = upstream.client
-        try:
-            answer = await client.get(client.address.endpoint("v1", "models"), PROBE_TIMEOUT_S)
-        except UpstreamError:
-            return
-        if answer.status == 200:
-            upstream.models = model_names(answer.body)
-
-
-def model_names(body: bytes) -> tuple[str, ...]:
-    """Ids in the answer of `GET /models`; none when it is something else."""
-    try:
-        data: Any = json.loads(body)["data"]
-        return tuple(str(model["id"]) for model in data)
-    except (ValueError, KeyError, TypeError):
-        return ()

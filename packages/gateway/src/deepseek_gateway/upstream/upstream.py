@@ -1,77 +1,98 @@
-"""One engine: whether it is up, how busy it is, which models it serves."""
+"""One engine while the gateway runs: whether it is up, how busy it is, which models it serves."""
 
-import enum
 import logging
 from dataclasses import dataclass, field
 
+from deepseek_gateway.config.sections import UpstreamKind
+from deepseek_gateway.policy.snapshot import UpstreamPlan
+from deepseek_gateway.route.breaker import Breaker, Health
+from deepseek_gateway.route.load import STALE_S, LoadReport, load_of
+from deepseek_gateway.route.rendezvous import hash64
 from deepseek_gateway.upstream.client import UpstreamClient
 
 logger = logging.getLogger(__name__)
 
-FIRST_BACKOFF_S = 0.5
-
-
-class Health(enum.Enum):
-    """`HALF_OPEN`: the back-off is over, and one request is trying."""
-
-    UP = "up"
-    DOWN = "down"
-    HALF_OPEN = "half_open"
-
 
 @dataclass(slots=True, eq=False)
 class Upstream:
-    """State of one engine. It counts as up until something says otherwise; times are monotonic."""
+    """State of one engine. It counts as up until something says otherwise; times are monotonic.
 
+    Attributes:
+        models: its own model names: configured, else what it lists.
+        is_leaving: a reload has removed it: it closes with its last request.
+    """
+
+    plan: UpstreamPlan
     client: UpstreamClient
-    max_backoff_s: float
-    health: Health = Health.UP
-    in_flight: int = 0
+    breaker: Breaker
     models: tuple[str, ...] = ()
-    retry_at_s: float = 0.0
-    failures: int = field(default=0)
+    in_flight: int = 0
+    at_model: dict[str, int] = field(default_factory=dict[str, int])
+    report: LoadReport | None = None
+    is_leaving: bool = False
+    seed: int = 0
+
+    @classmethod
+    def connect(cls, plan: UpstreamPlan) -> "Upstream":
+        """A new one. Call it inside the event loop."""
+        section = plan.section
+        breaker = Breaker(plan.max_backoff_s, plan.max_failures)
+        client = UpstreamClient(section.address, plan.key, plan.connect_timeout_s, plan.tls)
+        return cls(plan, client, breaker, models=section.models, seed=hash64(section.name.encode()))
 
     @property
     def name(self) -> str:
-        """Its URL: what logs, metrics and the ledger call it."""
-        return self.client.address.url
+        """What logs, metrics and the ledger call it."""
+        return self.plan.section.name
+
+    @property
+    def kind(self) -> UpstreamKind:
+        """What it is."""
+        return self.plan.section.kind
+
+    @property
+    def health(self) -> Health:
+        """What its breaker says."""
+        return self.breaker.health
 
     @property
     def is_up(self) -> bool:
         """Whether it takes traffic."""
-        return self.health is Health.UP
+        return self.breaker.is_up
 
-    def may_try(self, now_s: float) -> bool:
-        """Whether a request may go to it: it is up, or down for long enough that one request may try."""
-        return self.is_up or (self.health is Health.DOWN and now_s >= self.retry_at_s)
+    @property
+    def learns_models(self) -> bool:
+        """Whether its own list of models counts."""
+        return not self.plan.section.models
 
-    def begin(self) -> None:
-        """Count a request that goes to it."""
+    def has_room(self, model: str | None) -> bool:
+        """Whether one more request for a model of its own is within its capacities."""
+        section = self.plan.section
+        if section.capacity is not None and self.in_flight >= section.capacity:
+            return False
+        if not section.model_capacity or model is None:
+            return True
+        most = section.model_capacity.get(model)
+        return most is None or self.at_model.get(model, 0) < most
+
+    def load(self, weight: float, now_s: float) -> float:
+        """How busy it is, for a weight."""
+        return load_of(self.in_flight, weight, self.report, now_s)
+
+    def fresh_waiting(self, now_s: float) -> float | None:
+        """Requests that wait there, as it said not long ago; None when that is not known."""
+        report = self.report
+        return None if report is None or now_s - report.at_s > STALE_S else report.waiting
+
+    def begin(self, model: str | None) -> bool:
+        """Count a request that goes to it; True if it is the one that tries whether it is back."""
         self.in_flight += 1
-        if self.health is Health.DOWN:
-            self.health = Health.HALF_OPEN
+        if model is not None and self.plan.section.model_capacity:
+            self.at_model[model] = self.at_model.get(model, 0) + 1
+        return self.breaker.begin()
 
-    def end(self) -> None:
+    def end(self, model: str | None) -> None:
         """Count a request that is over."""
         self.in_flight -= 1
-
-    def succeeded(self) -> None:
-        """It answered: it is up."""
-        if not self.is_up:
-            logger.info("upstream %s is up", self.name)
-        self.health, self.failures = Health.UP, 0
-
-    def failed(self, reason: str, now_s: float, retry_after_s: float | None = None) -> None:
-        """It did not: leave it alone, for twice as long each time."""
-        if self.is_up:
-            logger.warning("upstream %s is down: %s", self.name, reason)
-        backoff_s = min(FIRST_BACKOFF_S * 2 ** min(self.failures, 16), self.max_backoff_s)
-        if retry_after_s is not None:
-            backoff_s = min(max(backoff_s, retry_after_s), self.max_backoff_s)
-        self.health, self.retry_at_s = Health.DOWN, now_s + backoff_s
-        self.failures += 1
-
-    def gave_up(self) -> None:
-        """The request that was trying ended without telling whether it is up: let another try."""
-        if self.health is Health.HALF_OPEN:
-            self.health = Health.DOWN
+        if model in self.at_model:
+            self.at_model[model] -= 1

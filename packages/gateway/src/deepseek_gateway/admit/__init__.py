@@ -1,0 +1,1 @@
+"""Who may go now, and who waits: the admission queue and load shedding."""

@@ -1,0 +1,114 @@
+"""What a request asks of routing: by its key, its headers and its body; and whether it is let in at all."""
+
+import hashlib
+from collections.abc import Callable
+
+import orjson
+from starlette.types import Scope
+
+from deepseek_gateway.admit.queue import Priority
+from deepseek_gateway.admit.shed import shed_reason
+from deepseek_gateway.auth.records import KeyRecord
+from deepseek_gateway.edge.context import header
+from deepseek_gateway.errors import ApiError
+from deepseek_gateway.gateway import Gateway
+from deepseek_gateway.relay.request import Dialect, GenerationRequest
+from deepseek_gateway.route.affinity import affinity_key
+from deepseek_gateway.route.table import ANY, Needs
+from deepseek_gateway.upstream.pool import Placement, RouteAsk
+
+CLOUD_TAG = "allow-cloud"
+"""Keys with it may have their prompts answered by DeepSeek's cloud; of others none ever leaves."""
+
+PRIORITY_TAG = "priority:"
+_RANK = list(Priority)
+
+
+def route_ask(
+    gateway: Gateway, scope: Scope, request: GenerationRequest, key: KeyRecord, model: str | None
+) -> RouteAsk:
+    """What to ask of the pool.
+
+    Raises:
+        ApiError: 400, X-Priority is none, or no server of the model speaks this dialect; 403, only the cloud serves
+            the model, and the key has not opted in; 503, the gateway or every engine is behind.
+    """
+    needs = Needs(CLOUD_TAG in key.tags, request.dialect is Dialect.GENERATE)
+    _check_route(gateway, model, needs, key)
+    ask = RouteAsk(
+        model=model,
+        needs=needs,
+        affinity=affinity_key(request.fields, key.public_id, header(scope, b"x-session-id")),
+        priority=priority_of(key, header(scope, b"x-priority")),
+        org=key.org_id or key.public_id,
+        key=key.public_id,
+    )
+    _shed(gateway, ask)
+    return ask
+
+
+def priority_of(key: KeyRecord, asked: str | None) -> Priority:
+    """The class of a request: its key's, or a lower one that the header X-Priority asks for.
+
+    Raises:
+        ApiError: 400, the header names no class.
+    """
+    own = Priority.NORMAL
+    for tag in key.tags:
+        name = tag.removeprefix(PRIORITY_TAG)
+        if name != tag and name in _RANK:
+            own = Priority(name)
+    if asked is None:
+        return own
+    if asked.lower() not in _RANK:
+        raise ApiError(400, f"x-priority={asked[:40]!r} is none of: {', '.join(Priority)}", param="x-priority")
+    return max(own, Priority(asked.lower()), key=_RANK.index)
+
+
+def body_maker(
+    request: GenerationRequest, key: KeyRecord, model: str | None, clamp: int | None
+) -> Callable[[Placement], bytes]:
+    """How the body is written for the engine that gets it."""
+
+    def body_for(placement: Placement) -> bytes:
+        plan = placement.upstream.plan
+        name = placement.model or model
+        body = request.encode(name, clamp, continuous_usage=plan.continuous_usage)
+        if plan.section.kind != "deepseek-cloud":
+            return body
+        # The account is ours; the hash keeps our tenants apart there without naming them.
+        tenant = hashlib.sha256(f"{key.org_id or ''}/{key.public_id}".encode()).hexdigest()[:32]
+        return orjson.dumps({**orjson.loads(body), "user_id": tenant})
+
+    return body_for
+
+
+def _check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecord) -> None:
+    if not gateway.pool.route(model, needs).is_empty:
+        return
+    if gateway.pool.route(model, ANY).is_empty:
+        known = ", ".join(gateway.pool.known_models()[:20]) or "none"
+        raise ApiError(404, f"no engine serves {model!r}; there are: {known}", param="model", code="model_not_found")
+    if needs.own_engine and not gateway.pool.route(model, Needs(needs.allow_cloud)).is_empty:
+        message = f"no server of {model!r} has /v1/generate: use /v1/chat/completions"
+        raise ApiError(400, message, param="model", code="unsupported_route")
+    message = f"{model!r} is served by DeepSeek's cloud only, and the key {key.public_id} has no tag {CLOUD_TAG!r}"
+    raise ApiError(403, message, param="model", code="cloud_not_allowed")
+
+
+def _shed(gateway: Gateway, ask: RouteAsk) -> None:
+    settings, pool = gateway.settings, gateway.pool
+    upstreams = [at.upstream for tier in pool.route(ask.model, ask.needs).tiers for at in tier if at.upstream.is_up]
+    reason = shed_reason(
+        ask.priority,
+        gateway.loop_lag.seconds,
+        settings.shed_loop_lag_s,
+        (upstream.fresh_waiting(pool.now()) for upstream in upstreams),
+        settings.shed_engine_queue,
+    )
+    if reason is None:
+        return
+    gateway.metrics.routing.shed(reason)
+    wait_s = max(1, round(pool.gate.retry_after_s()))
+    message = f"the gateway has more than it can serve: try again in {wait_s} s"
+    raise ApiError(503, message, code="overloaded", headers={"retry-after": str(wait_s)})

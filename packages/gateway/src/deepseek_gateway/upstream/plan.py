@@ -1,0 +1,32 @@
+"""What a request sends, to whichever engine it goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from deepseek_gateway.config.sections import UpstreamKind
+from deepseek_gateway.upstream.pool import Placement, RouteAsk
+
+
+@dataclass(frozen=True, slots=True)
+class CallPlan:
+    """`path` is `chat/completions` and the like, `prefix` is `v1` or `beta`; the body depends on the engine."""
+
+    prefix: str
+    path: str
+    ask: RouteAsk
+    body_for: Callable[[Placement], bytes]
+    cache_salt: str
+    stream: bool
+
+    def prefix_at(self, kind: UpstreamKind) -> str:
+        """Where a kind of server has the path: the cloud has completions, with their suffix, under /beta only."""
+        return "beta" if kind == "deepseek-cloud" and self.path == "completions" else self.prefix
+
+    def headers_at(self, kind: UpstreamKind, attempt_id: str) -> dict[str, str]:
+        """Headers for a kind of server: nothing of ours goes to the cloud."""
+        if kind == "deepseek-cloud":
+            return {}
+        headers = {"x-request-id": attempt_id}
+        if kind == "engine":
+            headers["x-cache-salt"] = self.cache_salt
+        return headers
