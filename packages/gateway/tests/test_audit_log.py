@@ -1,19 +1,17 @@
 """The audit log in a store: appended to, never changed, one chain for all nodes."""
 
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from deepseek_gateway.audit.actor import Actor
 from deepseek_gateway.errors import StoreConflictError, StoreUnavailableError
 from deepseek_gateway.storage.audit import AuditFilter
-from deepseek_gateway.storage.database import Database
 from deepseek_gateway.storage.store import Store, open_database
+from deepseek_gateway.testing.tampering import tamper
 
 ANNA = Actor("session:anna", "req-1")
 
@@ -27,20 +25,6 @@ def record_and_fail(store: Store) -> None:
     with store.database.transaction() as transaction:
         store.audit.record(transaction, ANNA, "key.create", "k1")
         _ = 1 / 0
-
-
-def tamper(database: Database, sql: str, url: str | None, path: Path) -> None:
-    """Change the store as somebody would who may do anything to it: with its triggers off."""
-    if url is None:
-        with closing(sqlite3.connect(path)) as connection, connection:
-            names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")]
-            for name in names:
-                connection.execute(f"DROP TRIGGER {name}")
-            connection.execute(sql)
-        return
-    with psycopg.connect(url) as connection:
-        connection.execute("SET session_replication_role = replica")
-        connection.execute(sql.encode())
 
 
 @pytest.fixture
@@ -134,7 +118,7 @@ def test_who_may_do_anything_to_the_store_is_found_out(
     for number in range(5):
         record(store, f"k{number}")
     assert store.audit.verify() == (5, None)
-    tamper(store.database, sql, store_url, path)
+    tamper(sql, store_url, path)
     _, fault = store.audit.verify()
     assert fault is not None
     assert (fault.sequence, fault.kind) == (sequence, kind)

@@ -20,11 +20,11 @@ from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProc
 CRASHING = """
 import os, signal, sys
 from deepseek_gateway.ledger.journal import Journal
-from deepseek_gateway.storage.ledger import LedgerTable
+from deepseek_gateway.storage.books import Books
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 when, kind = sys.argv[1].split()
-append, insert = Journal.append, LedgerTable.insert
+append, keep = Journal.append, Books.keep
 
 def crashing_append(self, record):
     if record["kind"] == kind and when == "before": die()
@@ -32,15 +32,15 @@ def crashing_append(self, record):
     if record["kind"] == kind and when == "after": die()
     return ticket
 
-def crashing_insert(self, rows):
+def crashing_keep(self, settled, refusals=()):
     if kind == "commit" and when == "within":
-        self.database._writer.execute("BEGIN IMMEDIATE")
-        self.database._writer.execute("INSERT INTO meta VALUES ('torn', 'x')")
+        self.ledger.database._writer.execute("BEGIN IMMEDIATE")
+        self.ledger.database._writer.execute("INSERT INTO meta VALUES ('torn', 'x')")
         die()
-    insert(self, rows)
+    keep(self, settled, refusals)
     if kind == "commit" and when == "after": die()
 
-Journal.append, LedgerTable.insert = crashing_append, crashing_insert
+Journal.append, Books.keep = crashing_append, crashing_keep
 from deepseek_gateway.cli import main
 sys.exit(main(sys.argv[2:]))
 """

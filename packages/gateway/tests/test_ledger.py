@@ -7,15 +7,17 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
+from deepseek_gateway.audit.life import Refusal
 from deepseek_gateway.errors import ConfigurationError, JournalError, StoreConflictError, StoreUnavailableError
 from deepseek_gateway.ledger import ledger as ledger_module
 from deepseek_gateway.ledger.journal import Journal, read_segment
 from deepseek_gateway.ledger.ledger import Ledger
-from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
-from deepseek_gateway.ledger.recovery import recovered_rows
-from deepseek_gateway.storage.ledger import LedgerTable
+from deepseek_gateway.ledger.records import Admission, LedgerRow, Settled, TokenCounts
+from deepseek_gateway.ledger.recovery import recovered
+from deepseek_gateway.storage.books import Books
 from deepseek_gateway.storage.store import Store
 from deepseek_gateway.testing.caller import until
 
@@ -36,7 +38,7 @@ def row(name: str, tokens: int = 5, attempt: int = 1) -> LedgerRow:
 async def opened(folder: Path, store: Store) -> AsyncIterator[tuple[Ledger, Journal]]:
     journal = Journal(folder)
     with ThreadPoolExecutor(1) as executor:
-        ledger = Ledger(journal, store.ledger, executor)
+        ledger = Ledger(journal, store.books, executor)
         await ledger.start()
         yield ledger, journal
         await ledger.close()
@@ -61,7 +63,7 @@ async def test_observations_are_written_at_once_the_first_time_and_then_once_a_s
 ) -> None:
     clock = [100.0]
     with ThreadPoolExecutor(1) as executor:
-        ledger = Ledger(Journal(tmp_path / "j"), store.ledger, executor, wall=lambda: clock[0])
+        ledger = Ledger(Journal(tmp_path / "j"), store.books, executor, wall=lambda: clock[0])
         await ledger.start()
         ledger.admit(admission("r1"))
         for seconds in (0, 0.5, 0.9, 1.1, 1.5, 2.2):
@@ -80,9 +82,9 @@ def test_orphans_are_billed_what_was_seen_and_marked() -> None:
         admit_record(admission("seen")),
         admit_record(admission("settled")),
         observe_record("seen", Observation(2, TokenCounts(7, 3, 1), 1795392002.0)),
-        settle_record(row("settled")),
+        settle_record(Settled(row("settled"))),
     ]
-    rows = {each.request_id: each for each in recovered_rows(records)}
+    rows = {each.row.request_id: each.row for each in recovered(map(orjson.loads, map(orjson.dumps, records)))}
     assert rows["settled"] == row("settled")
     seen, unseen = rows["seen"], rows["unseen"]
     assert (seen.prompt_tokens, seen.completion_tokens, seen.cached_tokens, seen.attempt) == (7, 3, 1, 2)
@@ -148,19 +150,19 @@ async def test_a_full_disk_refuses_admissions_and_keeps_settlements(tmp_path: Pa
 
 async def test_a_store_that_fails_gets_its_rows_later_and_once(tmp_path: Path, store: Store, monkeypatch) -> None:
     monkeypatch.setattr(ledger_module, "FLUSH_DELAY_S", 0.001)
-    insert, calls = LedgerTable.insert, []
+    keep, calls = Books.keep, []
 
-    def failing(table: LedgerTable, rows: list[LedgerRow]) -> None:
+    def failing(books: Books, rows: list[Settled], refusals: list[Refusal]) -> None:
         calls.append(len(rows))
         if len(calls) < 3:
             raise StoreUnavailableError("the disk is gone")
-        insert(table, rows)
+        keep(books, rows, refusals)
 
-    monkeypatch.setattr(LedgerTable, "insert", failing)
+    monkeypatch.setattr(Books, "keep", failing)
     async with opened(tmp_path / "j", store) as (ledger, _):
         ledger.admit(admission("r1"))
         ledger.settle(row("r1"))
-        await until(lambda: not ledger.pending_rows)
+        await until(lambda: len(calls) >= 3 and not ledger.pending_rows)
     assert calls[:3] == [1, 1, 1]
     assert store.ledger.rows() == [row("r1")]
 
@@ -190,7 +192,7 @@ async def test_segments_are_replaced_and_running_requests_are_carried_over(
         assert len(list((tmp_path / "j").glob("*.log"))) == 1
         assert journal.size < 4000
         # A crash now: what is on disk and in the store together is everything, once.
-        orphans = [each for each in recovered_rows(journal.read()) if each.status == "failed"]
+        orphans = [each.row for each in recovered(journal.read()) if each.row.status == "failed"]
         assert [(each.request_id, each.prompt_tokens) for each in orphans] == [("long", 9)]
         assert len(store.ledger.rows()) == 50
         ledger.settle(row("long"))

@@ -4,8 +4,10 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deepseek_gateway.audit.life import refusal_of
 from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
 from deepseek_gateway.dialects.messages import MessagesTranslation
+from deepseek_gateway.dialects.responses import ResponsesTranslation
 from deepseek_gateway.edge.context import STATE_KEY, RequestContext
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.edge.respond import send_error
@@ -49,6 +51,9 @@ def route_table(gateway: Gateway) -> RouteTable:
         table.get(f"{prefix}/models/{{id...}}", models)
         for dialect in Dialect:
             table.post(f"{prefix}/{dialect.value}", GenerationRoute(gateway, dialect, prefix.strip("/") or "v1"))
+    responses = GenerationRoute(gateway, ResponsesTranslation(), "v1")
+    for prefix in ("", "/v1"):
+        table.post(f"{prefix}/responses", responses)
     messages = GenerationRoute(gateway, MessagesTranslation(), "v1")
     for prefix in ("", "/v1", "/anthropic", "/anthropic/v1"):
         table.post(f"{prefix}/messages", messages)
@@ -79,6 +84,7 @@ class GatewayApp:
         context.errors = errors_of(scope["path"])
         request_id = context.request_id.encode()
         has_begun = False
+        refused: ApiError | None = None
 
         async def send_named(message: Message) -> None:
             nonlocal has_begun
@@ -95,6 +101,7 @@ class GatewayApp:
             handler, scope["path_params"] = self._routes.find(scope["method"], scope["path"])
             await handler(scope, receive, send_named)
         except ApiError as error:
+            refused = error
             if not has_begun:
                 await send_error(send_named, error, context.errors)
         except WatchError:
@@ -106,5 +113,7 @@ class GatewayApp:
                 await send_error(send_named, failure, context.errors)
         finally:
             self._gateway.metrics.answered(context)
+            if context.is_traced and context.key_id is not None and context.outcome == "-":
+                self._gateway.ledger.note(refusal_of(context, refused))
             if scope["path"] not in QUIET_PATHS:
                 self._gateway.access_log.log(context)

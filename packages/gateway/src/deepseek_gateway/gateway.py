@@ -65,7 +65,7 @@ class Gateway:
         self.executor = ThreadPoolExecutor(4, "store")
         self.page_executor = ThreadPoolExecutor(3, "pages")  # no page may hold up the look-up of a key
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
-        self.ledger = Ledger(self._journal, self.store.ledger, self.executor, price=self._priced)
+        self.ledger = Ledger(self._journal, self.store.books, self.executor, price=self._priced)
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)

@@ -1,7 +1,7 @@
 """What a request's life tells beside its ledger row: versions that were in force, tries at engines, steps."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from deepseek_gateway.upstream.attempts import Attempt
@@ -31,10 +31,6 @@ class Trail:
     attempts: tuple[Attempt, ...] = ()
     steps: tuple[Step, ...] = ()
     is_kept: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """The journal's form."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Trail":

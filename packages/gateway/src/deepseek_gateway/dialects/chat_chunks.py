@@ -1,5 +1,6 @@
 """The engine's chat events and bodies, as far as a translation reads them."""
 
+import json
 import secrets
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -104,8 +105,17 @@ def json_object(data: bytes | str) -> Fields | None:
     try:
         value = orjson.loads(data)
     except ValueError:
-        return None
+        value = _without_surrogates(data)
     return cast("Fields", value) if isinstance(value, dict) else None
+
+
+def _without_surrogates(data: bytes | str) -> Any:
+    """JSON with an escaped half of a character, which orjson refuses, with a question mark there; None for no JSON."""
+    try:
+        text = json.dumps(json.loads(data), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return None
+    return orjson.loads(text.encode(errors="replace"))
 
 
 def new_id(prefix: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from deepseek_gateway.audit.trail import MAX_STEPS, Step
 from deepseek_gateway.auth.keys import random_base62
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
@@ -19,6 +20,8 @@ class RequestContext:
 
     `route` is a template, never the caller's path. `errors` is how its dialect writes errors. `lent_key`
     is the key that a signed-in administrator lends to a request from the playground; nothing else sets it.
+    `client_request_id` is the caller's own name for the request. With `is_traced` a request is kept also when refused,
+    if its key is known.
     """
 
     request_id: str = field(default_factory=lambda: f"req-{random_base62(22)}")
@@ -32,10 +35,20 @@ class RequestContext:
     ttft_ms: float | None = None
     errors: ErrorShape = OPENAI_ERRORS
     lent_key: KeyRecord | None = None
+    client_request_id: str | None = None
+    policy_version: str = ""
+    list_version: str = ""
+    steps: list[Step] = field(default_factory=list)
+    is_traced: bool = False
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request came."""
         return (time.perf_counter() - self.started_s) * 1000
+
+    def note(self, name: str, detail: str = "") -> None:
+        """Note a step for the request's trace: how long it queued, what the word filter found."""
+        if len(self.steps) < MAX_STEPS:
+            self.steps.append(Step(name, round(self.elapsed_ms(), 3), detail[:300]))
 
 
 def context_of(scope: Scope) -> RequestContext:

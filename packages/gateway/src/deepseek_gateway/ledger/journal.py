@@ -91,6 +91,8 @@ class Journal:
             JournalError: the disk is full or broken; the file is as it was before.
         """
         payload = orjson.dumps(record) + b"\n"
+        if len(payload) > MAX_RECORD_BYTES:  # a reader would take it for the torn end of the file
+            raise JournalError(f"a record of {len(payload)} bytes is longer than {MAX_RECORD_BYTES}")
         data = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
         try:
             written = os.write(self._fd, data)

@@ -8,19 +8,21 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from deepseek_gateway.audit.life import Refusal
+from deepseek_gateway.audit.trail import NO_TRAIL, Trail
 from deepseek_gateway.errors import JournalError
 from deepseek_gateway.ledger.journal import Journal
-from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
+from deepseek_gateway.ledger.records import Admission, LedgerRow, Settled, TokenCounts
 from deepseek_gateway.ledger.recovery import (
     CRASHED,
     Observation,
     PriceRow,
     admit_record,
     observe_record,
-    recovered_rows,
+    recovered,
     settle_record,
 )
-from deepseek_gateway.storage.ledger import LedgerTable
+from deepseek_gateway.storage.books import Books
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,9 @@ OBSERVE_EVERY_S = 1.0
 SEGMENT_BYTES = 8 * 1024 * 1024
 MAX_PENDING_ROWS = 100_000
 """Rows that wait for a store that is down; then nothing is admitted."""
+
+MAX_REFUSALS = 100
+"""Refused requests that are kept between two flushes: a flood of them must not become the store's load."""
 
 FLUSH_DELAY_S = 0.05
 MAX_RETRY_DELAY_S = 5.0
@@ -46,7 +51,7 @@ class Ledger:
 
     Args:
         journal: this process's journal.
-        table: where rows end.
+        books: where rows end, in the store.
         executor: where the store may block.
         wall: Unix time.
         price: puts the cost on a row that is recovered.
@@ -55,19 +60,20 @@ class Ledger:
     def __init__(
         self,
         journal: Journal,
-        table: LedgerTable,
+        books: Books,
         executor: Executor,
         wall: Callable[[], float] = time.time,
         price: PriceRow = lambda row: row,
     ) -> None:
         self._journal = journal
-        self._table = table
+        self._books = books
         self._executor = executor
         self._wall = wall
         self._price = price
         self._flushing = asyncio.Lock()
         self._open: dict[str, _Open] = {}
-        self._pending: list[LedgerRow] = []
+        self._pending: list[Settled] = []
+        self._refusals: list[Refusal] = []
         self._num_flying = 0
         self._wake = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
@@ -88,14 +94,14 @@ class Ledger:
     async def start(self) -> list[LedgerRow]:
         """Settle what an earlier process left behind, then begin; gives what was settled."""
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._executor, lambda: recovered_rows(self._journal.read(), self._price))
-        if rows:
-            await loop.run_in_executor(self._executor, self._table.insert, rows)
-            orphans = sum(row.end_reason == CRASHED for row in rows)
-            logger.warning("recovered %d requests from the journal, %d of them unsettled", len(rows), orphans)
+        found = await loop.run_in_executor(self._executor, lambda: recovered(self._journal.read(), self._price))
+        if found:
+            await loop.run_in_executor(self._executor, self._books.keep, found)
+            orphans = sum(settled.row.end_reason == CRASHED for settled in found)
+            logger.warning("recovered %d requests from the journal, %d of them unsettled", len(found), orphans)
         self._journal.drop_before(self._journal.start_segment())
         self._flusher = asyncio.create_task(self._flush_forever())
-        return rows
+        return [settled.row for settled in found]
 
     def admit(self, admission: Admission) -> int:
         """Journal a request before its first byte leaves; gives the ticket for `durable`.
@@ -123,15 +129,22 @@ class Ledger:
         with contextlib.suppress(JournalError):  # an observation only makes a crash cheaper
             self._journal.append(observe_record(request_id, entry.seen))
 
-    def settle(self, row: LedgerRow) -> None:
+    def settle(self, row: LedgerRow, trail: Trail = NO_TRAIL) -> None:
         """End a request. The row is in the kernel's hands when this returns, and in the store soon after."""
+        settled = Settled(row, trail)
         try:
-            self._journal.append(settle_record(row))
+            self._journal.append(settle_record(settled))
         except JournalError:
             logger.exception("request %s is settled in memory only", row.request_id)
         self._open.pop(row.request_id, None)
-        self._pending.append(row)
+        self._pending.append(settled)
         self._wake.set()
+
+    def note(self, refusal: Refusal) -> None:
+        """Keep a request that was refused. Nothing is owed for it, so a crash or a flood may lose it."""
+        if len(self._refusals) < MAX_REFUSALS:
+            self._refusals.append(refusal)
+            self._wake.set()
 
     async def flush(self) -> None:
         """Bring all rows settled so far into the store; on failure they wait on, and the error is raised."""
@@ -139,15 +152,16 @@ class Ledger:
             await self._flush()
 
     async def _flush(self) -> None:
-        rows, self._pending = self._pending, []
-        self._num_flying = len(rows)
+        settled, self._pending = self._pending, []
+        refusals, self._refusals = self._refusals, []
+        self._num_flying = len(settled)
         oldest = self._journal.start_segment(self._carried()) if self._journal.size > SEGMENT_BYTES else None
         loop = asyncio.get_running_loop()
         try:
-            if rows:
-                await loop.run_in_executor(self._executor, self._table.insert, rows)
+            if settled or refusals:
+                await loop.run_in_executor(self._executor, self._books.keep, settled, refusals)
         except BaseException:
-            self._pending[:0] = rows
+            self._pending[:0] = settled
             raise
         finally:
             self._num_flying = 0

@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Literal
 
+from deepseek_gateway.audit.trail import NO_TRAIL, Trail
+
 Status = Literal["finished", "cancelled", "failed"]
 Accuracy = Literal["exact", "estimated"]
 
@@ -28,7 +30,10 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that was let in: what the journal knows before anything happened. `created` is Unix time."""
+    """A request that was let in: what the journal knows before anything happened. `created` is Unix time.
+
+    `client_request_id` is the caller's own name for it; the versions are what was in force.
+    """
 
     request_id: str
     key_id: str
@@ -39,6 +44,9 @@ class Admission:
     org_id: str | None = None
     team_id: str | None = None
     user_id: str | None = None
+    client_request_id: str | None = None
+    policy_version: str = ""
+    list_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +104,11 @@ _row_values = attrgetter(*ROW_FIELDS)
 def account_of(org_id: str | None, key_id: str) -> str:
     """Who pays: the organisation, or the key where there is none."""
     return f"key:{key_id}" if org_id is None else f"org:{org_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A request that is over: its row, and what else its life tells."""
+
+    row: LedgerRow
+    trail: Trail = NO_TRAIL

@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
 
-from deepseek_gateway.ledger.records import Admission, LedgerRow, TokenCounts
+from deepseek_gateway.audit.trail import Trail
+from deepseek_gateway.ledger.records import Admission, LedgerRow, Settled, TokenCounts
 
 CRASHED = "gateway_crash"
 
@@ -34,24 +35,24 @@ def observe_record(request_id: str, seen: Observation) -> dict[str, Any]:
     return {"kind": "observe", "request_id": request_id, "attempt": seen.attempt, "at": seen.at, "tokens": tokens}
 
 
-def settle_record(row: LedgerRow) -> dict[str, Any]:
-    """The journal's form of a row."""
-    return {"kind": "settle", **row.to_dict()}
+def settle_record(settled: Settled) -> dict[str, Any]:
+    """The journal's form of a request that is over; orjson writes the dataclasses in it."""
+    return {"kind": "settle", **settled.row.to_dict(), "trail": settled.trail}
 
 
 PriceRow = Callable[[LedgerRow], LedgerRow]
 """Puts the cost on a row."""
 
 
-def recovered_rows(records: Iterable[dict[str, Any]], price: PriceRow = lambda row: row) -> list[LedgerRow]:
-    """Rows for the store: settled requests as they were settled, and orphans at what was last seen of them.
+def recovered(records: Iterable[dict[str, Any]], price: PriceRow = lambda row: row) -> list[Settled]:
+    """What belongs into the store: settled requests as they were settled, and orphans at what was last seen of them.
 
     An orphan was admitted and never settled: its process died. It is billed what the caller may have received, as far
     as the journal saw it, and marked `estimated`.
     """
     admitted: dict[str, Admission] = {}
     seen: dict[str, Observation] = {}
-    settled: dict[tuple[str, int], LedgerRow] = {}
+    settled: dict[tuple[str, int], Settled] = {}
     for record in records:
         values = dict(record)
         kind = values.pop("kind")
@@ -62,11 +63,17 @@ def recovered_rows(records: Iterable[dict[str, Any]], price: PriceRow = lambda r
             tokens = TokenCounts(**values["tokens"])
             seen[values["request_id"]] = Observation(values["attempt"], tokens, values["at"])
         else:
+            trail = Trail.from_json(values.pop("trail", {}))
             row = LedgerRow(**values)
-            settled[row.request_id, row.attempt] = row
+            settled[row.request_id, row.attempt] = Settled(row, trail)
     for request_id, _ in settled:
         admitted.pop(request_id, None)
-    return [*settled.values(), *(price(_orphan(admission, seen.get(key))) for key, admission in admitted.items())]
+    orphans = (Settled(price(_orphan(each, seen.get(key))), _trail(each)) for key, each in admitted.items())
+    return [*settled.values(), *orphans]
+
+
+def _trail(admission: Admission) -> Trail:
+    return Trail(admission.client_request_id, admission.policy_version, admission.list_version)
 
 
 def _orphan(admission: Admission, seen: Observation | None) -> LedgerRow:

@@ -120,7 +120,7 @@ class Exchange(abc.ABC):
         """Close the books with what is known now."""
         tokens, accuracy = self.usage()
         call = self.parts.call
-        self.parts.settlement.settle(ending, tokens, accuracy, call.attempt, call.upstream_name)
+        self.parts.settlement.settle(ending, tokens, accuracy, call.attempt, call.upstream_name, call.attempts)
 
     async def refuse_tokens(self, error: ApiError, rule: str) -> None:
         """End a stream whose key has no tokens left."""

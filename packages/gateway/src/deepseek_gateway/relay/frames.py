@@ -8,7 +8,8 @@ DONE_DATA = b"[DONE]"
 class FrameSplitter:
     """Gathers bytes and gives whole events, each ending in LF LF.
 
-    CRLF line ends, which JSON cannot hold unescaped, become LF.
+    CRLF line ends, which JSON cannot hold unescaped, become LF. Bytes that are no UTF-8 become U+FFFD: characters are
+    only looked at in whole events, so one that is split over two reads comes out whole.
     """
 
     def __init__(self, max_event_bytes: int) -> None:
@@ -28,7 +29,7 @@ class FrameSplitter:
         self._rest = frames.pop()
         if len(self._rest) > self._max_event_bytes:
             raise UpstreamCutError(f"an event of the engine is larger than {self._max_event_bytes} bytes")
-        return [frame + b"\n\n" for frame in frames if frame]
+        return [_valid(frame) + b"\n\n" for frame in frames if frame]
 
     def _without_cr(self, data: bytes) -> bytes:
         if self._held_cr:
@@ -37,6 +38,15 @@ class FrameSplitter:
         if self._held_cr:
             data = data[:-1]
         return data.replace(b"\r\n", b"\n")
+
+
+def _valid(frame: bytes) -> bytes:
+    if not frame.isascii():
+        try:
+            frame.decode()
+        except UnicodeDecodeError:
+            return frame.decode(errors="replace").encode()
+    return frame
 
 
 def data_of(frame: bytes) -> bytes | None:

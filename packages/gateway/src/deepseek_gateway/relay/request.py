@@ -17,6 +17,7 @@ BYTES_PER_TOKEN = 3
 """Below what tokenizers reach on plain text (English 4 to 5, Chinese 3 to 5): an estimate rather holds too much."""
 
 MAX_CHOICES = 128
+MAX_MODEL = 256
 MAX_ESTIMATE = 2**31
 
 
@@ -88,6 +89,8 @@ def read_request(dialect: Dialect, fields: dict[str, Any], wish: UsageWish | Non
         ApiError: 400, a field that the gateway acts on has the wrong type.
     """
     model = _optional(fields, "model", str)
+    if model is not None and len(model) > MAX_MODEL:
+        raise ApiError(400, f"model={model[:40]!r}… has {len(model)} characters, over {MAX_MODEL}", param="model")
     options = cast("dict[str, Any]", _optional(fields, "stream_options", dict) or {})
     wish = wish or UsageWish(
         trailing=options.get("include_usage") is True,

@@ -1,14 +1,17 @@
 """How one admitted request ends in the books: exactly once."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from deepseek_gateway.audit.trail import Trail
 from deepseek_gateway.edge.context import RequestContext
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import Accuracy, Admission, LedgerRow, Status, TokenCounts
 from deepseek_gateway.limits.rules import Subject
 from deepseek_gateway.metrics import GatewayMetrics
 from deepseek_gateway.relay.allowance import Allowance
+from deepseek_gateway.upstream.attempts import Attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,13 @@ class Settlement:
             self.ledger.observe(self.admission.request_id, attempt, tokens)
 
     def settle(
-        self, ending: Ending, tokens: TokenCounts, accuracy: Accuracy, attempt: int, upstream: str | None
+        self,
+        ending: Ending,
+        tokens: TokenCounts,
+        accuracy: Accuracy,
+        attempt: int,
+        upstream: str | None,
+        attempts: Sequence[Attempt] = (),
     ) -> None:
         """End the request. A second call does nothing."""
         if self.is_settled:
@@ -69,22 +78,24 @@ class Settlement:
             cost_nano=self.allowance.cost_nano(tokens),
             price_version=None if self.allowance.price is None else self.allowance.price.version,
         )
-        self.ledger.settle(row)
+        self.ledger.settle(row, self._trail(attempts))
         self.allowance.settle(tokens)
         self.metrics.settled(row)
         context.tokens, context.outcome = tokens, ending.status
+
+    def _trail(self, attempts: Sequence[Attempt]) -> Trail:
+        context = self.context
+        # Copies: an attempt that is given up later changes, and a row must not.
+        kept = tuple(replace(attempt) for attempt in attempts)
+        return Trail(
+            context.client_request_id, context.policy_version, context.list_version, kept, tuple(context.steps)
+        )
 
 
 def admission_of(context: RequestContext, subject: Subject, *, stream: bool) -> Admission:
     """The admission of the request at hand, now."""
     return Admission(
-        context.request_id,
-        subject.key_id,
-        context.route,
-        context.model,
-        stream,
-        time.time(),
-        subject.org_id,
-        subject.team_id,
-        subject.user_id,
+        *(context.request_id, subject.key_id, context.route, context.model, stream, time.time()),
+        *(subject.org_id, subject.team_id, subject.user_id),
+        *(context.client_request_id, context.policy_version, context.list_version),
     )

@@ -73,10 +73,10 @@ class StreamExchange(Exchange):
         await self._read_tail()
 
     def usage(self) -> tuple[TokenCounts, Literal["exact", "estimated"]]:
-        """The last usage seen: exact when the stream came to its end."""
+        """The last usage seen: exact when the engine ended the stream, with [DONE] or with an error."""
         tap = self._tap
         if tap.counts is not None:
-            return tap.counts, "exact" if tap.is_done else "estimated"
+            return tap.counts, "exact" if tap.is_done or tap.is_failed else "estimated"
         if tap.content_events == 0 and (self._is_refused or self.parts.call.attempt == 0):
             return TokenCounts(), "exact"
         if tap.content_events == 0:

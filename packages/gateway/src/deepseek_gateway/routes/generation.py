@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
+from deepseek_gateway.audit.trail import plain_id
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.auth.records import Scope as KeyScope
 from deepseek_gateway.dialects.translation import Translated, Translation
 from deepseek_gateway.edge.body import read_body
-from deepseek_gateway.edge.context import RequestContext, context_of
+from deepseek_gateway.edge.context import RequestContext, context_of, header
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, JournalError
 from deepseek_gateway.gateway import Gateway
@@ -46,6 +47,8 @@ class GenerationRoute:
         """Serve one request."""
         context = context_of(scope)
         context.route = f"/v1/{self.dialect.value if isinstance(self.dialect, Dialect) else self.dialect.path}"
+        context.is_traced = True
+        context.client_request_id = plain_id(header(scope, b"x-request-id"))
         with self.gateway.running_request():
             key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)
             settings = self.gateway.settings

@@ -5,9 +5,11 @@ from pathlib import Path
 from deepseek_gateway.errors import StoreError
 from deepseek_gateway.storage.audit import AuditTable
 from deepseek_gateway.storage.balances import BalanceTable
+from deepseek_gateway.storage.books import Books
 from deepseek_gateway.storage.database import Database
 from deepseek_gateway.storage.keys import KeyTable
 from deepseek_gateway.storage.ledger import LedgerTable
+from deepseek_gateway.storage.lives import LifeTable
 from deepseek_gateway.storage.meta import MetaTable
 from deepseek_gateway.storage.migrate import Migration, migrate, pending_migrations
 from deepseek_gateway.storage.people import PeopleTables
@@ -35,6 +37,8 @@ class Store:
         self.keys = KeyTable(database)
         self.people = PeopleTables(database)
         self.ledger = LedgerTable(database)
+        self.lives = LifeTable(database)
+        self.books = Books(self.ledger, self.lives, self.audit)
         self.meta = MetaTable(database)
         self.rules = RuleTable(database)
         self.statistics = StatisticsTable(database)

@@ -5,6 +5,7 @@ aiohttp costs a tenth of httpx's CPU a request, and its reads can be cancelled a
 
 import contextlib
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import Self
@@ -50,7 +51,18 @@ class Answer:
         try:
             return await self._response.content.readany()
         except _FAULTS as error:
+            if left := self._take_left():
+                return left
             raise UpstreamCutError(f"the engine's answer broke off: {_describe(error)}") from error
+
+    def _take_left(self) -> bytes:
+        """Bytes that came before a break. aiohttp keeps them and raises first: text and usage would be lost."""
+        buffer: deque[bytes] | None = getattr(self._response.content, "_buffer", None)
+        if not buffer:
+            return b""
+        left = b"".join(buffer)
+        buffer.clear()
+        return left
 
     async def read_all(self, limit: int) -> bytes:
         """The whole body.
