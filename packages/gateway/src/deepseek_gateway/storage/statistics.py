@@ -49,6 +49,7 @@ class Slot:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    cost_nano: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class UsageLine:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    reasoning_tokens: int
+    cost_nano: int
 
     @property
     def total_tokens(self) -> int:
@@ -89,7 +92,7 @@ class StatisticsTable:
         """Totals by stretch of time and status."""
         rows = self.database.report(
             f"""SELECT {self.database.floor(f"created / {slot_s:d}")} AS slot, status, count(*),
-                sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens)
+                sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), sum(cost_nano)
             FROM ledger WHERE created >= :since AND created < :until GROUP BY slot, status""",  # noqa: S608  an int
             {"since": since, "until": until},
         )
@@ -121,7 +124,7 @@ class StatisticsTable:
         order = "d0, " if query.by[0] is Dimension.DAY else ""
         rows = self.database.report(
             f"""SELECT {columns}, count(*), sum(CASE WHEN status = 'failed' THEN 1 ELSE 0 END),
-                sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens)
+                sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), sum(reasoning_tokens), sum(cost_nano)
             FROM ledger WHERE created >= :since AND created < :until{conditions}
             GROUP BY {", ".join(names)} ORDER BY {order}sum(prompt_tokens + completion_tokens) DESC, {", ".join(names)}
             LIMIT {MAX_LINES}""",  # noqa: S608  names from fixed sets

@@ -1,9 +1,13 @@
 """Numbers, times and durations as the pages write them."""
 
+import math
 import time
 from datetime import UTC, datetime
 
+from deepseek_gateway.money.amounts import NANO
+
 NONE = "–"
+SIGNS = {"USD": "$", "CNY": "¥", "EUR": "€", "GBP": "£", "JPY": "¥"}
 
 
 def number(value: float | None) -> str:
@@ -36,6 +40,15 @@ def percent(value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value * 100:.1f} %" if 0 < value < 0.0995 else f"{value * 100:.0f} %"
+
+
+def money(nano: int | None, currency: str) -> str:
+    """$1,234.50, ¥0.0042: two digits after the point, or as many as show two that are not zero."""
+    if nano is None:
+        return NONE
+    value = nano / NANO
+    digits = 2 if nano == 0 or abs(value) >= 0.1 else min(9, 1 - math.floor(math.log10(abs(value))))
+    return f"{SIGNS.get(currency, currency + chr(0xA0))}{value:,.{digits}f}"
 
 
 def moment(seconds: float | None) -> str:

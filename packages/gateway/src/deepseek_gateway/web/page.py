@@ -33,6 +33,8 @@ NAVIGATION = (
     ("playground", "/ui/playground"),
     ("usage", "/ui/usage"),
     ("keys", "/ui/keys"),
+    ("people", "/ui/people"),
+    ("audit", "/ui/audit"),
 )
 
 

@@ -20,13 +20,15 @@ def load_templates(assets: Assets) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters.update(  # pyright: ignore[reportCallIssue, reportArgumentType]  jinja's own annotation
+    filters: dict[str, Any] = environment.filters  # pyright: ignore[reportAssignmentType]  jinja narrows it to its own
+    filters.update(
         {
             "number": formats.number,
             "short": formats.short,
             "ms": formats.milliseconds,
             "percent": formats.percent,
             "moment": formats.moment,
+            "money": formats.money,
             "iso": formats.iso,
             "day": formats.day,
         }

@@ -44,9 +44,10 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
-  if (!form.dataset.confirm || form.dataset.sure) return;
+  const question = event.submitter?.dataset.confirm ?? form.dataset.confirm;
+  if (!question || form.dataset.sure) return;
   event.preventDefault();
-  if (await confirmed(form.dataset.confirm)) {
+  if (await confirmed(question)) {
     form.dataset.sure = "yes";
     form.requestSubmit(event.submitter);
   }

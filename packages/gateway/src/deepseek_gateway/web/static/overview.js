@@ -38,6 +38,7 @@ function draw() {
   const tiles = {
     requests: short(totals.requests),
     tokens: short(totals.tokens),
+    cost: totals.cost,
     cached: percent(totals.prompt_tokens ? totals.cached_tokens / totals.prompt_tokens : null),
     errors: percent(totals.error_rate),
     ttft_p50: milliseconds(totals.ttft_p50_ms),

@@ -1,5 +1,27 @@
 """What each page shows: read, decide, render."""
 
-from deepseek_gateway.web.views import account, keys, login, overview, playground, preferences, static, usage
+from deepseek_gateway.web.views import (
+    account,
+    audit,
+    keys,
+    login,
+    overview,
+    people,
+    playground,
+    preferences,
+    static,
+    usage,
+)
 
-__all__ = ["account", "keys", "login", "overview", "playground", "preferences", "static", "usage"]
+__all__ = [
+    "account",
+    "audit",
+    "keys",
+    "login",
+    "overview",
+    "people",
+    "playground",
+    "preferences",
+    "static",
+    "usage",
+]

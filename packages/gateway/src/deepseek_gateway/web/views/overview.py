@@ -8,8 +8,10 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
+from deepseek_gateway.money.amounts import NANO
 from deepseek_gateway.storage.statistics import Slot, StatisticsTable, percentile
 from deepseek_gateway.storage.store import Store
+from deepseek_gateway.web import formats
 from deepseek_gateway.web.page import Page
 
 STATUSES = ("finished", "cancelled", "failed")
@@ -46,6 +48,8 @@ class Totals:
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    cost_nano: int
+    cost: str
     failed: int
     error_rate: float | None
     latency_p50_ms: float | None
@@ -57,13 +61,13 @@ class Totals:
 async def page(page: Page) -> ASGIApp:
     """The page, with its first figures in it."""
     choice = _range(page)
-    figures = await page.web.call(figures_of, page.gateway.store, choice, time.time())
+    figures = await _figures(page, choice)
     return page.html("overview.html", range=choice.name, ranges=list(RANGES), figures=figures, live=live_of(page))
 
 
 async def data(page: Page) -> ASGIApp:
     """The figures of a range, for the script."""
-    return JSONResponse(await page.web.call(figures_of, page.gateway.store, _range(page), time.time()))
+    return JSONResponse(await _figures(page, _range(page)))
 
 
 async def live(page: Page) -> ASGIApp:
@@ -71,7 +75,7 @@ async def live(page: Page) -> ASGIApp:
     return JSONResponse(live_of(page))
 
 
-def figures_of(store: Store, choice: Range, now: float) -> dict[str, Any]:
+def figures_of(store: Store, currency: str, choice: Range, now: float) -> dict[str, Any]:
     """Totals, and one list of values for each line of the charts; None where nothing happened."""
     statistics = store.statistics
     last = int(now // choice.slot_s)
@@ -85,9 +89,11 @@ def figures_of(store: Store, choice: Range, now: float) -> dict[str, Any]:
         "slot_s": choice.slot_s,
         "requests": {status: _line(slots, numbers, status, "requests") for status in STATUSES},
         "tokens": {name: _line(slots, numbers, None, f"{name}_tokens") for name in ("prompt", "cached", "completion")},
+        "cost": [nano / NANO for nano in _line(slots, numbers, None, "cost_nano")],
+        "currency": currency,
         "latency": {name: [latencies.of(number, share) for number in numbers] for name, share in SHARES.items()},
         "ttft": {name: [first_tokens.of(number, share) for number in numbers] for name, share in SHARES.items()},
-        "totals": asdict(_totals(slots, latencies, first_tokens)),
+        "totals": asdict(_totals(slots, latencies, first_tokens, currency)),
     }
 
 
@@ -140,16 +146,19 @@ def _line(slots: Iterable[Slot], numbers: range, status: str | None, name: str) 
     return list(values.values())
 
 
-def _totals(slots: list[Slot], latencies: _Percentiles, first_tokens: _Percentiles) -> Totals:
+def _totals(slots: list[Slot], latencies: _Percentiles, first_tokens: _Percentiles, currency: str) -> Totals:
     requests = sum(slot.requests for slot in slots)
     failed = sum(slot.requests for slot in slots if slot.status == "failed")
     prompt, completion = sum(slot.prompt_tokens for slot in slots), sum(slot.completion_tokens for slot in slots)
+    cost = sum(slot.cost_nano for slot in slots)
     return Totals(
         requests=requests,
         tokens=prompt + completion,
         prompt_tokens=prompt,
         cached_tokens=sum(slot.cached_tokens for slot in slots),
         completion_tokens=completion,
+        cost_nano=cost,
+        cost=formats.money(cost, currency),
         failed=failed,
         error_rate=failed / requests if requests else None,
         latency_p50_ms=latencies.overall(0.5),
@@ -157,6 +166,11 @@ def _totals(slots: list[Slot], latencies: _Percentiles, first_tokens: _Percentil
         ttft_p50_ms=first_tokens.overall(0.5),
         ttft_p95_ms=first_tokens.overall(0.95),
     )
+
+
+async def _figures(page: Page, choice: Range) -> dict[str, Any]:
+    gateway = page.gateway
+    return await page.web.call(figures_of, gateway.store, gateway.prices.currency, choice, time.time())
 
 
 def _range(page: Page) -> Range:

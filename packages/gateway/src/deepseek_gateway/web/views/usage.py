@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from deepseek_gateway.money.amounts import money_text
 from deepseek_gateway.storage.statistics import Dimension, UsageLine, UsageQuery
 from deepseek_gateway.web import formats
 from deepseek_gateway.web.page import Page
@@ -16,6 +17,10 @@ from deepseek_gateway.web.page import Page
 DAY_S = 86400
 DEFAULT_DAYS = 30
 SHOWN_LINES = 200
+NUMBERS = (
+    *("requests", "failed", "prompt_tokens", "cached_tokens"),
+    *("completion_tokens", "reasoning_tokens", "total_tokens"),
+)
 DIMENSIONS = tuple(Dimension)
 NAMED = (Dimension.KEY, Dimension.ORG, Dimension.TEAM, Dimension.USER)
 
@@ -54,6 +59,7 @@ async def page(page: Page) -> ASGIApp:
         lines=lines[:SHOWN_LINES],
         hidden=max(0, len(lines) - SHOWN_LINES),
         total=_total(lines),
+        currency=page.gateway.prices.currency,
         names=names,
         dimensions=DIMENSIONS,
         columns=form.query.by,
@@ -68,23 +74,28 @@ async def export(page: Page) -> ASGIApp:
     names = await _names(page, lines, form)
     filename = f"usage-{form.since}-{form.until}.csv"
     headers = {"content-disposition": f'attachment; filename="{filename}"'}
-    return Response(csv_of(form.query.by, lines, names), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response(
+        csv_of(form.query.by, lines, names, page.gateway.prices.currency),
+        media_type="text/csv; charset=utf-8",
+        headers=headers,
+    )
 
 
-def csv_of(by: Sequence[Dimension], lines: Sequence[UsageLine], names: dict[str, str]) -> str:
+def csv_of(by: Sequence[Dimension], lines: Sequence[UsageLine], names: dict[str, str], currency: str) -> str:
     """CSV with a header; a key has its id and its name."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     titles = [
         column for part in by for column in ((part.value, f"{part.value}_name") if part in NAMED else (part.value,))
     ]
-    numbers = ("requests", "failed", "prompt_tokens", "cached_tokens", "completion_tokens", "total_tokens")
-    writer.writerow([*titles, *numbers])
+    writer.writerow([*titles, *NUMBERS, f"cost_{currency.lower()}"])
     for line in lines:
         labels: list[str] = []
         for part, label in zip(by, line.labels, strict=True):
             labels += [label, names.get(label, "")] if part in NAMED else [label]
-        writer.writerow([*map(safe_cell, labels), *(getattr(line, name) for name in numbers)])
+        writer.writerow(
+            [*map(safe_cell, labels), *(getattr(line, name) for name in NUMBERS), money_text(line.cost_nano)]
+        )
     return out.getvalue()
 
 
@@ -129,4 +140,6 @@ def _total(lines: Sequence[UsageLine]) -> UsageLine:
         prompt_tokens=sum(line.prompt_tokens for line in lines),
         cached_tokens=sum(line.cached_tokens for line in lines),
         completion_tokens=sum(line.completion_tokens for line in lines),
+        reasoning_tokens=sum(line.reasoning_tokens for line in lines),
+        cost_nano=sum(line.cost_nano for line in lines),
     )

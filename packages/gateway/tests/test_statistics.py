@@ -1,0 +1,125 @@
+"""What the ledger adds up to, in both stores."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepseek_gateway.errors import StoreSlowError
+from deepseek_gateway.ledger.records import LedgerRow
+from deepseek_gateway.storage.database import Database
+from deepseek_gateway.storage.statistics import BIN_BOUNDS_MS, Dimension, StatisticsTable, UsageQuery, percentile
+from deepseek_gateway.storage.store import Store
+from deepseek_gateway.web.views.usage import safe_cell
+
+DAY = 1_800_000_000 // 86400 * 86400
+NUMBERS = itertools.count()
+
+
+def row(**values: object) -> LedgerRow:
+    given_values = {
+        "request_id": f"req-{next(NUMBERS)}",
+        "attempt": 1,
+        "key_id": "key-a",
+        "route": "/v1/generate",
+        "model": "m",
+        "upstream": "http://e",
+        "stream": True,
+        "status": "finished",
+        "end_reason": "stop",
+        "http_status": 200,
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cached_tokens": 4,
+        "accuracy": "exact",
+        "latency_ms": 100.0,
+        "ttft_ms": 10.0,
+        "created": float(DAY),
+        **values,
+    }
+    return LedgerRow(**given_values)
+
+
+@pytest.fixture
+def statistics(store: Store) -> StatisticsTable:
+    store.ledger.insert(
+        [
+            row(),
+            row(created=DAY + 59.9, status="failed", model=None, org_id="org-1"),
+            row(created=DAY + 60.0, key_id="key-b", latency_ms=3000.0, cost_nano=7, org_id="org-1"),
+            row(created=DAY + 86400.0, key_id="key-b", ttft_ms=None, reasoning_tokens=3),
+        ]
+    )
+    return store.statistics
+
+
+def test_slots_hold_what_happened_in_them(statistics: StatisticsTable) -> None:
+    slots = statistics.slots(DAY, DAY + 86400, 60)
+    assert {(slot.number - DAY // 60, slot.status, slot.requests) for slot in slots} == {
+        (0, "finished", 1),
+        (0, "failed", 1),
+        (1, "finished", 1),
+    }
+    assert sum(slot.cost_nano for slot in slots) == 7
+
+
+def test_latencies_are_counted_in_bins(statistics: StatisticsTable) -> None:
+    bins = statistics.bins("latency_ms", DAY, DAY + 86400, 60)
+    assert {number - DAY // 60 for number in bins} == {0, 1}
+    median = percentile(bins[DAY // 60], 0.5)
+    assert median is not None
+    assert 100 / 1.42 <= median <= 100 * 1.42
+    assert sum(statistics.bins("ttft_ms", DAY, DAY + 2 * 86400, 60)[DAY // 60].values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ((Dimension.DAY,), {("2027-01-15",): 3, ("2027-01-16",): 1}),
+        ((Dimension.KEY,), {("key-a",): 2, ("key-b",): 2}),
+        ((Dimension.ORG, Dimension.STATUS), {("org-1", "failed"): 1, ("org-1", "finished"): 1, ("", "finished"): 2}),
+        ((Dimension.MODEL,), {("m",): 3, ("",): 1}),
+    ],
+)
+def test_usage_adds_up_by_any_dimension(
+    statistics: StatisticsTable, by: tuple[Dimension, ...], expected: dict[tuple[str, ...], int]
+) -> None:
+    lines = statistics.breakdown(UsageQuery(DAY, DAY + 2 * 86400, by))
+    assert {line.labels: line.requests for line in lines} == expected
+    assert sum(line.prompt_tokens for line in lines) == 40
+    assert sum(line.reasoning_tokens for line in lines) == 3
+
+
+@pytest.mark.parametrize("by", Dimension)
+def test_every_dimension_is_a_column_of_the_ledger(statistics: StatisticsTable, by: Dimension) -> None:
+    lines = statistics.breakdown(UsageQuery(DAY, DAY + 2 * 86400, (by,), key_id="key-b", model="m"))
+    assert sum(line.requests for line in lines) == 2
+
+
+def test_a_report_that_takes_too_long_is_ended_and_the_store_goes_on(database: Database) -> None:
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    with pytest.raises(StoreSlowError):
+        database.report(endless, timeout_s=0.05)
+    assert database.read("SELECT 1") == [(1,)]
+    assert database.report("SELECT 2") == [(2,)]
+
+
+@given(st.lists(st.floats(0.001, 700_000), min_size=1), st.floats(0.01, 1))
+def test_a_percentile_is_within_its_bin(values: list[float], share: float) -> None:
+    bins: dict[int, int] = {}
+    for value in values:
+        at = next((at for at, bound in enumerate(BIN_BOUNDS_MS) if value <= bound), len(BIN_BOUNDS_MS))
+        bins[at] = bins.get(at, 0) + 1
+    exact = sorted(values)[max(0, -(-int(share * len(values) * 1e6) // 10**6) - 1)]
+    found = percentile(bins, share)
+    assert found is not None
+    assert found <= max(exact, 1) * 1.42 + 1e-6
+    assert found >= min(exact / 1.42, BIN_BOUNDS_MS[-1]) - 1.0
+
+
+@given(st.text())
+def test_no_cell_begins_a_formula(text: str) -> None:
+    cell = safe_cell(text)
+    assert cell.lstrip("'") == text.lstrip("'")
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))

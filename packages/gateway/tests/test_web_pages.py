@@ -1,0 +1,222 @@
+"""What the pages do, form by form."""
+
+import asyncio
+import csv
+import io
+import re
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from deepseek_gateway.testing.caller import Reply
+from deepseek_gateway.testing.stack import Stack
+from deepseek_gateway.testing.visitor import PASSWORD, Visitor, form_token
+from deepseek_gateway.web.accounts import Accounts
+
+pytestmark = pytest.mark.usefixtures("cheap_passwords")
+
+
+@pytest.fixture
+async def visitor(stack: Stack) -> AsyncIterator[Visitor]:
+    """An administrator who is signed in."""
+    await asyncio.to_thread(Accounts(stack.gateway.store).create, "admin", PASSWORD)
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+        visitor = Visitor(session, stack.running.url)
+        await visitor.sign_in()
+        yield visitor
+
+
+def key_in(reply: Reply) -> str:
+    match = re.search(r'id="secret"[^>]*>(dsk_\w+)<', reply.body.decode())
+    assert match is not None, reply.body.decode()
+    return match[1]
+
+
+async def test_a_key_is_shown_once_and_works_as_it_was_made(stack: Stack, visitor: Visitor) -> None:
+    form = {"name": "<b>app</b>", "scopes": "inference", "requests_per_minute": "2", "models": "fake-model, other-*"}
+    reply = await visitor.submit("/ui/keys/new", **form)
+    assert reply.status == 201
+    assert "&lt;b&gt;app&lt;/b&gt;" in reply.body.decode()
+    assert reply.headers["cache-control"] == "no-store"
+    caller = stack.caller.with_key(key_in(reply))
+    assert [(await caller.post()).status for _ in range(3)] == [200, 200, 429]
+    page = (await visitor.get(f"/ui/keys/{caller.key_id}")).body.decode()
+    assert caller.key not in page
+    assert "fake-model, other-*" in page
+    assert caller.key_id in (await visitor.get("/ui/keys")).body.decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "faulty"),
+    [
+        ({"name": ""}, "name"),
+        ({"scopes": ""}, "scopes"),
+        ({"tokens_per_minute": "many"}, "tokens_per_minute"),
+        ({"tokens_per_month": "0"}, "tokens_per_month"),
+        ({"expires": "2020-01-01"}, "expires"),
+        ({"models": "a*b"}, "models"),
+        ({"cidrs": "10.0.0.1/8"}, "cidrs"),
+        ({"org": "nobody"}, "org"),
+        ({"team": "nobody"}, "team"),
+    ],
+)
+async def test_a_fault_stands_beside_its_field_and_nothing_is_lost(
+    visitor: Visitor, fields: dict[str, str], faulty: str
+) -> None:
+    form = {"name": "kept name", "scopes": "inference", "tags": "kept", **fields}
+    form = {name: value for name, value in form.items() if value}
+    reply = await visitor.submit("/ui/keys/new", **form)
+    text = reply.body.decode()
+    assert reply.status == 422
+    assert re.search(rf'id="{faulty}-fault">[A-Z]', text)
+    assert len(re.findall(r'class="fault"', text)) == 1
+    assert 'value="kept"' in text
+
+
+async def test_a_key_rotates_rests_and_ends(stack: Stack, visitor: Visitor) -> None:
+    path = f"/ui/keys/{stack.caller.key_id}"
+    rotated = await visitor.submit(f"{path}/rotate", page=path, grace="24h")
+    second = stack.caller.with_key(key_in(rotated))
+    assert [(await caller.post()).status for caller in (stack.caller, second)] == [200, 200]
+    assert (await visitor.submit(f"{path}/disable", page=path)).status == 303
+    assert "disabled" in (await visitor.get(path)).body.decode()
+    assert (await visitor.submit(f"{path}/enable", page=path)).status == 303
+    assert (await visitor.submit(f"{path}/revoke", page=path)).headers["location"] == f"{path}?done=revoked"
+    page = (await visitor.get(f"{path}?done=revoked")).body.decode()
+    assert "The key is revoked" in page
+    assert "/rotate" not in page
+    assert (await visitor.get("/ui/keys/nothing")).status == 404
+
+
+async def test_people_are_made_changed_and_removed(visitor: Visitor) -> None:
+    made = await visitor.submit("/ui/people", name="Acme")
+    path = made.headers["location"].partition("?")[0]
+    org_id = path.rpartition("/")[2]
+    assert (await visitor.submit("/ui/people", name="Acme")).status == 409
+    assert (await visitor.submit("/ui/people", name="")).status == 422
+    assert (await visitor.submit(f"{path}/teams", page=path, name="search")).status == 303
+    team_id = re.search(r"team-\w{12}", (await visitor.get(path)).body.decode())[0]
+    assert (await visitor.submit(f"{path}/users", page=path, name="ada", team=team_id)).status == 303
+    user_id = re.search(r"user-\w{12}", (await visitor.get(path)).body.decode())[0]
+    refused = await visitor.submit(f"{path}/teams/{team_id}", page=path, action="delete")
+    assert (refused.status, b"still has keys, users or teams" in refused.body) == (409, True)
+    await visitor.submit(f"{path}/users/{user_id}", page=path, action="save", name="Ada", team="")
+    await visitor.submit(f"{path}/teams/{team_id}", page=path, action="delete")
+    await visitor.submit(f"{path}/orgs/{org_id}", page=path, action="disable")
+    page = (await visitor.get(path)).body.decode()
+    assert team_id not in page
+    assert 'value="Ada"' in page
+    assert "disabled" in page
+    form = {"name": "of acme", "scopes": "inference", "org": "Acme", "user": "Ada"}
+    key_id = key_in(await visitor.submit("/ui/keys/new", **form)).split("_")[1]
+    assert "is disabled, so this key does not work" in (await visitor.get(f"/ui/keys/{key_id}")).body.decode()
+
+
+async def test_what_is_done_in_the_pages_is_in_the_audit_log(visitor: Visitor) -> None:
+    await visitor.submit("/ui/people", name="Acme & Söhne")
+    page = (await visitor.get("/ui/audit?action=org.*")).body.decode()
+    assert "session:admin" in page
+    assert "org.create" in page
+    assert "Acme &amp; Söhne" in page
+    assert b"No entry fits" in (await visitor.get("/ui/audit?actor=nobody")).body
+    assert b"The log is sound" in (await visitor.submit("/ui/audit/verify", page="/ui/audit")).body
+
+
+async def test_usage_adds_up_on_the_page_and_in_the_csv(stack: Stack, visitor: Visitor) -> None:
+    caller = stack.with_key()
+    await visitor.get("/ui/usage")
+    for _ in range(3):
+        await caller.post()
+    await stack.running.rows(3)
+    assert "no usage fits" in (await visitor.get("/ui/usage?since=2020-01-01&until=2020-01-02")).body.decode().lower()
+    page = (await visitor.get("/ui/usage?by=key&then=model")).body.decode()
+    assert caller.key_id in page
+    assert "fake-model" in page
+    reply = await visitor.get("/ui/usage.csv?by=key&then=status")
+    assert reply.headers["content-disposition"].startswith('attachment; filename="usage-')
+    (line,) = csv.DictReader(io.StringIO(reply.body.decode()))
+    assert (line["key"], line["status"], line["requests"], line["failed"]) == (caller.key_id, "finished", "3", "0")
+    assert int(line["total_tokens"]) == int(line["prompt_tokens"]) + int(line["completion_tokens"]) > 0
+
+
+async def test_the_playground_meters_to_the_key_that_was_chosen(stack: Stack, visitor: Visitor) -> None:
+    key = stack.with_key(concurrent_requests=4)
+    token = form_token((await visitor.get("/ui/playground")).body)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "stream_options": {"include_usage": True}}
+    headers = {"x-form-token": token, "x-playground-key": key.key_id, "content-type": "application/json"}
+    url = f"{visitor.url}/ui/playground/chat"
+    async with visitor.session.post(url, json=body, headers=headers) as answer:
+        reply = Reply(answer.status, answer.headers, await answer.read())
+    assert reply.status == 200
+    assert reply.events[-1] == "data: [DONE]"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    row = await stack.row()
+    assert (row.key_id, row.route, row.accuracy) == (key.key_id, "/v1/chat/completions", "exact")
+    for wrong, status in (
+        ({"x-form-token": "0"}, 403),
+        ({"x-playground-key": "nobody"}, 401),
+        ({"x-playground-key": ""}, 422),
+    ):
+        async with visitor.session.post(url, json=body, headers={**headers, **wrong}) as answer:
+            assert answer.status == status
+            assert "message" in (await answer.json())["error"]
+    await asyncio.to_thread(stack.gateway.store.keys.revoke, key.key_id, 1.0)
+    async with visitor.session.post(url, json=body, headers=headers) as answer:
+        assert answer.status == 401
+
+
+async def test_figures_of_the_overview_are_those_of_the_ledger(stack: Stack, visitor: Visitor) -> None:
+    await stack.caller.post()
+    await stack.caller.post(body={"prompt": "a", "fake": {"status": 500}})
+    await stack.running.rows(2)
+    reply = await visitor.get("/ui/overview?range=1h")
+    figures = reply.json
+    assert figures["totals"]["requests"] == 2
+    assert figures["totals"]["failed"] == 1
+    assert sum(figures["requests"]["finished"]) == 1
+    assert len(figures["times"]) == len(figures["latency"]["p50"]) == 60
+    live = (await visitor.get("/ui/live")).json
+    assert live["upstreams"][0]["health"] == "up"
+    assert live["running"] == 0
+
+
+async def test_language_and_theme_are_kept_and_lead_back(visitor: Visitor) -> None:
+    form = {"language": "zh", "theme": "dark", "next": "/ui/usage?by=key"}
+    reply = await visitor.submit("/ui/preferences", page="/ui/account", **form)
+    assert reply.headers["location"] == "/ui/usage?by=key"
+    page = (await visitor.get("/ui/usage?by=key")).body.decode()
+    assert '<html lang="zh" data-theme="dark">' in page
+    assert "汇总维度" in page
+
+
+async def test_static_files_are_kept_for_ever_under_their_version(visitor: Visitor) -> None:
+    page = (await visitor.get("/ui/")).body.decode()
+    urls = re.findall(r'(?:src|href)="(/ui/static/[^"]+)"', page)
+    assert len(urls) >= 4
+    for url in urls:
+        reply = await visitor.get(url)
+        assert reply.status == 200, url
+        assert "immutable" in reply.headers["cache-control"]
+    old = await visitor.get("/ui/static/0123456789abcdef/app.css")
+    assert (old.status, old.headers["cache-control"]) == (200, "no-cache")
+    assert (await visitor.get("/ui/static/0/../../app.py")).status == 404
+    assert (await visitor.get("/ui/static/0/%2e%2e/app.py")).status == 404
+
+
+async def test_a_store_that_cannot_be_read_is_a_page_that_says_so(stack: Stack, visitor: Visitor, monkeypatch) -> None:
+    from deepseek_gateway.errors import StoreSlowError, StoreUnavailableError
+
+    def broken(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("the disk is gone")
+
+    def slow(*_: object, **__: object) -> None:
+        raise StoreSlowError("too much")
+
+    monkeypatch.setattr("deepseek_gateway.storage.statistics.StatisticsTable.breakdown", broken)
+    reply = await visitor.get("/ui/usage")
+    assert (reply.status, b"cannot be reached" in reply.body, b"the disk" in reply.body) == (503, True, False)
+    monkeypatch.setattr("deepseek_gateway.storage.statistics.StatisticsTable.slots", slow)
+    reply = await visitor.get("/ui/overview")
+    assert (reply.status, reply.json["error"]["code"]) == (503, "report_too_large")
