@@ -1,18 +1,32 @@
-"""No order of admissions, extensions, settlements and pauses exceeds a limit or refuses what fits, and all returns."""
+"""No order of admissions, extensions, settlements and pauses exceeds a limit or refuses what fits, and all returns.
+
+Redis runs as it is, with a clock that the test sets; it may lose its memory at any point.
+"""
 
 import asyncio
+import contextlib
+import time
+from typing import ClassVar
 
+import pytest
+import redis
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from deepseek_gateway.limits.limiter import Limiter
 from deepseek_gateway.limits.local import LocalLimiter, amount_of
-from deepseek_gateway.limits.rulebook import Rulebook
+from deepseek_gateway.limits.redis_limiter import RedisLimiter, RedisTimes
+from deepseek_gateway.limits.rulebook import Meter, Rulebook
 from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitRule, Limits, Now, Subject
+from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.testing.limit_model import Life, LimitModel
+from deepseek_gateway.testing.redis_clock import ClockedLink
+from deepseek_gateway.testing.redis_server import RedisServer, redis_program, redis_server
 
-START = 1795392000.0
+START = time.time() // 86400 * 86400
+"""Today: Redis forgets windows by its own clock."""
+
 NANO_PER_TOKEN = 3
 SUBJECTS = (
     Subject("k1", "acme", "red", "ann", "m1"),
@@ -46,6 +60,8 @@ def limit_rules(draw: st.DrawFn) -> list[LimitRule]:
 
 class LimiterMachine(RuleBasedStateMachine):
     """A limiter, and a model of its whole history beside it."""
+
+    lost = False
 
     def make(self) -> Limiter:
         return LocalLimiter(clocks=lambda: Now(self.seconds, START + self.seconds))
@@ -92,7 +108,7 @@ class LimiterMachine(RuleBasedStateMachine):
             asked = Ask(prompt, wanted, *sizes)
             reservation = self.runner.run(self.limiter.admit(f"q{self.count}", plan, asked))
         except LimitReached:
-            assert any(room < needed + CLOSE for room, needed in hard), "refused what fits"
+            assert self.lost or any(room < needed + CLOSE for room, needed in hard), "refused what fits"
             return
         assert all(room > needed - CLOSE for room, needed in hard), "let in what does not fit"
         for meter, room in rooms:
@@ -101,7 +117,7 @@ class LimiterMachine(RuleBasedStateMachine):
         crossed = {crossing.meter.counter for crossing in reservation.crossed}
         for meter, room in rooms:
             left = room - amount_of(meter, reservation.tokens, reservation.nano)
-            if abs(left) > CLOSE:
+            if abs(left) > CLOSE and not self.lost:
                 assert (meter.counter in crossed) == (meter.rule.soft and left < 0)
         for standing in reservation.standings:
             assert standing.remaining >= 0
@@ -157,6 +173,64 @@ class LimiterMachine(RuleBasedStateMachine):
             for meter, state in zip(life.reservation.plan.meters, life.reservation.states, strict=True):
                 assert getattr(state, "held", 0) == 0, meter.counter
                 assert getattr(state, "running", 0) == 0, meter.counter
+
+
+class RedisLimiterMachine(LimiterMachine):
+    """The same on Redis."""
+
+    server: ClassVar[RedisServer]
+
+    def make(self) -> Limiter:
+        self.server.flush()
+        self.link = ClockedLink(self.server, START)
+        times = RedisTimes(lease_s=1e9, settling_s=0.0)
+        return RedisLimiter(self.link, self.spent, self.flush, self.link.clocks, times)
+
+    async def spent(self, meter: Meter, window: Window) -> int:
+        lives = [life for life in self.model.lives if life.used is not None and life.meter(meter.counter) is not None]
+        mine = [life for life in lives if window.start <= START + life.admitted_s < window.end]
+        return sum(amount_of(meter, life.used.tokens, life.used.nano) for life in mine)
+
+    async def flush(self) -> None:
+        """The model is the ledger, and always up to date."""
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self.link.advance(seconds)
+
+    @rule(chance=st.integers(0, 3))
+    def lose_memory(self, chance: int) -> None:
+        if chance == 0:
+            self.server.flush()
+            self.link.advance(0.0)
+            self.lost = True
+
+    def check_that_nothing_is_held(self) -> None:
+        with redis.from_url(self.server.url, decode_responses=True) as client:
+            keys = list(client.scan_iter("dsg:*"))
+        assert not [key for key in keys if ":r:" in key or ":o:" in key or key.endswith(":leases")]
+        with redis.from_url(self.server.url, decode_responses=True) as client:
+            for key in keys:
+                if client.type(key) == "hash":
+                    assert client.hget(key, "h") in {None, "0"}, key
+        for life in self.model.lives:
+            slots = [meter for meter in life.reservation.plan.meters if meter.kind is Kind.CONCURRENT_REQUESTS]
+            assert not [key for key in keys for meter in slots if key.endswith(f"m:{meter.counter}")]
+
+
+class TestRedisLimiter(RedisLimiterMachine.TestCase):
+    settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        if redis_program() is None:
+            pytest.skip("no Redis is installed")
+        cls.context = contextlib.ExitStack()
+        RedisLimiterMachine.server = cls.context.enter_context(redis_server())
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.context.close()
 
 
 LimiterMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)

@@ -23,12 +23,13 @@ from deepseek_gateway.limits.alerts import Alerts
 from deepseek_gateway.limits.directory import RuleDirectory
 from deepseek_gateway.limits.limiter import Limiter
 from deepseek_gateway.limits.local import LocalLimiter
+from deepseek_gateway.limits.redis_limiter import RedisLimiter, RedisTimes
+from deepseek_gateway.limits.redis_link import RedisLink
 from deepseek_gateway.limits.rulebook import Meter, Plan
 from deepseek_gateway.limits.rules import Kind
 from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.metrics import GatewayMetrics
 from deepseek_gateway.money.prices import Price, load_prices
-from deepseek_gateway.people.service import PeopleService
 from deepseek_gateway.policy.reload import ConfigReloader
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot
 from deepseek_gateway.relay.allowance import SliceSizes
@@ -63,7 +64,6 @@ class Gateway:
             self.store.close()
             raise
         self.keys = KeyService(self.store, self.pepper)
-        self.people = PeopleService(self.store)
         self.executor = ThreadPoolExecutor(4, "store")
         self.page_executor = ThreadPoolExecutor(3, "pages")  # no page may hold up the look-up of a key
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
@@ -71,7 +71,7 @@ class Gateway:
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
-        self.limiter: Limiter = LocalLimiter(self._spent)
+        self.limiter = self._limiter(settings)
         self.pool = UpstreamPool(self.snapshot, self.metrics.routing)
         self.loop_lag = LoopLag()
         self._reloader: ConfigReloader | None = None
@@ -112,7 +112,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Recover the journal, read the rules, meet the engines."""
-        await self.ledger.start()
+        self.limiter.settle_recovered(await self.ledger.start())
         await self.rules.start()
         await self.limiter.start()
         await self.pool.start()
@@ -214,6 +214,14 @@ class Gateway:
         except TimeoutError:
             return False
         return True
+
+    def _limiter(self, settings: Settings) -> Limiter:
+        """Where limits are kept: in this process, or where other gateways share them."""
+        if settings.redis_url is None:
+            return LocalLimiter(self._spent)
+        link = RedisLink(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+        times = RedisTimes(settings.redis_beat_s, settings.redis_lease_s, 3 * settings.redis_beat_s)
+        return RedisLimiter(link, self._spent, self.ledger.flush, times=times)
 
     async def _spent(self, meter: Meter, window: Window) -> int:
         """What was spent of a budget, with all that this gateway has settled."""

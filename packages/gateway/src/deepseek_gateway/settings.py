@@ -92,6 +92,12 @@ class Settings(Section):
     max_requests: int = Field(2048, ge=1, description="requests at once, of all keys together")
     keep_alive_s: float = Field(15.0, gt=0, le=15, description="seconds of silence before a stream carries a comment")
     slice_tokens: int = Field(256, ge=16, description="answer tokens that a stream holds of its limits at a time")
+    redis_url: SecretStr | None = Field(
+        None, description="redis://host:port/0, rediss:// or unix:///path.sock: limits that several gateways share"
+    )
+    redis_timeout_s: float = Field(0.05, gt=0, le=5, description="seconds that Redis has for one step")
+    redis_beat_s: float = Field(0.5, gt=0, le=10, description="seconds between signs of life; a loss is noticed in one")
+    redis_lease_s: float = Field(15.0, ge=1, description="seconds that what a request holds outlives its gateway")
     overrun_tokens: int = Field(
         16, ge=1, description="tokens that an engine may make between a limit's end of a stream and its own"
     )

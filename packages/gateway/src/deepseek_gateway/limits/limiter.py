@@ -4,12 +4,13 @@ All rules of a request are asked, then all are charged, as one atomic step.
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.rulebook import Meter, Plan
-from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitRule, Standing
+from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitRule, LimitsUnavailable, Standing
 from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.money.amounts import money_text
 
@@ -19,7 +20,7 @@ Spent = Callable[[Meter, Window], Awaitable[int]]
 
 @dataclass(slots=True)
 class Reservation:
-    """What one running request holds."""
+    """What one running request holds; `states` and `owner` are its limiter's own notes."""
 
     request_id: str
     plan: Plan
@@ -29,6 +30,7 @@ class Reservation:
     standings: tuple[Standing, ...] = ()
     crossed: list["Crossing"] = field(default_factory=list["Crossing"])
     is_settled: bool = False
+    owner: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,11 @@ class Limiter(Protocol):
         """Wait until a settlement is known to all, but not for long."""
         ...
 
-    def reached(self, reservation: Reservation) -> LimitReached:
+    def settle_recovered(self, rows: Sequence[LedgerRow]) -> None:
+        """Replace what requests of a process that died held by what its journal said."""
+        ...
+
+    def reached(self, reservation: Reservation) -> LimitReached | LimitsUnavailable:
         """The refusal for a running request that cannot extend."""
         ...
 

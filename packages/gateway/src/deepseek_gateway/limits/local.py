@@ -3,8 +3,9 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.limiter import Crossing, Reservation, Shortage, Spent, refusal, used_up
 from deepseek_gateway.limits.meters import MeterState, RequestState, SlotState, TokenState, WindowState
 from deepseek_gateway.limits.rulebook import Meter, Plan
@@ -27,14 +28,21 @@ class LocalLimiter:
         spent: what the ledger says about a budget.
         clocks: the time.
         starts_empty: buckets begin empty instead of full.
+        running: how many requests that others let in run on a meter.
     """
 
     def __init__(
-        self, spent: Spent | None = None, clocks: Callable[[], Now] = read_clocks, *, starts_empty: bool = False
+        self,
+        spent: Spent | None = None,
+        clocks: Callable[[], Now] = read_clocks,
+        *,
+        starts_empty: bool = False,
+        running: Callable[[Meter], int] | None = None,
     ) -> None:
         self._spent = spent
         self._clocks = clocks
         self._starts_empty = starts_empty
+        self._running = running
         self._states: dict[str, MeterState] = {}
         self._loading: dict[tuple[str, float], asyncio.Future[int]] = {}
         self._calendar = Calendar()
@@ -139,6 +147,16 @@ class LocalLimiter:
         _, meter, state = min(hard, key=lambda entry: entry[0])
         return used_up(meter.rule, state.window if isinstance(state, WindowState) else None)
 
+    async def join(self, request_id: str, plan: Plan) -> Reservation:
+        """A reservation that holds nothing yet, for a request that others let in."""
+        for meter in plan.meters:
+            if meter.counter not in self._states:
+                await self._open(meter, self._clocks())
+        return Reservation(request_id, plan, 0, 0, [self._states[meter.counter] for meter in plan.meters])
+
+    def settle_recovered(self, rows: Sequence[LedgerRow]) -> None:
+        """Nothing to do: what an earlier process held ended with it."""
+
     def state(self, counter: str) -> MeterState | None:
         """A counter's state, for tests."""
         return self._states.get(counter)
@@ -182,7 +200,8 @@ class LocalLimiter:
 
     def _fresh(self, meter: Meter, now: Now) -> MeterState:
         if meter.kind is Kind.CONCURRENT_REQUESTS:
-            return SlotState()
+            running = self._running
+            return SlotState(0, None if running is None else lambda: running(meter))
         if meter.kind is Kind.TOKENS_PER_MINUTE:
             return TokenState(0.0 if self._starts_empty else float(meter.limit), now.monotonic_s)
         return RequestState(now.monotonic_s + 60 if self._starts_empty else float("-inf"))

@@ -3,6 +3,7 @@
 A meter gives what it could hold of an ask (`room`), takes it (`take`), and gets it replaced by what was used (`give`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,13 +115,14 @@ class TokenState:
 
 @dataclass(slots=True)
 class SlotState:
-    """Requests at a time."""
+    """Requests at a time; `others` counts those that others let in."""
 
     running: int = 0
+    others: Callable[[], int] | None = None
 
     def room(self, limit: int, now: Now) -> float:  # noqa: ARG002
         """Free places."""
-        return limit - self.running
+        return limit - self.running - (0 if self.others is None else self.others())
 
     def wait_s(self, amount: int, limit: int, now: Now) -> float | None:  # noqa: ARG002
         """Nobody knows when one ends: a second is a fair guess."""

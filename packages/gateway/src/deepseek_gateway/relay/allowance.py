@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.limits.limiter import Limiter, Reservation
 from deepseek_gateway.limits.rulebook import Plan
-from deepseek_gateway.limits.rules import Amounts, Ask, LimitReached
+from deepseek_gateway.limits.rules import Amounts, Ask, LimitReached, LimitsUnavailable
 from deepseek_gateway.money.prices import Price
 from deepseek_gateway.relay.request import GenerationRequest
 
@@ -120,7 +120,7 @@ class Allowance:
         missing = self._missing(counts, self._overrun)
         return missing.tokens <= 0 and missing.nano <= 0
 
-    def reached(self) -> LimitReached:
+    def reached(self) -> LimitReached | LimitsUnavailable:
         """The limit that ends the stream."""
         return self.limiter.reached(self.reservation)
 

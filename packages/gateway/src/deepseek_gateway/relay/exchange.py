@@ -122,9 +122,9 @@ class Exchange(abc.ABC):
         call = self.parts.call
         self.parts.settlement.settle(ending, tokens, accuracy, call.attempt, call.upstream_name, call.attempts)
 
-    async def refuse_tokens(self, error: ApiError, rule: str) -> None:
-        """End a stream whose key has no tokens left."""
-        await self._cut_off(error, f"limit_{rule}")
+    async def refuse_tokens(self, error: ApiError, reason: str) -> None:
+        """End a stream that can hold no more of a limit."""
+        await self._cut_off(error, reason)
 
     async def stop_engine(self) -> None:
         """End the engine's work on an answer that a stage ended; its exact usage is known then."""

@@ -7,8 +7,10 @@ from deepseek_gateway.limits.headers import rate_limit_headers
 from deepseek_gateway.limits.rules import LimitReached, LimitsUnavailable
 
 
-def refusal_of(limit: LimitReached) -> ApiError:
-    """A reached limit: 402 for budgets and money, 429 for a rate."""
+def refusal_of(limit: LimitReached | LimitsUnavailable) -> ApiError:
+    """A reached limit: 402 for budgets and money, 429 for a rate. One that nobody can check now: 503."""
+    if isinstance(limit, LimitsUnavailable):
+        return _unavailable(limit)
     headers = {"x-ratelimit-rule": limit.rule.id, **rate_limit_headers(limit.standings)}
     if limit.rule.kind.period is not None:
         return ApiError(402, limit.message, code="insufficient_balance", headers=headers)
@@ -17,8 +19,12 @@ def refusal_of(limit: LimitReached) -> ApiError:
     return ApiError(429, limit.message, code=limit.rule.kind.value, headers=headers)
 
 
-def unavailable(limits: LimitsUnavailable) -> ApiError:
-    """A rule that nobody can check now, and that must not be passed unchecked."""
+def reason_of(limit: LimitReached | LimitsUnavailable) -> str:
+    """A limit as the end_reason of a stream."""
+    return f"limit_{limit.rule.kind.value}" if isinstance(limit, LimitReached) else "limits_unavailable"
+
+
+def _unavailable(limits: LimitsUnavailable) -> ApiError:
     headers = {"retry-after": "1"}
     if limits.rule is not None:
         headers["x-ratelimit-rule"] = limits.rule.id

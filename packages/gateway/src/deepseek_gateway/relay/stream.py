@@ -10,10 +10,10 @@ from deepseek_gateway.edge.respond import end_stream, send_body, send_part, star
 from deepseek_gateway.edge.watch import QuietError
 from deepseek_gateway.errors import ApiError, UpstreamCutError
 from deepseek_gateway.ledger.records import TokenCounts
-from deepseek_gateway.limits.rules import LimitReached
+from deepseek_gateway.limits.rules import LimitReached, LimitsUnavailable
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts, send_failure
 from deepseek_gateway.relay.frames import FrameSplitter
-from deepseek_gateway.relay.refusals import refusal_of
+from deepseek_gateway.relay.refusals import reason_of, refusal_of
 from deepseek_gateway.relay.settlement import Ending
 from deepseek_gateway.relay.usage_tap import UsageTap
 
@@ -49,7 +49,7 @@ class StreamExchange(Exchange):
                 await self._end_early()
                 return
             if limit is not None:
-                await self.refuse_tokens(refusal_of(limit), limit.rule.kind.value)
+                await self.refuse_tokens(refusal_of(limit), reason_of(limit))
                 return
             if self._tap.is_done or self._tap.is_failed:
                 break
@@ -115,7 +115,7 @@ class StreamExchange(Exchange):
                 self._heard_s = time.monotonic()
                 return result
 
-    async def _copy(self, data: bytes) -> LimitReached | None:
+    async def _copy(self, data: bytes) -> LimitReached | LimitsUnavailable | None:
         """Send on what bytes from the engine complete. Gives the limit that was reached, if one was."""
         tap = self._tap
         out = [tap.pass_on(frame) for frame in self._frames.feed(data)]
@@ -129,7 +129,7 @@ class StreamExchange(Exchange):
             await self._send(passed)
         return None if tap.is_done else limit
 
-    async def _account(self) -> LimitReached | None:
+    async def _account(self) -> LimitReached | LimitsUnavailable | None:
         counts = self._tap.counts
         if counts is None:
             return None

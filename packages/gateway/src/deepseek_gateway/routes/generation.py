@@ -22,7 +22,7 @@ from deepseek_gateway.limits.rules import Ask, LimitReached, LimitsUnavailable, 
 from deepseek_gateway.relay.allowance import Allowance, ask_of, clamp_of
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts
 from deepseek_gateway.relay.model_name import ModelNameStage
-from deepseek_gateway.relay.refusals import refusal_of, unavailable
+from deepseek_gateway.relay.refusals import refusal_of
 from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_body, parse_request
 from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
 from deepseek_gateway.relay.stages import Stage
@@ -139,7 +139,7 @@ class GenerationRoute:
             raise refusal_of(limit) from None
         except LimitsUnavailable as limits:
             self.gateway.metrics.limited("unavailable")
-            raise unavailable(limits) from None
+            raise refusal_of(limits) from None
 
     def _stages(self, route: RouteAsk) -> tuple[Stage, ...]:
         """What the answer passes on its way, before its translation."""
