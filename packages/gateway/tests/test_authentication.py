@@ -116,6 +116,38 @@ async def test_admin_keys_administer_and_inference_keys_infer(stack: Stack) -> N
     assert (total["requests"], total["total_tokens"]) == (1, 11)
 
 
+async def test_a_key_is_used_only_from_its_networks(state_dir) -> None:
+    async with running_stack(state_dir, trusted_proxies="127.0.0.0/8") as stack:
+        caller = stack.with_key(cidrs=["192.0.2.0/24"])
+
+        async def status(forwarded: str | None) -> int:
+            return (await caller.post(headers={} if forwarded is None else {"x-forwarded-for": forwarded})).status
+
+        assert await status("192.0.2.7") == 200
+        assert await status("::ffff:192.0.2.7") == 200
+        assert [await status(seen) for seen in (None, "198.51.100.1", "192.0.2.7, 198.51.100.1", "x")] == [403] * 4
+        refused = await caller.post(headers={"x-forwarded-for": "198.51.100.1"})
+        assert refused.error["code"] == "address_not_allowed"
+        assert "198.51.100.1" in refused.error["message"]
+        assert "192.0.2" not in refused.error["message"]
+        assert (await stack.with_key(cidrs=[]).post(headers={"x-forwarded-for": "192.0.2.7"})).status == 403
+
+
+async def test_without_trusted_proxies_a_forwarded_address_counts_for_nothing(stack: Stack) -> None:
+    headers = {"x-forwarded-for": "192.0.2.7"}
+    assert (await stack.with_key(cidrs=["192.0.2.0/24"]).post(headers=headers)).status == 403
+    assert (await stack.with_key(cidrs=["127.0.0.0/8"]).post(headers=headers)).status == 200
+
+
+async def test_using_a_key_is_noted(stack: Stack) -> None:
+    record = stack.gateway.store.keys.find
+    assert record(stack.caller.key_id).last_used is None
+    before = time.time()
+    await stack.caller.post()
+    await stack.gateway.last_used.flush()
+    assert before <= record(stack.caller.key_id).last_used <= time.time()
+
+
 async def test_a_store_that_cannot_be_read_is_a_503(stack: Stack, monkeypatch) -> None:
     def broken(table: KeyTable, public_id: str) -> None:
         raise StoreUnavailableError("disk I/O error")

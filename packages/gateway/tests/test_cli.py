@@ -1,5 +1,6 @@
 """The commands, as processes."""
 
+import csv
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deepseek_gateway.auth.keys import parse_key
 from deepseek_gateway.cli import main
 from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, gateway_command, make_state
 
@@ -122,6 +124,69 @@ def test_rotate_and_revoke_change_what_list_shows(state: Path, command: Command)
     assert (listed["id"], listed["state"]) == (created["id"], "revoked")
     status, _, error = command("key", "revoke", "nobody", "--state", state)
     assert (status, "nobody" in error) == (1, True)
+
+
+def test_people_are_administered_by_name(state: Path, command: Command) -> None:
+    here = ("--state", state)
+    org = command.json("org", "create", "acme", *here)
+    team = command.json("team", "create", "research", "--org", "acme", *here)
+    user = command.json("user", "create", "ada", "--org", "acme", "--team", "research", *here)
+    assert (user["org_id"], user["team_id"]) == (org["id"], team["id"])
+    assert command("user", "rename", "ada", "ada l", "--org", "acme", *here)[0] == 0
+    assert command.json("user", "move", "ada l", "none", "--org", "acme", *here)["team_id"] is None
+    key = command.json("key", "create", "--name", "k", "--user", user["id"], "--tags", "a,b", *here)
+    assert key["org_id"] == org["id"]
+    assert [found["id"] for found in command.json("key", "list", "--org", "acme", "--tag", "b", *here)] == [key["id"]]
+    assert command.json("org", "disable", "acme", *here)["disabled"] is not None
+    assert command.json("key", "show", key["id"], *here)["owner_disabled"] == "org"
+    assert command("org", "enable", "acme", *here)[1] == f"{org['id']} (acme): enabled\n"
+    for arguments, says in (
+        (("org", "delete", "acme"), "still has keys, users or teams"),
+        (("team", "show", "research"), "names need their organisation"),
+        (("org", "create", "acme"), "is taken by another organisation"),
+        (("key", "create", "--name", "k", "--team", "nobody"), "there is no team"),
+    ):
+        status, _, error = command(*arguments, *here)
+        assert (status, says in error) == (1, True), error
+    assert command("key", "delete", key["id"], *here)[0] == 0
+    assert command("user", "delete", user["id"], *here)[0] == 0
+    shown = command("team", "list", *here)[1].splitlines()
+    assert re.fullmatch(r"id +name +state +created +org", shown[0])
+    assert shown[1].startswith(team["id"])
+
+
+def test_a_key_is_changed_disabled_and_enabled(state: Path, command: Command) -> None:
+    here = ("--state", state)
+    flags = ("--restricted", "--cidrs", "10.0.0.0/8,192.0.2.7", "--rpm", "5", "--tpm", "9", "--scope", "admin-read")
+    key = command.json("key", "create", "--name", "k", *flags, *here)
+    assert (key["models"], key["cidrs"]) == ([], ["10.0.0.0/8", "192.0.2.7/32"])
+    assert key["scopes"] == ["admin-read"]
+    changes = ("--models", "a,b*", "--cidrs", "any", "--rpm", "none", "--expires", "30d", "--scope", "inference,admin")
+    changed = command.json("key", "change", key["id"], *changes, *here)
+    assert (changed["models"], changed["cidrs"], changed["name"]) == (["a", "b*"], None, "k")
+    assert changed["scopes"] == ["admin-read", "admin-write", "inference"]
+    assert changed["limits"] == {**key["limits"], "requests_per_minute": None}
+    back = command.json("key", "change", key["id"], "--all-models", "--expires", "never", *here)
+    assert (back["models"], back["expires"]) == (None, None)
+    assert command.json("key", "disable", key["id"], *here)["state"] == "disabled"
+    assert command.json("key", "list", "--in", "disabled", *here)[0]["id"] == key["id"]
+    assert command("key", "enable", key["id"], *here)[1] == f"{key['id']} (k) is active\n"
+
+
+def test_many_keys_go_into_a_file_that_only_its_owner_reads(state: Path, command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "keys.csv"
+    arguments = ("key", "create", "--name", "=batch", "--count", 600, "--csv", file, "--state", state)
+    assert command.json(*arguments) == {"count": 600, "csv": str(file)}
+    assert file.stat().st_mode & 0o777 == 0o600
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["name"] for row in (rows[0], rows[599])] == ["'=batch-1", "'=batch-600"]
+    assert parse_key(rows[599]["key"]).public_id == rows[599]["id"]
+    status, _, error = command(*arguments)
+    assert (status, "is there already" in error) == (1, True)
+    assert len(command.json("key", "list", "--state", state, "--limit", 601)) == 601
+    printed = command("key", "create", "--name", "b", "--count", 3, "--state", state)[1].split()
+    assert all(parse_key(text) is not None for text in printed)
 
 
 @pytest.mark.parametrize("arguments", [["--rpm", "0"], ["--expires", "soon"], ["--scope", "god"], []])

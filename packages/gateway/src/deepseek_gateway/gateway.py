@@ -13,6 +13,7 @@ from deepseek_gateway.access_log import AccessLog
 from deepseek_gateway.admit.queue import Priority
 from deepseek_gateway.admit.shed import LoopLag
 from deepseek_gateway.auth.directory import KeyDirectory
+from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, ConfigurationError
@@ -67,6 +68,7 @@ class Gateway:
         self.executor = ThreadPoolExecutor(4, "store")
         self.page_executor = ThreadPoolExecutor(3, "pages")  # no page may hold up the look-up of a key
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
+        self.last_used = LastUsed(self.store.keys, self.executor)
         self.ledger = Ledger(self._journal, self.store.books, self.executor, price=self._priced)
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
@@ -116,7 +118,8 @@ class Gateway:
         await self.rules.start()
         await self.limiter.start()
         await self.pool.start()
-        self._tasks = [asyncio.create_task(self._tick_forever()), asyncio.create_task(self.loop_lag.run())]
+        steady = (self._tick_forever(), self.loop_lag.run(), self.last_used.run())
+        self._tasks = [asyncio.create_task(work) for work in steady]
         if self._reloader is not None:
             self.on_hangup.append(lambda: self.pool.spawn(self.reload()))
             self._tasks.append(asyncio.create_task(self._reloader.watch(lambda: self.snapshot)))
@@ -131,6 +134,7 @@ class Gateway:
         await self.rules.close()
         await self.limiter.close()
         await self.alerts.close()
+        await self.last_used.flush()
         await self.ledger.close()
         self.executor.shutdown()
         self.page_executor.shutdown()

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +16,11 @@ from deepseek_gateway.storage.store import Store
 
 MAX_CACHED = 10_000
 """Entries at most; unknown keys share the bound, so a flood of guesses cannot grow it."""
+
+MAX_STALE_S = 5.0
+"""While the store cannot be read, what it said last counts for so long: no revoked key works on for longer."""
+STALE_AFTER_S = 0.5
+"""Seconds that a store has to answer before what it said last is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +88,29 @@ class KeyDirectory:
 
     async def _entry(self, handle: bytes, key: ApiKey) -> _Entry:
         entry = self._entries.get(handle)
-        if entry is not None and self._monotonic() - entry.loaded < self._ttl_s:
+        age_s = math.inf if entry is None else self._monotonic() - entry.loaded
+        if entry is not None and age_s < self._ttl_s:
             self._entries.move_to_end(handle)
+            if age_s >= self._ttl_s / 2:  # a key in steady use never waits: it is read again in time
+                self._refresh(handle, key)
             return entry
+        loading = self._refresh(handle, key)
+        may_wait_s = None if entry is None or age_s >= MAX_STALE_S else min(STALE_AFTER_S, MAX_STALE_S - age_s)
+        try:
+            async with asyncio.timeout(may_wait_s):
+                return await asyncio.shield(loading)
+        except (StoreUnavailableError, TimeoutError) as error:
+            if entry is not None and self._monotonic() - entry.loaded < MAX_STALE_S:
+                return entry
+            raise ApiError(503, "keys cannot be looked up now", headers={"retry-after": "1"}) from error
+
+    def _refresh(self, handle: bytes, key: ApiKey) -> asyncio.Future[_Entry]:
         loading = self._loading.get(handle)
         if loading is None:  # callers of one key wait for one look-up
             loading = asyncio.ensure_future(self._load(handle, key))
             self._loading[handle] = loading
             loading.add_done_callback(lambda done: self._loaded(handle, done))
-        try:
-            return await asyncio.shield(loading)
-        except StoreUnavailableError as error:
-            raise ApiError(503, "keys cannot be looked up now", headers={"retry-after": "1"}) from error
+        return loading
 
     def _loaded(self, handle: bytes, done: asyncio.Future[_Entry]) -> None:
         self._loading.pop(handle, None)

@@ -25,6 +25,7 @@ async def authenticate(gateway: Gateway, scope: Scope, needed: KeyScope) -> KeyR
         has = ", ".join(sorted(key.scopes))
         message = f"the key {key.public_id} has the scope {has}; this needs a key with {needed.value}"
         raise ApiError(403, message, code="wrong_scope")
+    gateway.last_used.seen(key.public_id)
     return key
 
 
