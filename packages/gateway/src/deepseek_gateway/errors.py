@@ -28,6 +28,7 @@ class ApiError(GatewayError):
         message: the fault, the value and the way out.
         param: the request field at fault.
         code: for programs, such as `model_not_found`.
+        kind: the body's `type`, where it is not the status's usual one.
         headers: extra response headers.
     """
 
@@ -38,6 +39,7 @@ class ApiError(GatewayError):
         *,
         param: str | None = None,
         code: str | None = None,
+        kind: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -45,12 +47,17 @@ class ApiError(GatewayError):
         self.message = message
         self.param = param
         self.code = code
+        self.kind = kind
         self.headers = headers or {}
 
     @property
     def body(self) -> bytes:
         """The error body as JSON."""
-        return error_body(self.status, self.message, param=self.param, code=self.code).model_dump_json().encode()
+        return (
+            error_body(self.status, self.message, param=self.param, code=self.code, kind=self.kind)
+            .model_dump_json()
+            .encode()
+        )
 
 
 class ConfigurationError(GatewayError):

@@ -17,6 +17,7 @@ from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, ConfigurationError
+from deepseek_gateway.guard.guard import WordFilter
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import LedgerRow
@@ -71,6 +72,7 @@ class Gateway:
         self.last_used = LastUsed(self.store.keys, self.executor)
         self.ledger = Ledger(self._journal, self.store.books, self.executor, price=self._priced)
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
+        self.words = WordFilter(self.store.words, self.pepper, self.executor, self.metrics)
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
         self.limiter = self._limiter(settings)
@@ -116,6 +118,7 @@ class Gateway:
         """Recover the journal, read the rules, meet the engines."""
         self.limiter.settle_recovered(await self.ledger.start())
         await self.rules.start()
+        await self.words.start()
         await self.limiter.start()
         await self.pool.start()
         steady = (self._tick_forever(), self.loop_lag.run(), self.last_used.run())
@@ -132,6 +135,7 @@ class Gateway:
         await self.pool.close()
         self.access_log.flush()
         await self.rules.close()
+        await self.words.close()
         await self.limiter.close()
         await self.alerts.close()
         await self.last_used.flush()
@@ -187,6 +191,10 @@ class Gateway:
     async def reload(self) -> bool:
         """Read the configuration again; False when it is broken, and the one before stays in force."""
         return self._reloader is not None and await self._reloader.reload(self.snapshot)
+
+    def faults(self) -> list[str]:
+        """What is wrong, and does not keep traffic away."""
+        return [fault for fault in (self.words.failure,) if fault is not None]
 
     async def drain(self) -> None:
         """Take nothing new, send away what waits, let what runs finish for `drain_timeout_s`, then end it."""

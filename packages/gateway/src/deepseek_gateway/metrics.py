@@ -56,6 +56,29 @@ class GatewayMetrics:
             "deepseek_gateway_ledger_pending_rows", "Rows that wait for the store", registry=self._registry
         )
         self.routing = RoutingMetrics(self._registry)
+        self._word_hits = Counter(
+            "deepseek_gateway_word_hits", "Hits of word lists", ["level", "direction"], registry=self._registry
+        )
+        self._words_broken = Gauge(
+            "deepseek_gateway_word_lists_broken",
+            "1 while word lists cannot be loaded and older ones stay in force",
+            registry=self._registry,
+        )
+        self._reviews_dropped = Gauge(
+            "deepseek_gateway_word_reviews_dropped", "Hits that found no room in the queue", registry=self._registry
+        )
+
+    def word_hit(self, level: str, direction: str) -> None:
+        """Count a hit of a word list."""
+        self._child(self._word_hits, level, direction).inc()
+
+    def word_lists_broken(self, are_broken: bool) -> None:
+        """Say whether lists could not be loaded."""
+        self._words_broken.set(are_broken)
+
+    def word_reviews_dropped(self, number: int) -> None:
+        """Say how many hits found no room on their way into the review queue."""
+        self._reviews_dropped.set(number)
 
     def answered(self, context: RequestContext) -> None:
         """Count an HTTP request that is over."""

@@ -37,7 +37,9 @@ TYPE_OF_STATUS = {
 """The `type` our servers put beside each status; statuses are DeepSeek's (400 format, 422 parameter, 402 balance)."""
 
 
-def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> ErrorBody:
-    """The body for a status, its `type` filled in."""
-    kind = TYPE_OF_STATUS.get(status, "invalid_request_error" if status < 500 else "internal_server_error")
+def error_body(
+    status: int, message: str, *, param: str | None = None, code: str | None = None, kind: str | None = None
+) -> ErrorBody:
+    """The body for a status; its `type` is the status's own unless `kind` is given."""
+    kind = kind or TYPE_OF_STATUS.get(status, "invalid_request_error" if status < 500 else "internal_server_error")
     return ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))

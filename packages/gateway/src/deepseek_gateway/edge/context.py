@@ -40,6 +40,7 @@ class RequestContext:
     list_version: str = ""
     steps: list[Step] = field(default_factory=list)
     is_traced: bool = False
+    body_bytes: int = 0
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request came."""

@@ -17,6 +17,15 @@ HARMLESS_IN_CALL = frozenset({"id", "type", "index"})
 HARMLESS_IN_PART = frozenset({"type", "image_url", "input_audio"})
 HARMLESS_IN_DELTA = frozenset({"role", "tool_call_id"})
 
+NAMED = frozenset(
+    {
+        *("prompt", "suffix", "input", "messages", "content", "reasoning_content", "name", "tool_calls", "function"),
+        *("arguments", "tools", "tool_choice", "stop", "response_format", "structured_outputs", "text", "refusal"),
+        *("chat_template_kwargs", "thinking"),
+    }
+)
+"""Fields that are called by their names in records; others are `other`, as a caller may have named them."""
+
 SIDECARS = ("logprobs", "token_ids", "prompt_logprobs")
 """What else in a choice tells its text, token by token."""
 
@@ -27,10 +36,10 @@ class Place:
 
     Attributes:
         choice: which answer it belongs to; 0 in requests.
-        field: its name: `content`, `tool_calls.0.arguments`, `messages.2.content`. Places of one choice and field that
-            follow each other are pieces of one text.
+        field: its name: `content`, `tool_calls.0.arguments`, `messages.2.content`.
         is_json: the text is JSON itself.
         is_whole: it comes in one piece even in a stream.
+        is_part: the part of a request's message, one text with the parts before and after it.
         is_key: the text is a key of an object: `holder` has it, and it cannot be changed.
     """
 
@@ -40,6 +49,7 @@ class Place:
     key: Any
     is_json: bool = False
     is_whole: bool = False
+    is_part: bool = False
     is_key: bool = False
 
     @property
@@ -55,7 +65,7 @@ def request_texts(fields: Json) -> Iterator[Place]:
             for number, message in enumerate(cast("list[Any]", value)):
                 yield from _message(message, f"messages.{number}")
         elif name not in HARMLESS:
-            yield from _strings(fields, name, name)
+            yield from _strings(fields, name, _label(name))
 
 
 def has_token_ids(fields: Json) -> bool:
@@ -166,7 +176,7 @@ def _message(message: Any, path: str) -> Iterator[Place]:
             for part in cast("list[Any]", value):
                 yield from _part(part, f"{path}.content")
         else:
-            yield from _strings(known, name, f"{path}.{name}")
+            yield from _strings(known, name, f"{path}.{_label(name)}")
 
 
 def _part(part: Any, path: str) -> Iterator[Place]:
@@ -175,9 +185,9 @@ def _part(part: Any, path: str) -> Iterator[Place]:
         known = cast("Json", part)
         for name in known:
             if name == "text" and isinstance(known[name], str):
-                yield Place(0, path, known, name)
+                yield Place(0, path, known, name, is_part=True)
             elif name not in HARMLESS_IN_PART:
-                yield from _strings(known, name, f"{path}.{name}")
+                yield from _strings(known, name, f"{path}.{_label(name)}")
 
 
 def _request_call(call: Any, path: str) -> Iterator[Place]:
@@ -191,9 +201,13 @@ def _request_call(call: Any, path: str) -> Iterator[Place]:
                 if part == "arguments" and isinstance(function[part], str):
                     yield Place(0, f"{path}.arguments", function, part, is_json=True)
                 else:
-                    yield from _strings(function, part, f"{path}.{part}")
+                    yield from _strings(function, part, f"{path}.{_label(part)}")
         elif name not in HARMLESS_IN_CALL:
-            yield from _strings(known, name, f"{path}.{name}")
+            yield from _strings(known, name, f"{path}.{_label(name)}")
+
+
+def _label(name: str) -> str:
+    return name if name in NAMED else "other"
 
 
 def _strings(holder: Any, key: Any, path: str) -> Iterator[Place]:
@@ -210,5 +224,5 @@ def _strings(holder: Any, key: Any, path: str) -> Iterator[Place]:
         elif isinstance(value, dict):
             known = cast("Json", value)
             for name in known:
-                yield Place(0, f"{path} (a key)", known, name, is_key=True)
-                waiting.append((known, name, f"{path}.{name[:40]}"))
+                yield Place(0, f"{path}.key", known, name, is_key=True)
+                waiting.append((known, name, path if path.endswith(".value") else f"{path}.value"))

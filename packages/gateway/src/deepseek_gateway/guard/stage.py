@@ -213,7 +213,7 @@ class WordStage:
         """Send what the choice's field holds back: in its place of this event, or in an event before it."""
         choice = self._choice(index)
         field = choice.active
-        if field is None or not (text := choice.filters[field]).is_holding:
+        if field is None or not (text := choice.filters[field]).is_open:
             return False
         rest = text.finish()
         self._tell(text, index, field)

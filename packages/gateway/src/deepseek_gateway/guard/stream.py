@@ -78,6 +78,11 @@ class TextFilter:
         """Whether something is held back."""
         return bool(self._open_escape) or self.sent < self.received
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the end of the text would still decide something, held back or not."""
+        return bool(self._open_escape or self._window)
+
     def feed(self, text: str) -> str:
         """Take a piece; gives what may go on now, earlier pieces' rest first. The same object if it is all of it."""
         if self.is_blocked:

@@ -14,6 +14,8 @@ from deepseek_gateway.edge.context import RequestContext, context_of, header
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, JournalError
 from deepseek_gateway.gateway import Gateway
+from deepseek_gateway.guard.guard import WordGuard
+from deepseek_gateway.guard.reviews import Watched
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.limits.headers import rate_limit_headers
 from deepseek_gateway.limits.limiter import Reservation
@@ -55,6 +57,7 @@ class GenerationRoute:
             body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_s)
             asked = self._read(body)
             context.errors, context.model = asked.errors, self._model(asked.request, key)
+            context.body_bytes = len(body)
             ask = route_ask(self.gateway, scope, asked.request, key, context.model)
             await self._serve(asked, ask, key, context, receive, send)
 
@@ -92,6 +95,7 @@ class GenerationRoute:
     ) -> None:
         gateway, settings, request = self.gateway, self.gateway.settings, asked.request
         subject = subject_of(key, context.model)
+        guard = await self._guard(context, key)
         plan = gateway.rules.book.plan(subject, key.limits)
         price = gateway.price(plan, context.model)
         ask = ask_of(request, plan, price, gateway.slices)
@@ -103,6 +107,8 @@ class GenerationRoute:
         with contextlib.ExitStack() as clean_up:
             clean_up.callback(gateway.alerts.note, reservation)
             clean_up.callback(allowance.settle, TokenCounts())  # does nothing once the exchange has settled
+            if guard is not None:
+                await guard.screen(request.fields, context.body_bytes)
             try:
                 ticket = gateway.ledger.admit(admission)
             except JournalError as error:
@@ -114,7 +120,7 @@ class GenerationRoute:
             watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
             headers = rate_limit_headers(reservation.standings)
             call = UpstreamCall(gateway.pool, call_plan)
-            stages = (*self._stages(route), *asked.stages)
+            stages = (*self._stages(route), *_filters(guard), *asked.stages)
             parts = ExchangeParts(
                 request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
             )
@@ -147,10 +153,24 @@ class GenerationRoute:
             return (ModelNameStage(route.model),)
         return ()
 
+    async def _guard(self, context: RequestContext, key: KeyRecord) -> WordGuard | None:
+        """The word filter of this request, if it has one."""
+        watched = Watched(context.request_id, key.public_id, context.model)
+        guard = await self.gateway.words.guard_of(watched, key.org_id, context.note)
+        if guard is not None:
+            context.list_version = guard.policy.version
+        return guard
+
     def _plan(self, asked: Translated, route: RouteAsk, key: KeyRecord, clamp: int | None) -> CallPlan:
         request = asked.request
         body_for = body_maker(request, key, route.model, clamp)
         return CallPlan(asked.prefix, request.dialect.value, route, body_for, key.public_id, request.stream)
+
+
+def _filters(guard: WordGuard | None) -> tuple[Stage, ...]:
+    """The word filter as a stage of the answer."""
+    stage = None if guard is None else guard.stage()
+    return () if stage is None else (stage,)
 
 
 def subject_of(key: KeyRecord, model: str | None) -> Subject:

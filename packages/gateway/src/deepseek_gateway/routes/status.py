@@ -33,7 +33,10 @@ class StatusRoutes:
         config: dict[str, str] = {"version": self.gateway.snapshot.version}
         if self.gateway.config_fault is not None:
             config["fault"] = "the file is broken, the version before stays in force: see the log"
-        await send_body(send, 200, orjson.dumps({"status": "ready", "config": config}))
+        answer: dict[str, object] = {"status": "ready", "config": config}
+        if faults := self.gateway.faults():
+            answer["faults"] = faults
+        await send_body(send, 200, orjson.dumps(answer))
 
     async def version(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """The gateway's version."""

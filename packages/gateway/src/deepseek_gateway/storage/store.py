@@ -17,6 +17,7 @@ from deepseek_gateway.storage.rules import RuleTable
 from deepseek_gateway.storage.sqlite import SqliteDatabase
 from deepseek_gateway.storage.statistics import StatisticsTable
 from deepseek_gateway.storage.web import WebTable
+from deepseek_gateway.storage.words import WordTables
 
 ADVICE = "run `deepseek-gateway migrate`"
 
@@ -41,6 +42,7 @@ class Store:
         self.books = Books(self.ledger, self.lives, self.audit)
         self.meta = MetaTable(database)
         self.rules = RuleTable(database)
+        self.words = WordTables(database)
         self.statistics = StatisticsTable(database)
         self.web = WebTable(database)
 

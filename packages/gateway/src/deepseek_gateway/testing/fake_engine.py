@@ -181,6 +181,7 @@ class FakeEngine:
 
     def _job(self, path: str, headers: dict[str, str], body: dict[str, Any], script: Script, model: str) -> Job:
         wanted = body.get("max_tokens") or DEFAULT_TOKENS
+        given = len(script.deltas) or len(script.pieces)
         prompt = json.dumps(body.get("prompt") or body.get("messages"))
         return Job(
             request_id=headers.get("x-request-id", f"fake-{len(self.bodies)}"),
@@ -189,7 +190,7 @@ class FakeEngine:
             body=body,
             headers=headers,
             prompt_tokens=len(prompt.split()) if script.prompt_tokens is None else script.prompt_tokens,
-            num_words=len(script.deltas) or (min(wanted, DEFAULT_TOKENS) if script.tokens is None else script.tokens),
+            num_words=given or (min(wanted, DEFAULT_TOKENS) if script.tokens is None else script.tokens),
         )
 
     def _close(self, job: Job) -> None:
@@ -214,7 +215,9 @@ class FakeEngine:
                 job.end("cut")
                 raise BrokenConnectionError
             job.num_sent += 1
-            yield f"w{job.num_sent} ".ljust(job.script.word_bytes, "x")
+            pieces = job.script.pieces
+            made = f"w{job.num_sent} ".ljust(job.script.word_bytes, "x")
+            yield pieces[job.num_sent - 1] if pieces else made
         is_whole = job.num_sent < (job.body.get("max_tokens") or job.num_sent + 1)
         job.end(job.script.finish or ("stop" if is_whole else "length"))
 

@@ -19,6 +19,7 @@ class Script:
         cut_after: break the connection after so many words; an answer that is not streamed breaks within its body.
         error_after: send an error event after so many words, and end.
         word_bytes: size of a word.
+        pieces: the words themselves, instead of made ones.
         deaf: know no abort (the endpoint answers 404), as servers of other makers.
         deltas: what an answer of chat says, one delta a token, instead of words.
         finish: the finish_reason of an answer that is complete.
@@ -35,6 +36,7 @@ class Script:
     cut_after: int | None = None
     error_after: int | None = None
     word_bytes: int = 5
+    pieces: tuple[str, ...] = ()
     deaf: bool = False
     foreign: bool = False
     deltas: tuple[dict[str, Any], ...] = ()
