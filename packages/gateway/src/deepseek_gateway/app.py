@@ -13,11 +13,12 @@ from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.edge.respond import send_error
 from deepseek_gateway.edge.security_headers import secured
 from deepseek_gateway.edge.watch import WatchError
-from deepseek_gateway.errors import ApiError
+from deepseek_gateway.errors import ApiError, StoreUnavailableError
 from deepseek_gateway.gateway import Gateway
+from deepseek_gateway.openapi.operations import ADMIN
 from deepseek_gateway.relay.exchange import CLIENT_GONE_STATUS
 from deepseek_gateway.relay.request import Dialect
-from deepseek_gateway.routes.admin import AdminRoutes
+from deepseek_gateway.routes.admin.operation import AdminRoute
 from deepseek_gateway.routes.generation import GenerationRoute
 from deepseek_gateway.routes.models import ModelsRoute
 from deepseek_gateway.routes.status import StatusRoutes
@@ -40,7 +41,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
 def route_table(gateway: Gateway) -> RouteTable:
     """Every path with its methods and handlers."""
     table = RouteTable()
-    status, admin, models = StatusRoutes(gateway), AdminRoutes(gateway), ModelsRoute(gateway)
+    status, models = StatusRoutes(gateway), ModelsRoute(gateway)
     for prefix in ("", "/v1"):
         table.get(f"{prefix}/health", status.health)
         table.get(f"{prefix}/ready", status.ready)
@@ -57,8 +58,9 @@ def route_table(gateway: Gateway) -> RouteTable:
     messages = GenerationRoute(gateway, MessagesTranslation(), "v1")
     for prefix in ("", "/v1", "/anthropic", "/anthropic/v1"):
         table.post(f"{prefix}/messages", messages)
-    table.get("/admin/keys", admin.keys)
-    table.get("/admin/usage", admin.usage)
+    table.get("/openapi.json", status.document)
+    for operation in ADMIN:
+        table.add(operation.method, operation.path, AdminRoute(gateway, operation))
     if gateway.settings.web:
         add_pages(table, gateway)
     return table
@@ -100,20 +102,25 @@ class GatewayApp:
         try:
             handler, scope["path_params"] = self._routes.find(scope["method"], scope["path"])
             await handler(scope, receive, send_named)
-        except ApiError as error:
-            refused = error
-            if not has_begun:
-                await send_error(send_named, error, context.errors)
         except WatchError:
             context.status = CLIENT_GONE_STATUS
-        except Exception:
-            logger.exception("request %s failed", context.request_id)
+        except Exception as error:
+            refused = _answer_of(error, context.request_id)
             if not has_begun:
-                failure = ApiError(500, "the gateway failed; the log has the request's id")
-                await send_error(send_named, failure, context.errors)
+                await send_error(send_named, refused, context.errors)
         finally:
             self._gateway.metrics.answered(context)
             if context.is_traced and context.key_id is not None and context.outcome == "-":
                 self._gateway.ledger.note(refusal_of(context, refused))
             if scope["path"] not in QUIET_PATHS:
                 self._gateway.access_log.log(context)
+
+
+def _answer_of(error: Exception, request_id: str) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, StoreUnavailableError):
+        logger.warning("request %s: %s", request_id, error)
+        return ApiError(503, "the store cannot be used now: try again in 1 s", headers={"retry-after": "1"})
+    logger.error("request %s failed", request_id, exc_info=error)
+    return ApiError(500, "the gateway failed; the log has the request's id")

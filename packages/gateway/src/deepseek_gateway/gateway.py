@@ -32,6 +32,7 @@ from deepseek_gateway.limits.rules import Kind
 from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.metrics import GatewayMetrics
 from deepseek_gateway.money.prices import Price, load_prices
+from deepseek_gateway.people.service import PeopleService
 from deepseek_gateway.policy.reload import ConfigReloader
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot
 from deepseek_gateway.relay.allowance import SliceSizes
@@ -66,6 +67,7 @@ class Gateway:
             self.store.close()
             raise
         self.keys = KeyService(self.store, self.pepper)
+        self.people = PeopleService(self.store)
         self.executor = ThreadPoolExecutor(4, "store")
         self.page_executor = ThreadPoolExecutor(3, "pages")  # no page may hold up the look-up of a key
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)

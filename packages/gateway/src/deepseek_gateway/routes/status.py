@@ -11,6 +11,7 @@ from deepseek_gateway.edge.respond import send_body
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.metrics import CONTENT_TYPE
+from deepseek_gateway.openapi.document import document_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,11 @@ class StatusRoutes:
         """The gateway's version."""
         context_of(scope).route = "/version"
         await send_body(send, 200, orjson.dumps({"version": deepseek_gateway.__version__}))
+
+    async def document(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
+        """The OpenAPI document."""
+        context_of(scope).route = "/openapi.json"
+        await send_body(send, 200, document_bytes())
 
     async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Prometheus text."""

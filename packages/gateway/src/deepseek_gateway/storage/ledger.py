@@ -86,9 +86,16 @@ class LedgerTable:
         sql = f"SELECT coalesce(sum({what}), 0) FROM ledger WHERE {' AND '.join(conditions)}"  # noqa: S608
         return int(self.database.read(sql, {**given, "start": start, "end": end})[0][0])
 
-    def usage(self, since: float | None, until: float | None, key_id: str | None) -> list[UsageTotal]:
-        """Totals by key and day, for requests created in [since, until)."""
-        given = {"ledger.created >= :since": since, "ledger.created < :until": until, "key_id = :key_id": key_id}
+    def usage(
+        self, since: float | None, until: float | None, key_id: str | None, org_id: str | None = None
+    ) -> list[UsageTotal]:
+        """Totals by key and day, for requests created in [since, until), of one key or organisation or of all."""
+        given = {
+            "ledger.created >= :since": since,
+            "ledger.created < :until": until,
+            "key_id = :key_id": key_id,
+            "api_keys.org_id = :org_id": org_id,
+        }
         conditions = [condition for condition, value in given.items() if value is not None]
         day = self.database.floor(f"ledger.created / {DAY_S}")
         rows = self.database.read(
@@ -97,7 +104,7 @@ class LedgerTable:
             FROM ledger LEFT JOIN api_keys ON public_id = key_id
             {"WHERE " if conditions else ""}{" AND ".join(conditions)}
             GROUP BY key_id, day ORDER BY day, key_id""",  # noqa: S608  no caller's text
-            {"since": since, "until": until, "key_id": key_id},
+            {"since": since, "until": until, "key_id": key_id, "org_id": org_id},
         )
         return [UsageTotal(key, name, day_text(day), *map(int, sums)) for key, name, day, *sums in rows]
 

@@ -15,6 +15,7 @@ from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.local import LocalLimiter
+from deepseek_gateway.people.service import OrgDraft
 from deepseek_gateway.settings import ConfigSource
 from deepseek_gateway.state_dir import prepare_state
 from deepseek_gateway.testing.caller import Caller, until
@@ -58,6 +59,10 @@ class RunningGateway:
             limits=LimitsDraft(**limits),
         )
         return self.gateway.keys.create(OPERATOR, draft).text
+
+    def org(self, name: str) -> str:
+        """The id of a new organisation."""
+        return self.gateway.people.create_org(OPERATOR, OrgDraft(name=name)).id
 
     async def rows(self, number: int = 0) -> list[LedgerRow]:
         """The ledger, once it has at least so many rows."""

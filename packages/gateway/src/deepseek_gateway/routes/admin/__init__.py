@@ -1,0 +1,1 @@
+"""The admin API: each operation is a service call between a checked request and an answer."""

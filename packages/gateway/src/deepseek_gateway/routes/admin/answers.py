@@ -1,0 +1,122 @@
+"""Answers of the admin API."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deepseek_gateway.auth.drafts import LimitsDraft
+from deepseek_gateway.auth.records import Scope
+from deepseek_gateway.storage.keys import KeyState
+
+
+class Answer(BaseModel):
+    """A JSON object; times are Unix seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class OrgAnswer(Answer):
+    """An organisation."""
+
+    id: str
+    name: str
+    created: float
+    disabled: float | None
+
+
+class TeamAnswer(OrgAnswer):
+    """A team of an organisation."""
+
+    org_id: str
+
+
+class UserAnswer(TeamAnswer):
+    """A user of an organisation, perhaps in a team."""
+
+    team_id: str | None
+
+
+class KeyAnswer(Answer):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    state: KeyState
+    org_id: str | None
+    team_id: str | None
+    user_id: str | None
+    models: list[str] | None
+    cidrs: list[str] | None
+    tags: list[str]
+    limits: LimitsDraft
+    created: float
+    created_by: str | None
+    expires: float | None
+    disabled: float | None
+    owner_disabled: Literal["org", "team", "user"] | None
+    revoked: float | None
+    last_used: float | None
+    previous_secret_until: float | None
+
+
+class IssuedKeyAnswer(KeyAnswer):
+    """A key at the one moment when its text is known."""
+
+    key: str
+
+
+class Page(Answer):
+    """A part of a list."""
+
+    next_cursor: str | None = Field(description="`cursor` of the next page; null at the end")
+
+
+class OrgPage(Page):
+    """Organisations, the oldest first."""
+
+    data: list[OrgAnswer]
+
+
+class TeamPage(Page):
+    """Teams, the oldest first."""
+
+    data: list[TeamAnswer]
+
+
+class UserPage(Page):
+    """Users, the oldest first."""
+
+    data: list[UserAnswer]
+
+
+class KeyPage(Page):
+    """Keys, the oldest first."""
+
+    data: list[KeyAnswer]
+
+
+class IssuedKeyList(Answer):
+    """New keys, in the order of their numbers."""
+
+    data: list[IssuedKeyAnswer]
+
+
+class UsageTotalAnswer(Answer):
+    """What one key used on one day (UTC)."""
+
+    key_id: str
+    key_name: str
+    day: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost_nano: int = Field(description="1e-9 of the currency of the prices")
+    total_tokens: int
+
+
+class UsageAnswer(Answer):
+    """Totals, by day and key."""
+
+    data: list[UsageTotalAnswer]
