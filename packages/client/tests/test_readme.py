@@ -12,7 +12,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README
 def test_a_block_of_the_readme_runs(server, kit, monkeypatch, capsys, number):
     def answer(connection):
         request = server.requests[-1]
-        if "chat" in request.path:
+        if "chat" in request.path and "response_format" in request.json:
+            report = '{"steps": ["Hello"], "verdict": "hold"}'
+            choice = {"index": 0, "message": {"role": "assistant", "content": report}, "finish_reason": "stop"}
+            handler = kit.reply(kit.CHAT | {"choices": [choice]})
+        elif "chat" in request.path:
             handler = kit.events(kit.chat_event("Hello", "stop")) if request.json.get("stream") else kit.reply(kit.CHAT)
         elif request.json.get("stream"):
             handler = kit.events(kit.text_event("Hello", "stop", usage=kit.USAGE))
@@ -27,4 +31,4 @@ def test_a_block_of_the_readme_runs(server, kit, monkeypatch, capsys, number):
 
 
 def test_the_readme_has_its_blocks():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 7

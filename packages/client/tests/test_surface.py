@@ -62,6 +62,10 @@ def test_every_error_pickles_and_is_exported(cls):
     needs = {"phase": "idle"} if issubclass(cls, errors.APITimeoutError) else {}
     if issubclass(cls, errors.APIStatusError):
         needs = {"status_code": 418, "code": "c", "headers": {"a": "b"}, "body": {"x": 1}, "retry_after": 2.0}
+    if issubclass(cls, errors.FinishReasonError):
+        needs = {"finish_reason": "length"}
+    if cls is errors.ToolRoundsError:
+        needs = {"messages": [{"role": "user", "content": "Hi"}]}
     error = cls("it broke", request_id="req-1", **needs)
     error.retries_taken = 2
     error.snapshot = Generation(id="g", text="Hel")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
 from deepseek_client.effects import Flow
@@ -42,10 +42,12 @@ class Knowledge:
     Attributes:
         lacks_generate: `/v1/generate` answered that it does not exist.
         model: the first model of the server's list, asked for because the server requires one.
+        structured: how the server takes a type that an answer is to have; None while nobody asked.
     """
 
     lacks_generate: bool = False
     model: str | None = None
+    structured: Literal["json_schema", "json_object"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

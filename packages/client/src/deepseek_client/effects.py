@@ -10,6 +10,7 @@ two drivers in `transport` know how to do each effect, and nothing else.
 | `Read`  | the next bytes, `b""` at the end of the body                                              |
 | `Close` | None; a body that was not read to its end takes its connection with it                    |
 | `Sleep` | None                                                                                      |
+| `CallTools` | what each function gave, in order; the text of its failure where it raised              |
 
 A driver throws APIConnectionError or APITimeoutError into the core, and nothing else.
 """
@@ -81,7 +82,24 @@ class Sleep:
     seconds: float
 
 
-Effect = Fetch | Open | Read | Close | Sleep
+@dataclass(frozen=True, slots=True)
+class ToolRequest:
+    """A model's wish to have a function called; `tool` is None where it named none of `known`."""
+
+    tool: Any
+    name: str
+    arguments: str
+    known: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallTools:
+    """Call functions of the caller; with asyncio all at once."""
+
+    requests: list[ToolRequest]
+
+
+Effect = Fetch | Open | Read | Close | Sleep | CallTools
 Flow = Generator[Effect, Any, ResultT]
 """A generator of effects that returns a ResultT."""
 

@@ -19,7 +19,12 @@ DeepSeekError
 │       └── OverloadedError 503
 ├── ResponseError                 an answer that cannot be used
 │   ├── EmptyResponseError        status 200, and nothing in it
-│   └── ResponseValidationError   not the JSON that the contract names
+│   ├── ResponseValidationError   not the JSON that the contract, or the type to parse to, names
+│   ├── BlankJSONError            asked for JSON, got blanks
+│   └── FinishReasonError         the answer ended before it was whole: `.finish_reason`
+│       ├── LengthFinishReasonError, ContentFilterFinishReasonError, ServerResourceError
+├── ToolArgumentsError            a model's arguments do not fit the function
+├── ToolRoundsError               tools were called for too many rounds; `.messages` holds them
 └── StreamError                   `.snapshot` holds what had arrived
     ├── StreamTruncatedError      the stream ended before the answer did
     └── StreamProtocolError       the bytes are not server-sent events
@@ -188,6 +193,50 @@ class EmptyResponseError(ResponseError):
 
 class ResponseValidationError(ResponseError):
     """The body is not the JSON that the contract names."""
+
+
+class BlankJSONError(ResponseError):
+    """JSON was asked for and only blanks came: what DeepSeek sends in place of output that is no JSON."""
+
+
+class FinishReasonError(ResponseError):
+    """An answer that was to be parsed ended early; `snapshot` is the completion, `partial_text` what it says.
+
+    Attributes:
+        finish_reason: why it ended.
+    """
+
+    def __init__(self, message: str, *, finish_reason: str, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.finish_reason = finish_reason
+
+
+class LengthFinishReasonError(FinishReasonError):
+    """`length`: max_tokens, which reasoning counts towards, or the context is used up."""
+
+
+class ContentFilterFinishReasonError(FinishReasonError):
+    """`content_filter`: the server cut the answer off."""
+
+
+class ServerResourceError(FinishReasonError):
+    """`insufficient_system_resource`, `aborted` or `abort`: the server gave up; try again."""
+
+
+class ToolArgumentsError(DeepSeekError, ValueError):
+    """What a model wrote as a function's arguments is no JSON, or does not fit the function."""
+
+
+class ToolRoundsError(DeepSeekError):
+    """A model kept calling tools; `snapshot` is its last answer.
+
+    Attributes:
+        messages: the conversation so far.
+    """
+
+    def __init__(self, message: str, *, messages: list[dict[str, Any]], request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.messages = messages
 
 
 class StreamError(DeepSeekError):

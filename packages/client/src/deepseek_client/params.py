@@ -60,19 +60,24 @@ class CompletionParams(SamplingParams, total=False):
     stream_options: StreamOptions | Mapping[str, bool] | None
 
 
-class ChatParams(SamplingParams, total=False):
-    """`chat.completions.create`."""
+class ToolParams(SamplingParams, total=False):
+    """`chat.completions.run_tools`."""
 
     max_tokens: int | None
     max_completion_tokens: int | None
-    n: int | None
-    logprobs: bool | None
-    top_logprobs: int | None
     response_format: Mapping[str, Any] | None
-    tools: Iterable[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
     thinking: Mapping[str, Any] | None
     reasoning_effort: str | None
+
+
+class ChatParams(ToolParams, total=False):
+    """`chat.completions.create`."""
+
+    n: int | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    tools: Iterable[Mapping[str, Any]] | None
     stream_options: StreamOptions | Mapping[str, bool] | None
 
 

@@ -13,10 +13,23 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from deepseek_client.effects import Close, Effect, Fetch, Flow, Open, Opened, Read, Reply, Sleep, is_event_stream
+from deepseek_client.effects import (
+    CallTools,
+    Close,
+    Effect,
+    Fetch,
+    Flow,
+    Open,
+    Opened,
+    Read,
+    Reply,
+    Sleep,
+    is_event_stream,
+)
 from deepseek_client.errors import APIConnectionError, APITimeoutError, ConfigurationError, DeepSeekError, Phase
 from deepseek_client.read_guard import ReadGuard
 from deepseek_client.request import HTTPRequest
+from deepseek_client.tools.calling import call_tool, call_tool_async
 
 T = TypeVar("T")
 
@@ -64,6 +77,8 @@ class SyncTransport:
                 return effect.body.close()
             case Sleep():
                 return time.sleep(effect.seconds)
+            case CallTools():
+                return [call_tool(request) for request in effect.requests]
             case Fetch():
                 body = self._send(effect.request, effect.deadline)
                 return body.read_reply(effect.deadline, None)
@@ -181,6 +196,8 @@ class AsyncTransport:
                 return await effect.body.close()
             case Sleep():
                 return await asyncio.sleep(effect.seconds)
+            case CallTools():
+                return await asyncio.gather(*map(call_tool_async, effect.requests))
             case Fetch():
                 body = await self._send(effect.request, effect.deadline)
                 return await body.read_reply(effect.deadline, None)

@@ -1,13 +1,18 @@
 """`client.chat.completions`."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Unpack, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from deepseek_client.core import Core
-from deepseek_client.params import ChatParams
+from deepseek_client.params import ChatParams, ToolParams
+from deepseek_client.parsing import ParsedCompletion, parse
 from deepseek_client.streaming import AsyncStream, Stream
+from deepseek_client.tools.loop import DEFAULT_MAX_ROUNDS, ToolRun, run_tools
+from deepseek_client.tools.tool import Tool
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
+
+T = TypeVar("T")
 
 Message = ChatMessage | Mapping[str, Any]
 """One turn: ours, or a dict such as `{"role": "user", "content": "Hello"}`."""
@@ -49,6 +54,38 @@ class ChatCompletions:
         self._transport.run(core.start())
         return Stream(core, self._transport)
 
+    def parse(
+        self, *, messages: Iterable[Message], response_model: type[T], repairs: int = 0, **params: Unpack[ChatParams]
+    ) -> ParsedCompletion[T]:
+        """Answer a conversation with a value of a type: a pydantic model, a dataclass, `list[int]`, a Literal.
+
+        The server is asked to hold the model to the type's schema; one that cannot is told it in the prompt. Blank
+        answers are asked for again; with `repairs`, so are wrong ones, with what is wrong.
+
+        Raises:
+            FinishReasonError: the answer ended early.
+            BlankJSONError, ResponseValidationError: it says something else.
+        """
+        return self._transport.run(parse(self._core, messages, response_model, repairs, params))
+
+    def run_tools(
+        self,
+        *,
+        messages: Iterable[Message],
+        tools: Iterable[Tool | Callable[..., Any]],
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        **params: Unpack[ToolParams],
+    ) -> ToolRun:
+        """Answer a conversation with the help of functions: see `deepseek_client.tool`.
+
+        The model's reasoning is kept in the conversation, and a function that raises is told to the model.
+
+        Raises:
+            ToolRoundsError: the model still calls functions after `max_rounds` answers.
+        """
+        flow = run_tools(self._core, messages, tools, max_rounds, params, is_async=False)
+        return self._transport.run(flow)
+
 
 class AsyncChatCompletions:
     """Conversations."""
@@ -82,6 +119,38 @@ class AsyncChatCompletions:
         core = self._core.open_chat(list(messages), params)
         await self._transport.run(core.start())
         return AsyncStream(core, self._transport)
+
+    async def parse(
+        self, *, messages: Iterable[Message], response_model: type[T], repairs: int = 0, **params: Unpack[ChatParams]
+    ) -> ParsedCompletion[T]:
+        """Answer a conversation with a value of a type: a pydantic model, a dataclass, `list[int]`, a Literal.
+
+        The server is asked to hold the model to the type's schema; one that cannot is told it in the prompt. Blank
+        answers are asked for again; with `repairs`, so are wrong ones, with what is wrong.
+
+        Raises:
+            FinishReasonError: the answer ended early.
+            BlankJSONError, ResponseValidationError: it says something else.
+        """
+        return await self._transport.run(parse(self._core, messages, response_model, repairs, params))
+
+    async def run_tools(
+        self,
+        *,
+        messages: Iterable[Message],
+        tools: Iterable[Tool | Callable[..., Any]],
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        **params: Unpack[ToolParams],
+    ) -> ToolRun:
+        """Answer a conversation with the help of functions: see `deepseek_client.tool`.
+
+        The model's reasoning is kept in the conversation, and a function that raises is told to the model.
+
+        Raises:
+            ToolRoundsError: the model still calls functions after `max_rounds` answers.
+        """
+        flow = run_tools(self._core, messages, tools, max_rounds, params, is_async=True)
+        return await self._transport.run(flow)
 
 
 class Chat:
