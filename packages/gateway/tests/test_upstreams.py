@@ -83,12 +83,14 @@ async def test_a_break_before_the_first_byte_goes_to_another_engine(state_dir: P
         caller = Caller(session, running.url, running.key())
         # Without a model the engine that names none is a candidate too.
         running.gateway.pool.upstreams[1].models = ()
-        replies = [await caller.post(body={"prompt": "a", "stream": stream}) for _ in range(4)]
-        assert {reply.status for reply in replies} == {200}
-        assert len(sound.finished) == 4
-        assert any(line.startswith("POST") for line in seen)
-        attempts = [row.attempt for row in await rows(running, 4)]
-        assert sorted(attempts) == [1, 1, 1, 2]  # the broken one is left alone afterwards
+        while not any(line.startswith("POST") for line in seen):  # engines that are alike are chosen at random
+            assert (await caller.post(body={"prompt": "a", "stream": stream})).status == 200
+        for _ in range(4):
+            assert (await caller.post(body={"prompt": "a", "stream": stream})).status == 200
+        *before, second, _, _, _, _ = [row.attempt for row in await rows(running, len(sound.finished))]
+        assert set(before) <= {1}
+        assert second == 2
+        assert sum(line.startswith("POST") for line in seen) == 2  # sent anew once, then left alone
 
 
 async def test_a_stream_that_ends_before_it_begins_goes_to_another_engine(pair: Pair) -> None:

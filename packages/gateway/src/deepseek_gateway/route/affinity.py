@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import orjson
 
-from deepseek_gateway.route.rendezvous import hash64
+from deepseek_gateway.route.rendezvous import hash32
 
 PREFIX_BYTES = 2048
 MIN_PREFIX_BYTES = 64
@@ -25,11 +25,11 @@ def affinity_key(fields: Mapping[str, Any], key_id: str, session: str | None) ->
         session: the header X-Session-ID.
     """
     if session:
-        return hash64(b"session\0" + key_id.encode() + b"\0" + session[:256].encode("utf-8", "replace"))
+        return hash32(b"session\0" + key_id.encode() + b"\0" + session[:256].encode("utf-8", "replace"))
     prefix = _prefix(fields)
     if len(prefix) < MIN_PREFIX_BYTES:
         return None
-    return hash64(key_id.encode() + b"\0" + prefix)
+    return hash32(key_id.encode() + b"\0" + prefix)
 
 
 def _prefix(fields: Mapping[str, Any]) -> bytes:

@@ -66,15 +66,15 @@ def parse_load(text: bytes, ours: int, now_s: float) -> LoadReport | None:
     return LoadReport(running, waiting, min(kv_use, 1.0), max(0.0, running + waiting - ours), now_s)
 
 
-def load_of(in_flight: int, weight: float, report: LoadReport | None, now_s: float) -> float:
-    """Requests at an engine by the best knowledge, for its weight. What waits there counts twice."""
+def load_of(in_flight: int, report: LoadReport | None, now_s: float) -> float:
+    """Requests at an engine by the best knowledge. What waits there counts twice."""
     if report is None:
-        return in_flight / weight
+        return in_flight
     age_s = now_s - report.at_s
     if age_s > STALE_S:
-        return in_flight / weight
+        return in_flight
     trust = 0.5 ** (age_s / HALF_LIFE_S)
     load = in_flight + trust * (report.foreign + report.waiting)
     if report.kv_use > CROWDED_CACHE:
         load *= 1 + trust * (report.kv_use - CROWDED_CACHE) / (1 - CROWDED_CACHE)
-    return load / weight
+    return load

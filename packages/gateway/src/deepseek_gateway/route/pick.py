@@ -6,76 +6,72 @@ Sources: consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam,
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Generic, TypeVar
+from typing import Protocol
 
 from deepseek_gateway.route.rendezvous import score
 
 BOUND = 1.25
 """An engine keeps its own requests up to this much of the mean load."""
 
-Item = TypeVar("Item")
+
+class Candidate(Protocol):
+    """An engine as the picker sees it."""
+
+    @property
+    def seed(self) -> int:
+        """The hash of its name."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Its share."""
+        ...
 
 
-@dataclass(slots=True)
-class Candidate(Generic[Item]):
-    """An engine as the picker sees it: `seed` is the hash of its name, `load` is for its weight."""
-
-    item: Item
-    seed: int
-    weight: float
-    load: float
-
-
-def pick(candidates: Sequence[Candidate[Item]], key: int | None, random: Random) -> Candidate[Item]:
-    """One of at least one candidate.
+def pick(candidates: Sequence[Candidate], loads: Sequence[float], key: int | None, random: Random) -> int:
+    """The position of one of at least one candidate.
 
     Args:
         candidates: who may take the request.
-        key: its affinity; None for none.
-        random: for the two choices, and for ties.
+        loads: of each, in requests.
+        key: the request's affinity; None for none.
+        random: for the two choices.
     """
     if len(candidates) == 1:
-        return candidates[0]
-    if key is not None and (owner := _within_bound(candidates, key)) is not None:
+        return 0
+    if key is not None and (owner := _within_bound(candidates, loads, key)) is not None:
         return owner
-    first, second = _two(candidates, random)
-    return first if first.load <= second.load else second
+    first = _weighted(candidates, -1, random)
+    second = _weighted(candidates, first, random)
+    is_first = loads[first] / candidates[first].weight <= loads[second] / candidates[second].weight
+    return first if is_first else second
 
 
-def _within_bound(candidates: Sequence[Candidate[Item]], key: int) -> Candidate[Item] | None:
-    """The first in the key's order whose load, with this request, is at most `BOUND` times the mean, rounded up."""
-    weights = sum(candidate.weight for candidate in candidates)
-    requests = sum(candidate.load * candidate.weight for candidate in candidates) + 1
-    scale = BOUND * requests / weights
+def _within_bound(candidates: Sequence[Candidate], loads: Sequence[float], key: int) -> int | None:
+    """The first in the key's order whose load, with this request, is at most `BOUND` times its share, rounded up."""
+    weights = sum([candidate.weight for candidate in candidates])
+    share = BOUND * (sum(loads) + 1) / weights
     best, best_score = None, 0.0
-    for candidate in candidates:
-        # In requests: an engine of half the weight has half the bound.
-        if candidate.load * candidate.weight + 1 <= math.ceil(scale * candidate.weight):
-            wish = score(key, candidate.seed, candidate.weight)
-            if best is None or wish > best_score:
-                best, best_score = candidate, wish
+    for at, candidate in enumerate(candidates):
+        weight = candidate.weight
+        if loads[at] + 1 <= math.ceil(share * weight):
+            wish = score(key, candidate.seed, weight)
+            if wish > best_score:
+                best, best_score = at, wish
     return best
 
 
-def _two(candidates: Sequence[Candidate[Item]], random: Random) -> tuple[Candidate[Item], Candidate[Item]]:
-    """Two different candidates by their weights, in random order."""
-    first = _weighted(candidates, None, random)
-    return first, _weighted(candidates, first, random)
-
-
-def _weighted(
-    candidates: Sequence[Candidate[Item]], without: Candidate[Item] | None, random: Random
-) -> Candidate[Item]:
-    point = random.random() * (sum(one.weight for one in candidates) - (without.weight if without is not None else 0))
-    chosen = None
-    for candidate in candidates:
-        if candidate is without:
+def _weighted(candidates: Sequence[Candidate], without: int, random: Random) -> int:
+    """One at random by weight, but not the one at `without`."""
+    total = sum([candidate.weight for candidate in candidates])
+    point = random.random() * (total if without < 0 else total - candidates[without].weight)
+    chosen = without
+    for at, candidate in enumerate(candidates):
+        if at == without:
             continue
-        chosen = candidate
+        chosen = at
         point -= candidate.weight
         if point < 0:
             break
-    assert chosen is not None
     return chosen

@@ -7,12 +7,12 @@ only its own keys, one that comes takes only its share, and every gateway node c
 import hashlib
 import math
 
-_MASK = (1 << 64) - 1
+_MASK = (1 << 32) - 1
 
 
-def hash64(data: bytes) -> int:
-    """64 bits of BLAKE2b: the same in every process."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+def hash32(data: bytes) -> int:
+    """32 bits of BLAKE2b: the same in every process."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
 
 
 def score(key: int, seed: int, weight: float) -> float:
@@ -20,9 +20,9 @@ def score(key: int, seed: int, weight: float) -> float:
 
     Source: Schindelhauer and Schomaker, "Weighted distributed hash tables" (SPAA 2005): -weight / ln(u).
     """
-    # splitmix64 of the pair: as even as a hash, at a fifth of its price.
-    mixed = (key ^ seed) & _MASK
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
-    mixed ^= mixed >> 31
-    return -weight / math.log((mixed + 1) / (_MASK + 3))
+    # The finalizer of MurmurHash3 over the pair: as even as a hash, at a fraction of its price.
+    mixed = key ^ seed
+    mixed = ((mixed ^ (mixed >> 16)) * 0x85EBCA6B) & _MASK
+    mixed = ((mixed ^ (mixed >> 13)) * 0xC2B2AE35) & _MASK
+    mixed ^= mixed >> 16
+    return -weight / math.log((mixed + 1) / 4294967298)

@@ -13,6 +13,7 @@ class Server(Protocol):
 
     plan: UpstreamPlan
     models: tuple[str, ...]
+    seed: int
 
     @property
     def kind(self) -> UpstreamKind:
@@ -45,11 +46,12 @@ ANY = Needs(allow_cloud=True)
 
 @dataclass(frozen=True, slots=True)
 class Target(Generic[ServerType]):
-    """One upstream that serves a route; `model` is its own name, None when nobody knows a name."""
+    """One upstream that serves a route; `model` is its own name for the model, None when nobody knows one."""
 
     upstream: ServerType
     model: str | None
     weight: float
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class RouteTable(Generic[ServerType]):
         if not found:
             # Nobody is known to serve it: whoever does not say what it serves might, or can say that there is none.
             ours = [one for one in self._upstreams if one.kind != "deepseek-cloud" and not one.plan.section.models]
-            found = [(0, Target(one, model, one.plan.section.weight)) for one in ours]
+            found = [(0, _target(one, model)) for one in ours]
         return _by_tier(name, found, needs)
 
     def _of_alias(self, alias: ModelSection, suffix: str) -> list[tuple[int, Target[ServerType]]]:
@@ -118,7 +120,7 @@ class RouteTable(Generic[ServerType]):
                 section = upstream.plan.section
                 if section.name == target.upstream or target.tag in section.tags:
                     name = section.renames.get(target.model or alias.name, target.model or alias.name)
-                    found.append((target.tier, Target(upstream, name + suffix, target.weight * section.weight)))
+                    found.append((target.tier, _target(upstream, name + suffix, target.weight)))
         return found
 
     def _listing(self, name: str, suffix: str) -> list[tuple[int, Target[ServerType]]]:
@@ -129,8 +131,12 @@ class RouteTable(Generic[ServerType]):
             own = section.renames.get(name, name if name in upstream.models else None)
             if own is not None:
                 tier = int(upstream.kind == "deepseek-cloud")
-                found.append((tier, Target(upstream, own + suffix, section.weight)))
+                found.append((tier, _target(upstream, own + suffix)))
         return found
+
+
+def _target(upstream: ServerType, model: str | None, weight: float = 1.0) -> Target[ServerType]:
+    return Target(upstream, model, weight * upstream.plan.section.weight, upstream.seed)
 
 
 def _by_tier(name: str, found: Iterable[tuple[int, Target[ServerType]]], needs: Needs) -> Route[ServerType]:

@@ -14,7 +14,7 @@ from deepseek_gateway.policy.snapshot import Snapshot
 from deepseek_gateway.route.breaker import Health, Outcome
 from deepseek_gateway.route.budget import Budget, SlowestTwentieth
 from deepseek_gateway.route.metrics import RoutingMetrics, UpstreamFigures
-from deepseek_gateway.route.pick import Candidate, pick
+from deepseek_gateway.route.pick import pick
 from deepseek_gateway.route.table import ANY, Needs, Route, RouteTable, Target
 from deepseek_gateway.upstream.prober import Prober
 from deepseek_gateway.upstream.upstream import Upstream, logger
@@ -105,20 +105,21 @@ class UpstreamPool:
         is_any_up = False
         route = self._table.route(ask.model, ask.needs)
         for tier in route.tiers:
-            up: list[Candidate[Target[Upstream]]] = []
-            rested: list[Candidate[Target[Upstream]]] = []
+            up: list[Target[Upstream]] = []
+            rested: list[Target[Upstream]] = []
             for target in tier:
                 upstream = target.upstream
-                if not upstream.breaker.may_try(now_s) or upstream in tried:
+                breaker = upstream.breaker
+                if not breaker.may_try(now_s) or (tried and upstream in tried):
                     continue
-                is_up = upstream.breaker.health is Health.UP
+                is_up = breaker.health is Health.UP
                 is_any_up = is_any_up or is_up
                 if upstream.has_room(target.model):
-                    candidate = Candidate(target, upstream.seed, target.weight, upstream.load(target.weight, now_s))
-                    (up if is_up else rested).append(candidate)
+                    (up if is_up else rested).append(target)
             # An engine that may only be tried comes after those that are known to be up.
             if candidates := up or rested:
-                chosen = pick(candidates, ask.affinity, self._random).item
+                loads = [target.upstream.load(now_s) for target in candidates]
+                chosen = candidates[pick(candidates, loads, ask.affinity, self._random)]
                 return Placement(chosen.upstream, chosen.model, chosen.upstream.begin(chosen.model))
         if is_any_up:
             return None
@@ -175,7 +176,7 @@ class UpstreamPool:
                 upstream.name,
                 upstream.breaker.health.value,
                 upstream.in_flight,
-                upstream.load(upstream.plan.section.weight, now_s),
+                upstream.load(now_s) / upstream.plan.section.weight,
                 None if upstream.report is None else upstream.report.waiting,
                 None if upstream.report is None else upstream.report.kv_use,
             )

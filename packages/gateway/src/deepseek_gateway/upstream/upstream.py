@@ -1,13 +1,14 @@
 """One engine while the gateway runs: whether it is up, how busy it is, which models it serves."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 from deepseek_gateway.config.sections import UpstreamKind
 from deepseek_gateway.policy.snapshot import UpstreamPlan
 from deepseek_gateway.route.breaker import Breaker, Health
 from deepseek_gateway.route.load import STALE_S, LoadReport, load_of
-from deepseek_gateway.route.rendezvous import hash64
+from deepseek_gateway.route.rendezvous import hash32
 from deepseek_gateway.upstream.client import UpstreamClient
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class Upstream:
     report: LoadReport | None = None
     is_leaving: bool = False
     seed: int = 0
+    capacity: float = math.inf
+    model_capacity: dict[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def connect(cls, plan: UpstreamPlan) -> "Upstream":
@@ -38,7 +41,15 @@ class Upstream:
         section = plan.section
         breaker = Breaker(plan.max_backoff_s, plan.max_failures)
         client = UpstreamClient(section.address, plan.key, plan.connect_timeout_s, plan.tls)
-        return cls(plan, client, breaker, models=section.models, seed=hash64(section.name.encode()))
+        return cls(
+            plan,
+            client,
+            breaker,
+            models=section.models,
+            seed=hash32(section.name.encode()),
+            capacity=section.capacity or math.inf,
+            model_capacity=section.model_capacity,
+        )
 
     @property
     def name(self) -> str:
@@ -67,17 +78,16 @@ class Upstream:
 
     def has_room(self, model: str | None) -> bool:
         """Whether one more request for a model of its own is within its capacities."""
-        section = self.plan.section
-        if section.capacity is not None and self.in_flight >= section.capacity:
+        if self.in_flight >= self.capacity:
             return False
-        if not section.model_capacity or model is None:
+        if not self.model_capacity or model is None:
             return True
-        most = section.model_capacity.get(model)
+        most = self.model_capacity.get(model)
         return most is None or self.at_model.get(model, 0) < most
 
-    def load(self, weight: float, now_s: float) -> float:
-        """How busy it is, for a weight."""
-        return load_of(self.in_flight, weight, self.report, now_s)
+    def load(self, now_s: float) -> float:
+        """How busy it is."""
+        return load_of(self.in_flight, self.report, now_s)
 
     def fresh_waiting(self, now_s: float) -> float | None:
         """Requests that wait there, as it said not long ago; None when that is not known."""
@@ -87,7 +97,7 @@ class Upstream:
     def begin(self, model: str | None) -> bool:
         """Count a request that goes to it; True if it is the one that tries whether it is back."""
         self.in_flight += 1
-        if model is not None and self.plan.section.model_capacity:
+        if model is not None and self.model_capacity:
             self.at_model[model] = self.at_model.get(model, 0) + 1
         return self.breaker.begin()
 
