@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,10 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, *, port: int = 0, uds: Path | None = None) -> AsyncGenerator[Served]:
-    """Serve an app on a free port, on `port`, or on a unix socket, until the block ends."""
+async def serving(
+    app: Any, *, port: int = 0, uds: Path | None = None, tls: Mapping[str, Any] | None = None
+) -> AsyncGenerator[Served]:
+    """Serve an app on a free port, on `port`, or on a unix socket, until the block ends; `tls` is for uvicorn."""
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -67,6 +69,7 @@ async def serving(app: Any, *, port: int = 0, uds: Path | None = None) -> AsyncG
         log_config=None,
         access_log=False,
         proxy_headers=False,
+        **(tls or {}),
     )
     if uds is not None:
         listener = socket.socket(socket.AF_UNIX)
