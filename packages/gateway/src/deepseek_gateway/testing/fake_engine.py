@@ -72,7 +72,7 @@ class FakeEngine:
     Args:
         models: names that it serves; others are 404. The first is the default.
         api_key: bearer key that it asks for.
-        delay_s: seconds before each word, for scripts that do not say.
+        delay_s: seconds before each word, for scripts that do not say. `script` is that of requests that bring none.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class FakeEngine:
         self.models = models
         self.api_key = api_key
         self.delay_s = delay_s
+        self.script: dict[str, Any] = {}
         self.is_ready = True
         self.running: dict[str, Job] = {}
         self.finished: list[Finished] = []
@@ -159,7 +160,7 @@ class FakeEngine:
         body = cast("dict[str, Any]", json.loads(await read_body(scope, receive, MAX_BODY_BYTES, 60)))
         self.bodies.append(body)
         self.headers.append(headers)
-        script = Script.read(body, self.delay_s)
+        script = Script.read({"fake": self.script, **body}, self.delay_s)
         model = body.get("model") or self.models[0]
         if script.status is not None:
             await _refuse(send, script.status, "the script says so")

@@ -1,0 +1,295 @@
+"""The pages in a real browser, end to end. Any error in its console is a failure."""
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deepseek_gateway.testing.caller import until
+from deepseek_gateway.testing.stack import Stack
+from deepseek_gateway.testing.visitor import PASSWORD
+from deepseek_gateway.web.accounts import Accounts
+
+playwright_api = pytest.importorskip("playwright.async_api", reason="no playwright: pip install playwright")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytestmark = [
+    pytest.mark.usefixtures("cheap_passwords"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium, or set CHROMIUM"),
+]
+
+ANSWER = (
+    {"reasoning_content": "The user wants **a list**."},
+    {"content": "# Title\n\nSome **bold** and `code` <script>alert(1)</script>\n\n"},
+    {
+        "content": "1. one\n2. two\n\n[good](https://example.org) [bad](javascript:alert(1)) ![pixel](https://evil.example/p)"
+    },
+    {"content": "\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nprint('<b>')\n```"},
+)
+
+
+class Browser:
+    """A page of a fresh browser profile, and what went wrong in it."""
+
+    def __init__(self, stack: Stack, page) -> None:
+        self.stack, self.page, self.faults = stack, page, []
+        page.set_default_timeout(15_000)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", lambda message: self._note(message))
+
+    def _note(self, message) -> None:
+        if message.type in {"error", "warning"}:
+            self.faults.append(f"{message.text} at {self.page.url}")
+
+    def forgive(self, status: str) -> None:
+        """Chromium tells of every failed request on the console; one was meant."""
+        self.faults = [fault for fault in self.faults if f"status of {status}" not in fault]
+
+    async def open(self, path: str) -> None:
+        await self.page.goto(f"{self.stack.running.url}{path}")
+
+    async def sign_in(self) -> None:
+        await self.open("/ui/login")
+        await self.page.fill("#name", "admin")
+        await self.page.fill("#password", PASSWORD)
+        await self.page.click("form.stack button")
+        await self.page.wait_for_selector("[data-figures]")
+
+    async def text(self, selector: str) -> str:
+        return await self.page.inner_text(selector)
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[object]:
+    async with playwright_api.async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def browser(stack: Stack, chromium) -> AsyncIterator[Browser]:
+    await asyncio.to_thread(Accounts(stack.gateway.store).create, "admin", PASSWORD)
+    stack.engine.script = {"deltas": ANSWER, "tokens": len(ANSWER), "prompt_tokens": 5}
+    context = await chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    await context.grant_permissions(["clipboard-read", "clipboard-write"])
+    browser = Browser(stack, await context.new_page())
+    await browser.sign_in()
+    yield browser
+    await context.close()
+    assert browser.faults == []
+
+
+async def test_a_key_lives_its_life_in_the_pages(stack: Stack, browser: Browser) -> None:
+    page = browser.page
+    await page.click("text=API keys")
+    await page.click("text=New key")
+    await page.click("text=Create key")  # without a name
+    assert "1 to 100" in await browser.text("#name-fault")
+    browser.forgive("422")
+    await page.fill("#name", "from the browser")
+    await page.fill("#requests_per_minute", "1,000")
+    await page.click("text=Create key")
+    key = await browser.text("#secret")
+    await page.click("[data-copy=secret]")
+    assert await page.evaluate("navigator.clipboard.readText()") == key
+    caller = stack.caller.with_key(key)
+    for _ in range(3):
+        assert (await caller.post()).status == 200
+    await stack.running.rows(3)
+    await page.click("nav >> text=Usage")
+    await page.select_option("#by", "key")
+    await page.click("button:has-text('Show')")
+    row = page.locator("tbody tr", has_text="from the browser")
+    assert await row.locator(".number").first.inner_text() == "3"
+    await page.click("nav >> text=Overview")
+    assert await browser.text('[data-tile="requests"]') == "3"
+    assert await page.locator(".plot canvas").count() == 4
+    await page.click("nav >> text=API keys")
+    await page.click("text=from the browser")
+    await page.click("button:has-text('Revoke')")
+    await page.click("dialog button[value=no]")
+    assert (await caller.post()).status == 200
+    await page.click("button:has-text('Revoke')")
+    await page.click("dialog button[value=yes]")
+    await page.wait_for_selector("text=The key is revoked")
+    assert await page.locator(".badge.revoked").count() == 1
+    async with asyncio.timeout(5):
+        while (await caller.post()).status == 200:
+            pass
+
+
+async def test_an_answer_streams_as_markdown_and_nothing_of_it_runs(stack: Stack, browser: Browser) -> None:
+    page = browser.page
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    await page.click("text=Playground")
+    await page.fill("#system", "Be brief.")
+    await page.fill("#temperature", "0.3")
+    await page.fill("#prompt", "Write a list")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector(".turn.assistant .meta button")
+    assert "5 prompt + 4 completion tokens" in await browser.text(".turn .meta")
+    answer = page.locator(".turn.assistant > .markdown")
+    assert await answer.locator("h1").inner_text() == "Title"
+    assert await answer.locator("strong").inner_text() == "bold"
+    assert await answer.locator("ol li").count() == 2
+    assert await answer.locator("td").count() == 2
+    assert await answer.locator("pre code").inner_text() == "print('<b>')"
+    assert "<script>alert(1)</script>" in await answer.inner_text()
+    assert await answer.locator("a").evaluate_all("all => all.map((one) => one.href)") == ["https://example.org/"]
+    assert await answer.locator("script, img, b").count() == 0
+    reasoning = page.locator(".reasoning")
+    assert await reasoning.evaluate("one => one.open") is False
+    await reasoning.locator("summary").click()
+    assert await reasoning.locator("strong").inner_text() == "a list"
+    sent = stack.engine.bodies[-1]
+    assert sent["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Write a list"}]
+    assert (sent["temperature"], sent["max_tokens"]) == (0.3, 512)
+    await page.fill("#prompt", "And again")
+    await page.click("#send")
+    await page.locator(".turn.assistant .meta button").nth(1).wait_for()
+    assert [one["role"] for one in stack.engine.bodies[-1]["messages"]] == ["system", "user", "assistant", "user"]
+    assert all(url.startswith(stack.running.url) for url in requests)
+    assert (await stack.row()).key_id == stack.caller.key_id
+
+
+async def test_the_request_can_be_taken_along_as_code(browser: Browser) -> None:
+    page = browser.page
+    await browser.open("/ui/playground")
+    await page.fill("#prompt", 'It\'s "quoted"\nin two lines')
+    await page.click("text=As curl")
+    curl = await browser.text("#snippet")
+    assert "$DEEPSEEK_API_KEY" in curl
+    assert "It'\\''s" in curl
+    await page.click("dialog.snippet [data-copy]")
+    assert await page.evaluate("navigator.clipboard.readText()") == curl
+    await page.keyboard.press("Escape")
+    await page.click("text=As Python")
+    program = await browser.text("#snippet")
+    compile(program, "snippet", "exec")
+    assert r'"It\'s' in program or '"It\'s \\"quoted\\"\\nin two lines"' in program
+
+
+async def test_stop_ends_the_answer_at_the_engine_and_it_is_billed(stack: Stack, browser: Browser) -> None:
+    stack.engine.script = {"tokens": 100, "gated": True}
+    page = browser.page
+    await browser.open("/ui/playground")
+    await page.fill("#prompt", "Go on for long")
+    await page.click("#send")
+    await stack.engine.until_running()
+    stack.engine.allow(3)
+    await page.wait_for_selector(".turn.assistant >> text=w3")
+    await page.click("#stop")
+    await page.wait_for_selector("text=Stopped")
+    await stack.engine.until_finished()
+    await until(lambda: stack.gateway.running == 0)
+    row = await stack.row()
+    assert (row.status, row.end_reason, row.completion_tokens) == ("cancelled", "client_disconnect", 3)
+    assert await page.locator("#send").is_visible()
+
+
+async def test_a_refusal_is_told_in_the_conversation(stack: Stack, browser: Browser) -> None:
+    page = browser.page
+    await browser.open("/ui/playground")
+    await page.select_option("#key", "")
+    await page.fill("#pasted", stack.with_key(models=("other",)).key)
+    await page.fill("#prompt", "Hello")
+    await page.click("#send")
+    await page.wait_for_selector(".turn [role=alert]")
+    assert "may not use the model" in await browser.text(".turn [role=alert]")
+    browser.forgive("403")
+    await page.fill("#pasted", stack.caller.key)
+    await page.click("#clear")
+    await page.fill("#prompt", "Hello")
+    await page.click("#send")
+    await page.wait_for_selector(".turn.assistant .meta button")
+
+
+async def test_everything_can_be_reached_by_keyboard(stack: Stack, browser: Browser) -> None:
+    page = browser.page
+    await browser.open("/ui/keys/new")
+    await page.locator("#name").press("Tab")
+    await browser.open("/ui/")
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.className") == "skip"
+    await page.keyboard.press("Enter")
+    assert await page.evaluate("document.activeElement.id") == "main"
+    await browser.open("/ui/usage")
+    seen: set[str] = set()
+    for _ in range(60):
+        await page.keyboard.press("Tab")
+        name, ring = await page.evaluate(
+            "(() => { const one = document.activeElement;"
+            " const name = one.id || one.name || one.textContent.trim() || one.ariaLabel;"
+            " return [name, getComputedStyle(one).outlineStyle] })()"
+        )
+        if await page.evaluate("document.activeElement === document.body"):
+            break
+        assert ring == "solid", name
+        seen.add(name)
+    for wanted in ("Overview", "API keys", "Download CSV", "Show", "language", "theme", "since", "by"):
+        assert any(wanted in name for name in seen), wanted
+
+
+PAGES = ("/ui/", "/ui/usage", "/ui/keys", "/ui/keys/new", "/ui/people", "/ui/audit", "/ui/playground", "/ui/account")
+
+CONTRAST = """() => {
+  const channel = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const paint = (colors) => {
+    canvas.globalCompositeOperation = "source-over";
+    canvas.clearRect(0, 0, 1, 1);
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255);
+  };
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const ground = (one) => {
+    const colors = [];
+    for (let at = one; at; at = at.parentElement) colors.unshift(getComputedStyle(at).backgroundColor);
+    return colors;
+  };
+  const faults = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const one = walker.currentNode.parentElement;
+    const text = walker.currentNode.textContent.trim().slice(0, 30);
+    if (!text || !one.checkVisibility() || one.closest(".skip, .hidden, option, datalist")) continue;
+    const grounds = ground(one);
+    const [a, b] = [light(paint([...grounds, getComputedStyle(one).color])), light(paint(grounds))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) faults.push(`${ratio.toFixed(2)} ${one.className || one.tagName}: ${text}`);
+  }
+  return faults;
+}"""
+
+NAMES = """() => [...document.querySelectorAll("input:not([type=hidden]), select, textarea, button, a[href]")]
+  .filter((one) => one.checkVisibility())
+  .filter((one) => !(one.labels?.length || one.ariaLabel || one.textContent.trim()))
+  .map((one) => one.outerHTML.slice(0, 100))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_pages_fit_a_phone_have_contrast_and_names(stack: Stack, chromium, scheme: str) -> None:
+    await asyncio.to_thread(Accounts(stack.gateway.store).create, "admin", PASSWORD)
+    await stack.caller.post()
+    await stack.running.rows(1)
+    locale = {"light": "zh-CN", "dark": "en-US"}[scheme]
+    context = await chromium.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, locale=locale)
+    browser = Browser(stack, await context.new_page())
+    page = browser.page
+    await browser.sign_in()
+    for path in PAGES:
+        await browser.open(path)
+        width = await page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert width[0] <= width[1], path
+        await page.click(".menu-button")
+        assert await page.locator("#menu nav a").first.is_visible()
+        assert await page.evaluate(CONTRAST) == [], path
+        assert await page.evaluate(NAMES) == [], path
+        assert re.match("zh|en", await page.evaluate("document.documentElement.lang"))
+    await context.close()
+    assert browser.faults == []
