@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self
@@ -36,6 +36,7 @@ from deepseek_gateway.people.service import PeopleService
 from deepseek_gateway.policy.reload import ConfigReloader
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot
 from deepseek_gateway.relay.allowance import SliceSizes
+from deepseek_gateway.replay.book import ReplayBook
 from deepseek_gateway.route.metrics import Figures
 from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.state_dir import open_store
@@ -88,7 +89,11 @@ class Gateway:
         self.watches: set[RequestWatch] = set()
         self.on_hangup: list[Callable[[], None]] = []
         """Called on SIGHUP: what reads its files again."""
+        self.replays = ReplayBook(
+            settings.replay_bytes, settings.replay_entry_bytes, settings.replay_ttl_s, settings.resume_grace_s
+        )
         self.is_draining = False
+        self._making: set[asyncio.Task[None]] = set()
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -131,9 +136,11 @@ class Gateway:
 
     async def close(self) -> None:
         """Bring the ledger into the store and let everything go."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._making]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.replays.close()
         await self.pool.close()
         self.access_log.flush()
         await self.rules.close()
@@ -145,6 +152,12 @@ class Gateway:
         self.executor.shutdown()
         self.page_executor.shutdown()
         self.store.close()
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Run something that outlives the request that began it; it ends with the gateway."""
+        task = asyncio.create_task(work)
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
 
     @contextlib.contextmanager
     def running_request(self) -> Generator[None]:
@@ -259,5 +272,6 @@ class Gateway:
         while True:
             await asyncio.sleep(self.settings.keep_alive_s / 8)
             now_s = time.monotonic()
+            self.replays.expire()
             for watch in list(self.watches):
                 watch.tick(now_s)

@@ -51,6 +51,12 @@ class GatewayMetrics:
             ["rule"],
             registry=self._registry,
         )
+        self._replayed = Counter(
+            "deepseek_gateway_replayed_requests",
+            "Requests served from another request's answer",
+            ["kind"],
+            registry=self._registry,
+        )
         self._in_flight = Gauge("deepseek_gateway_in_flight_requests", "Admitted requests", registry=self._registry)
         self._pending = Gauge(
             "deepseek_gateway_ledger_pending_rows", "Rows that wait for the store", registry=self._registry
@@ -108,6 +114,10 @@ class GatewayMetrics:
     def soft_limit_reached(self, rule: str) -> None:
         """Count an event of a soft limit."""
         self._soft.labels(rule).inc()
+
+    def replayed(self, kind: str) -> None:
+        """Count a request that was served from another one's answer: `running`, `finished` or `resumed`."""
+        self._replayed.labels(kind).inc()
 
     def exposition(self, in_flight: int, pending_rows: int) -> bytes:
         """Prometheus text."""

@@ -91,6 +91,16 @@ class Settings(Section):
     send_timeout_s: float = Field(60.0, gt=0, description="seconds that a caller may leave its stream unread")
     max_requests: int = Field(2048, ge=1, description="requests at once, of all keys together")
     keep_alive_s: float = Field(15.0, gt=0, le=15, description="seconds of silence before a stream carries a comment")
+    replay_ttl_s: float = Field(
+        3600.0, gt=0, le=86400, description="seconds that an answer with an Idempotency-Key is kept for retries"
+    )
+    replay_bytes: int = Field(64 * 2**20, ge=0, description="bytes of all kept answers together; the oldest go first")
+    replay_entry_bytes: int = Field(
+        2**20, ge=256 * 1024, description="bytes of one kept answer, and of a resumable stream's newest events"
+    )
+    resume_grace_s: float = Field(
+        30.0, ge=0, le=600, description="seconds that a resumable answer goes on after its caller has left"
+    )
     slice_tokens: int = Field(256, ge=16, description="answer tokens that a stream holds of its limits at a time")
     redis_url: SecretStr | None = Field(
         None, description="redis://host:port/0, rediss:// or unix:///path.sock: limits that several gateways share"

@@ -1,6 +1,7 @@
 """POST generate, chat/completions and completions: authenticate, admit, relay."""
 
 import contextlib
+import functools
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
@@ -30,6 +31,8 @@ from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
 from deepseek_gateway.relay.stages import Stage
 from deepseek_gateway.relay.stream import StreamExchange
 from deepseek_gateway.relay.unary import UnaryExchange
+from deepseek_gateway.replay.serve import resume, serve_replayable
+from deepseek_gateway.replay.wish import digest_of, replay_wish
 from deepseek_gateway.routes.access import authenticate
 from deepseek_gateway.routes.asking import body_maker, route_ask
 from deepseek_gateway.upstream.call import UpstreamCall
@@ -55,11 +58,21 @@ class GenerationRoute:
             key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)
             settings = self.gateway.settings
             body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_s)
+            wish = replay_wish(scope)
+            if wish is not None and wish.resume is not None:
+                digest = digest_of(context.route, body) if body else None
+                await resume(self.gateway, wish, digest, context, receive, send)
+                return
             asked = self._read(body)
             context.errors, context.model = asked.errors, self._model(asked.request, key)
             context.body_bytes = len(body)
             ask = route_ask(self.gateway, scope, asked.request, key, context.model)
-            await self._serve(asked, ask, key, context, receive, send)
+            if wish is None or (wish.key is None and not asked.request.stream):
+                await self._serve(asked, ask, key, context, receive, send)
+                return
+            exchange = functools.partial(self._serve, asked, ask, key, context)
+            digest = digest_of(context.route, body)
+            await serve_replayable(self.gateway, wish, digest, context, exchange, receive, send)
 
     def _read(self, body: bytes) -> Translated:
         """The body in the engine's terms.
