@@ -123,7 +123,9 @@ class Gateway:
 
     async def start(self) -> None:
         """Recover the journal, read the rules, meet the engines."""
-        self.limiter.settle_recovered(await self.ledger.start())
+        settings = self.settings
+        left_behind = await self.ledger.adopt(settings.state_dir, settings.workers) if settings.worker == 0 else []
+        self.limiter.settle_recovered([*left_behind, *await self.ledger.start()])
         await self.rules.start()
         await self.words.start()
         await self.limiter.start()

@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from pathlib import Path
 from typing import cast
 
 import uvicorn
@@ -59,16 +60,19 @@ class _Server(uvicorn.Server):
         def protocol() -> GuardedProtocol:
             return made(config=self.config, server_state=self.server_state, app_state={})
 
+        loop, own = asyncio.get_running_loop(), listener.dup()
+        if listener.family == socket.AF_UNIX:
+            return await loop.create_unix_server(protocol, sock=own, backlog=BACKLOG)
         timeout_s = None if self._context is None else self._handshake_timeout_s
-        return await asyncio.get_running_loop().create_server(
-            protocol, sock=listener.dup(), ssl=self._context, ssl_handshake_timeout=timeout_s, backlog=BACKLOG
+        return await loop.create_server(
+            protocol, sock=own, ssl=self._context, ssl_handshake_timeout=timeout_s, backlog=BACKLOG
         )
 
 
 class GatewayServer:
     """Serves a gateway on a socket until told to stop."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket) -> None:
+    def __init__(self, gateway: Gateway, *listeners: socket.socket) -> None:
         settings = gateway.settings
         limits = HeadLimits(
             max_bytes=settings.max_head_bytes,
@@ -91,7 +95,7 @@ class GatewayServer:
             h11_max_incomplete_event_size=None,
         )
         self._gateway = gateway
-        self._listener = listener
+        self._listeners = listeners
         self._server = _Server(config, context, settings.head_timeout_s)
         self._reloading: asyncio.Future[None] | None = None
         self._stop = asyncio.Event()
@@ -100,7 +104,7 @@ class GatewayServer:
     @property
     def url(self) -> str:
         """Where it listens."""
-        host, port = self._listener.getsockname()[:2]
+        host, port = self._listeners[0].getsockname()[:2]
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
@@ -160,7 +164,7 @@ class GatewayServer:
 
     async def serve(self, ready: Callable[[str], Awaitable[None]] | None = None) -> None:
         """Serve until stopped; `ready` is called with the URL once requests are taken."""
-        serving = asyncio.create_task(self._server.serve([self._listener]))
+        serving = asyncio.create_task(self._server.serve(list(self._listeners)))
         try:
             while not self._server.started and not serving.done():  # noqa: ASYNC110  uvicorn has no event for it
                 await asyncio.sleep(0.005)
@@ -175,15 +179,15 @@ class GatewayServer:
             await serving
 
 
-def listen(host: str, port: int, send_timeout_s: float) -> socket.socket:
-    """A listening socket; port 0 is any free one.
+def listen(host: str, port: int, send_timeout_s: float, *, shared: bool = False) -> socket.socket:
+    """A listening socket; port 0 is any free one. `shared` lets other processes of ours listen there too.
 
     Raises:
         ConfigurationError: the address cannot be used.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -192,6 +196,23 @@ def listen(host: str, port: int, send_timeout_s: float) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # asyncio sets it only where the socket names its protocol; without it small events wait for 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening unix socket that only this user may connect to.
+
+    Raises:
+        ConfigurationError: it cannot be made.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {path}: {error.strerror or error}") from error
     return listener
 
 

@@ -17,6 +17,7 @@ from deepseek_gateway.config.load import LoadedConfig, load_config
 from deepseek_gateway.config.sections import ModelSection, Section, UpstreamSection
 from deepseek_gateway.config.sources import find_config
 from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.ledger.orphans import journal_path
 
 LIVE = frozenset(
     {
@@ -43,6 +44,9 @@ class Settings(Section):
     state_dir: Path = Field(default_factory=default_state_dir, description="folder of store, journal and pepper")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 is any free one")
+    workers: int = Field(1, ge=1, le=64, description="processes on the port, each with its own journal")
+    worker: int = Field(0, ge=0, le=63, description="number of this process among them: set by the parent")
+    allow_local_limits: bool = Field(False, description="let each of several workers count limits for itself")
     tls_certificate: Path | None = Field(None, description="PEM file with the certificate and its chain: serve HTTPS")
     tls_key: Path | None = Field(None, description="PEM file with the certificate's key")
     tls_client_ca: Path | None = Field(None, description="PEM file: callers need a certificate of this authority")
@@ -156,7 +160,7 @@ class Settings(Section):
     @property
     def journal_path(self) -> Path:
         """The journal's folder."""
-        return self.state_dir / "journal"
+        return journal_path(self.state_dir, self.worker)
 
     @property
     def proxies(self) -> NetList:

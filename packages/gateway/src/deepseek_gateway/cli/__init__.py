@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in named:
         importlib.import_module(f"deepseek_gateway.cli.{module}").add_parser(commands)
     parsed = parser.parse_args(given)
-    parsed.engine_arguments = engine_arguments
+    parsed.given, parsed.engine_arguments = given, engine_arguments
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, level="INFO")
     try:
         return parsed.run(parsed)

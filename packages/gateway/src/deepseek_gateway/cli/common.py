@@ -60,9 +60,13 @@ def settings_of(parsed: argparse.Namespace) -> Settings:
     return source_of(parsed).load()
 
 
+FLAGS = ("host", "port", "log_level", "workers", "worker")
+"""Of commands that have them: each is a setting."""
+
+
 def source_of(parsed: argparse.Namespace) -> ConfigSource:
     """Where a command has its settings from."""
-    flags: dict[str, object] = {name: getattr(parsed, name, None) for name in ("host", "port", "log_level")}
+    flags: dict[str, object] = {name: getattr(parsed, name, None) for name in FLAGS}
     upstreams: list[str] | None = getattr(parsed, "upstream", None)
     flags |= {"state_dir": parsed.state, "upstreams": ",".join(upstreams) if upstreams else None}
     return ConfigSource(parsed.config, flags)

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 from deepseek_gateway.audit.life import Refusal
 from deepseek_gateway.audit.trail import NO_TRAIL, Trail
 from deepseek_gateway.errors import JournalError
 from deepseek_gateway.ledger.journal import Journal
+from deepseek_gateway.ledger.orphans import orphaned_journals
 from deepseek_gateway.ledger.records import Admission, LedgerRow, Settled, TokenCounts
 from deepseek_gateway.ledger.recovery import (
     CRASHED,
@@ -93,15 +95,28 @@ class Ledger:
 
     async def start(self) -> list[LedgerRow]:
         """Settle what an earlier process left behind, then begin; gives what was settled."""
+        found = await self._recover(self._journal)
+        self._journal.drop_before(self._journal.start_segment())
+        self._flusher = asyncio.create_task(self._flush_forever())
+        return [settled.row for settled in found]
+
+    async def adopt(self, state_dir: Path, workers: int) -> list[LedgerRow]:
+        """Settle what workers left behind that are no more; gives what was settled."""
+        rows: list[LedgerRow] = []
+        for journal in orphaned_journals(state_dir, workers):
+            rows += [settled.row for settled in await self._recover(journal)]
+            journal.drop_before(journal.start_segment())
+            await journal.close()
+        return rows
+
+    async def _recover(self, journal: Journal) -> list[Settled]:
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._executor, lambda: recovered(self._journal.read(), self._price))
+        found = await loop.run_in_executor(self._executor, lambda: recovered(journal.read(), self._price))
         if found:
             await loop.run_in_executor(self._executor, self._books.keep, found)
             orphans = sum(settled.row.end_reason == CRASHED for settled in found)
             logger.warning("recovered %d requests from the journal, %d of them unsettled", len(found), orphans)
-        self._journal.drop_before(self._journal.start_segment())
-        self._flusher = asyncio.create_task(self._flush_forever())
-        return [settled.row for settled in found]
+        return found
 
     def admit(self, admission: Admission) -> int:
         """Journal a request before its first byte leaves; gives the ticket for `durable`.

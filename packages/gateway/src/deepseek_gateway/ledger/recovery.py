@@ -32,6 +32,7 @@ def observe_record(request_id: str, seen: Observation) -> dict[str, Any]:
     """The journal's form of an observation."""
     counts = seen.tokens
     tokens = {"prompt": counts.prompt, "completion": counts.completion, "cached": counts.cached}
+    tokens["reasoning"] = counts.reasoning
     return {"kind": "observe", "request_id": request_id, "attempt": seen.attempt, "at": seen.at, "tokens": tokens}
 
 

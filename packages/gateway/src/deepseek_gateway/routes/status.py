@@ -8,10 +8,12 @@ from starlette.types import Receive, Scope, Send
 import deepseek_gateway
 from deepseek_gateway.edge.context import context_of
 from deepseek_gateway.edge.respond import send_body
+from deepseek_gateway.edge.siblings import OWN, merged_metrics
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.metrics import CONTENT_TYPE
 from deepseek_gateway.openapi.document import document_bytes
+from deepseek_gateway.stack.workers import socket_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +56,8 @@ class StatusRoutes:
         context_of(scope).route = "/metrics"
         gateway = self.gateway
         text = gateway.metrics.exposition(gateway.running, gateway.ledger.pending_rows)
+        settings = gateway.settings
+        if settings.workers > 1 and scope["query_string"] != OWN:
+            sockets = {number: socket_path(settings.state_dir, number) for number in range(settings.workers)}
+            text = await merged_metrics(text, settings.worker, sockets)
         await send_body(send, 200, text, CONTENT_TYPE)
