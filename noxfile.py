@@ -123,10 +123,11 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Send the engine thousands of requests made up from its /openapi.json: `nox -s fuzz -- 2000` an operation."""
+    """Send engine and gateway thousands of requests made up from /openapi.json: `nox -s fuzz -- 2000` an operation."""
     environment(session, "test")
     os.environ["FUZZ_EXAMPLES"] = session.posargs[0] if session.posargs else "1000"
-    run(session, "python", "-m", "pytest", "packages/engine/tests/server/test_openapi.py", "--timeout", "7200", "-v")
+    files = ("packages/gateway/tests/test_openapi.py", "packages/engine/tests/server/test_openapi.py")
+    run(session, "python", "-m", "pytest", *files, "--timeout", "7200", "-v")
 
 
 @nox.session

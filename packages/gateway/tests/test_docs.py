@@ -8,7 +8,10 @@ import pytest
 from deepseek_gateway.cli import main
 from deepseek_gateway.settings import Settings
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+PACKAGE = Path(__file__).parents[1]
+README = (PACKAGE / "README.md").read_text()
+PAGES = sorted((PACKAGE.parents[1] / "docs").glob("gateway/*.md"))
+COMMAND = re.compile(r"^(?:\w+=\S+ )?deepseek-gateway ([a-z]+) ?(.*)$", re.MULTILINE)
 
 
 def test_every_setting_is_documented_with_its_meaning() -> None:
@@ -16,12 +19,18 @@ def test_every_setting_is_documented_with_its_meaning() -> None:
     assert documented == {name: field.description for name, field in Settings.model_fields.items()}
 
 
-def test_every_command_and_flag_of_the_readme_exists(capsys) -> None:
-    commands = re.findall(r"^deepseek-gateway ([a-z]+(?: (?:create|list|rotate|revoke))?)(.*)$", README, re.MULTILINE)
-    assert len(commands) >= 10
-    for words, rest in commands:
-        with pytest.raises(SystemExit, match="0"):
-            main([*words.split(), "--help"])
-        known = capsys.readouterr().out
-        for flag in re.findall(r"--[a-z][a-z-]+", rest.split("#")[0].partition(" -- ")[0]):
-            assert flag in known, f"{words} has no {flag}"
+def test_every_command_and_flag_of_the_docs_exists(capsys) -> None:
+    commands = {found for page in (README, *(page.read_text() for page in PAGES)) for found in COMMAND.findall(page)}
+    assert len(commands) >= 25
+    for name, rest in sorted(commands):
+        known = help_of(capsys, name)
+        if "ACTION ..." in known:
+            known = help_of(capsys, name, rest.split()[0])
+        for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", rest.split("#")[0].partition(" -- ")[0].partition("|")[0]):
+            assert flag in known, f"{name} {rest}: there is no {flag}"
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--help"])
+    return capsys.readouterr().out

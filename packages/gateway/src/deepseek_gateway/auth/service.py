@@ -139,7 +139,7 @@ class KeyService:
 
     def _issue(self, by: Principal, template: KeyRecord, names: Sequence[str]) -> Iterator[IssuedKey]:
         for at in range(0, len(names), BATCH):
-            batch = [self._issued(replace(template, name=name)) for name in names[at : at + BATCH]]
+            batch = [self._issued(template, name) for name in names[at : at + BATCH]]
             self._insert(by, [issued.record for issued in batch])
             yield from batch
 
@@ -183,9 +183,9 @@ class KeyService:
             created_by=str(by),
         )
 
-    def _issued(self, template: KeyRecord) -> IssuedKey:
+    def _issued(self, template: KeyRecord, name: str) -> IssuedKey:
         key = new_key()
-        record = replace(template, public_id=key.public_id, secret_hash=hash_secret(self.pepper, key))
+        record = replace(template, name=name, public_id=key.public_id, secret_hash=hash_secret(self.pepper, key))
         return IssuedKey(key.text, record)
 
     def _visible(self, by: Principal, public_id: str) -> KeyRecord:

@@ -171,7 +171,8 @@ def _columns(values: Mapping[str, Any]) -> dict[str, object]:
     """Fields of a record as the table has them."""
     columns: dict[str, Any] = dict(values)
     if "limits" in columns:
-        columns |= asdict(columns.pop("limits"))
+        limits = columns.pop("limits")
+        columns |= {name: getattr(limits, name) for name in _LIMITS}
     if "scopes" in columns:
         columns["scopes"] = json.dumps(sorted(columns["scopes"]))
     columns.update({name: _json(columns[name]) for name in _LISTS if name in columns})
