@@ -245,6 +245,15 @@ async def test_an_answer_that_may_hold_a_key_is_not_kept_by_caches(admin: Caller
     assert reply.headers["cache-control"] == "no-store"
 
 
+async def test_an_act_can_be_followed_from_its_request(admin: Caller, caplog) -> None:
+    caplog.set_level("INFO")
+    reply = await send(admin, "POST", "/admin/orgs", {"name": "acme"})
+    request_id = reply.headers["x-request-id"]
+    lines = [found.getMessage() for found in caplog.records if found.name == "deepseek_gateway.auth.acts"]
+    assert f"act=org.create target={reply.json['id']}" in lines[-1]
+    assert f"by=key:{admin.key_id} request_id={request_id}" in lines[-1]
+
+
 async def test_a_race_for_a_name_has_one_winner(admin: Caller) -> None:
     replies = await asyncio.gather(*(send(admin, "POST", "/admin/orgs", {"name": "one"}) for _ in range(8)))
     assert sorted(reply.status for reply in replies) == [201] + [409] * 7

@@ -166,6 +166,10 @@ def test_a_key_is_changed_disabled_and_enabled(state: Path, command: Command) ->
     assert (changed["models"], changed["cidrs"], changed["name"]) == (["a", "b*"], None, "k")
     assert changed["scopes"] == ["admin-read", "admin-write", "inference"]
     assert changed["limits"] == {**key["limits"], "requests_per_minute": None}
+    shown = command("key", "show", key["id"], *here)[1]
+    assert re.search(r"^models +a, b\*$", shown, re.MULTILINE)
+    assert re.search(r"^cidrs +any$", shown, re.MULTILINE)
+    assert re.search(r"^limits +tokens_per_minute 9$", shown, re.MULTILINE)
     back = command.json("key", "change", key["id"], "--all-models", "--expires", "never", *here)
     assert (back["models"], back["expires"]) == (None, None)
     assert command.json("key", "disable", key["id"], *here)["state"] == "disabled"

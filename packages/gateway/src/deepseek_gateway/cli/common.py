@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import re
 import time
 from argparse import ArgumentParser
@@ -13,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from deepseek_gateway.auth import acts
 from deepseek_gateway.auth.fields import Draft, refusal
 from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.auth.service import KeyService
@@ -85,8 +87,14 @@ class Administration:
 @contextlib.contextmanager
 def administering(parsed: argparse.Namespace) -> Generator[Administration]:
     """The services of the state directory's store, for as long as the block runs."""
-    with opened(settings_of(parsed)) as (store, keys):
-        yield Administration(Principal.operator(), store, keys, PeopleService(store))
+    log = logging.getLogger(acts.__name__)
+    level = log.level
+    log.setLevel(logging.WARNING)  # who runs a command sees what it did
+    try:
+        with opened(settings_of(parsed)) as (store, keys):
+            yield Administration(Principal.operator(), store, keys, PeopleService(store))
+    finally:
+        log.setLevel(level)
 
 
 def add_action(actions: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str) -> ArgumentParser:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.auth.service import IssuedKey
@@ -18,6 +18,7 @@ TITLES: Final = (
     *("expires", "last used", "created"),
 )
 CSV_COLUMNS: Final = ("id", "name", "key", "org_id", "team_id", "user_id")
+_WITHOUT: Final = {"models": "all", "cidrs": "any", "expires": "never"}
 _TIMES: Final = ("created", "expires", "disabled", "revoked", "last_used", "previous_secret_until")
 
 
@@ -83,6 +84,11 @@ def _row(record: KeyRecord, now: float) -> list[object]:
 
 
 def _shown(name: str, value: object) -> str:
-    if name in _TIMES:
-        return date_text(value if isinstance(value, float) else None)
-    return "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if name in _TIMES and isinstance(value, float):
+        return date_text(value)
+    if value is None:
+        return _WITHOUT.get(name, "-")
+    if isinstance(value, dict):
+        given = cast("dict[str, object]", value).items()
+        return ", ".join(f"{limit} {number}" for limit, number in given if number is not None) or "none"
+    return ", ".join(cast("list[str]", value)) or "none" if isinstance(value, list) else str(value)

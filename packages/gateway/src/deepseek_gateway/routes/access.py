@@ -35,7 +35,7 @@ async def administrator(gateway: Gateway, scope: Scope, needed: KeyScope) -> Pri
     Raises:
         ApiError: see `authenticate`.
     """
-    return Principal.of_key(await authenticate(gateway, scope, needed))
+    return Principal.of_key(await authenticate(gateway, scope, needed), context_of(scope).request_id)
 
 
 def address_of(gateway: Gateway, scope: Scope) -> Address | None:
