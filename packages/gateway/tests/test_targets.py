@@ -56,7 +56,7 @@ async def test_a_caller_that_leaves_such_a_server_cuts_it_off_and_is_billed_an_e
     server = OtherServer("vllm")
     async with (
         serving(server) as at,
-        behind(state_dir, {"name": "v", "url": at.url, "kind": "openai"}) as (running, caller),
+        behind(state_dir, {"name": "v", "url": at.url, "kind": "openai"}, keep_alive_s=0.2) as (running, caller),
     ):
         server.gate.clear()
         async with caller.open("/v1/chat/completions", {**CHAT, "stream": True}) as answer:
@@ -106,7 +106,10 @@ async def with_cloud(state_dir: Path) -> AsyncIterator[Cloud]:
         ]
         targets = [{"upstream": "gpu", "model": "ours"}, {"upstream": "cloud", "model": "deepseek-chat", "tier": 1}]
         models = [{"name": "chat", "targets": targets}]
-        async with behind(state_dir, *upstreams, models=models, queue_timeout_s=0.2) as (running, caller):
+        async with behind(state_dir, *upstreams, models=models, queue_timeout_s=0.2, keep_alive_s=0.2) as (
+            running,
+            caller,
+        ):
             yield Cloud(engine, cloud, running, caller)
 
 

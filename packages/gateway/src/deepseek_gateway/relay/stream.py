@@ -16,6 +16,7 @@ from deepseek_gateway.relay.frames import FrameSplitter
 from deepseek_gateway.relay.refusals import reason_of, refusal_of
 from deepseek_gateway.relay.settlement import Ending
 from deepseek_gateway.relay.usage_tap import UsageTap
+from deepseek_gateway.upstream.client import is_idle
 
 Result = TypeVar("Result")
 
@@ -112,7 +113,8 @@ class StreamExchange(Exchange):
                 await self.admitted()
                 await self._send(self.parts.errors.keep_alive)
             else:
-                self._heard_s = time.monotonic()
+                if not (isinstance(result, bytes) and is_idle(result)):  # comments are no sign of work
+                    self._heard_s = time.monotonic()
                 return result
 
     async def _copy(self, data: bytes) -> LimitReached | LimitsUnavailable | None:

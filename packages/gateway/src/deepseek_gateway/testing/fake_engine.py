@@ -83,6 +83,7 @@ class FakeEngine:
         self.delay_s = delay_s
         self.script: dict[str, Any] = {}
         self.is_ready = True
+        self.others = 0  # requests of other gateways that it says it has
         self.running: dict[str, Job] = {}
         self.finished: list[Finished] = []
         self.bodies: list[dict[str, Any]] = []
@@ -142,6 +143,8 @@ class FakeEngine:
     def _metrics(self) -> bytes:
         truth = self.truth
         return (
+            f"deepseek_engine_requests_running {len(self.running) + self.others}\n"
+            "deepseek_engine_requests_waiting 0\n"
             f"deepseek_engine_prompt_tokens_total {truth.prompt}\n"
             f"deepseek_engine_generation_tokens_total {truth.completion}\n"
         ).encode()

@@ -9,7 +9,7 @@ import orjson
 from deepseek_gateway.errors import UnreachableError, UpstreamCutError, UpstreamError
 from deepseek_gateway.route.breaker import Outcome
 from deepseek_gateway.upstream.attempts import Attempt
-from deepseek_gateway.upstream.client import Answer
+from deepseek_gateway.upstream.client import Answer, is_idle
 from deepseek_gateway.upstream.plan import CallPlan
 from deepseek_gateway.upstream.pool import Placement, UpstreamPool
 
@@ -115,7 +115,7 @@ class Try:
             raise await _refusal(self.placement.upstream.name, answer)
         if self.plan.stream and answer.status == 200:
             self.head = await answer.read()
-            while self.head and _is_idle(self.head):  # the engine's keep-alive promises nothing yet
+            while self.head and is_idle(self.head):  # the engine's keep-alive promises nothing yet
                 self.head = await answer.read()
             if not self.head:
                 raise UpstreamCutError(f"the engine at {self.placement.upstream.name} ended its stream before it began")
@@ -154,8 +154,3 @@ def _is_aborted(body: bytes) -> bool:
         return orjson.loads(body)["aborted"] is True
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _is_idle(head: bytes) -> bool:
-    """Whether these are whole comments and empty lines only, as DeepSeek's cloud sends while it queues."""
-    return head.endswith(b"\n") and all(not line.strip() or line.startswith(b":") for line in head.split(b"\n"))

@@ -191,3 +191,10 @@ def _translated(address: UpstreamAddress) -> Generator[None]:
 
 def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def is_idle(data: bytes) -> bool:
+    """Whether these are whole comments and empty lines only, as servers send while they queue."""
+    if data[:1] not in {b":", b"\n"} or not data.endswith(b"\n"):
+        return False
+    return all(not line.strip() or line.startswith(b":") for line in data.split(b"\n"))
