@@ -12,6 +12,7 @@ from typing import Self
 from deepseek_gateway.access_log import AccessLog
 from deepseek_gateway.admit.queue import Priority
 from deepseek_gateway.admit.shed import LoopLag
+from deepseek_gateway.audit.keeper import PayloadKeeper
 from deepseek_gateway.auth.directory import KeyDirectory
 from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
@@ -39,7 +40,7 @@ from deepseek_gateway.relay.allowance import SliceSizes
 from deepseek_gateway.replay.book import ReplayBook
 from deepseek_gateway.route.metrics import Figures
 from deepseek_gateway.settings import ConfigSource, Settings
-from deepseek_gateway.state_dir import open_store
+from deepseek_gateway.state_dir import open_store, open_vault
 from deepseek_gateway.upstream.pool import UpstreamPool
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Gateway:
         self.store, self.pepper = open_store(settings)
         try:
             self.snapshot = compile_snapshot(settings, self.pepper)
+            self.vault = open_vault(settings)
             self._journal = Journal(settings.journal_path)
         except ConfigurationError:
             self.store.close()
@@ -76,6 +78,7 @@ class Gateway:
         self.ledger = Ledger(self._journal, self.store.books, self.executor, price=self._priced)
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
         self.words = WordFilter(self.store.words, self.pepper, self.executor, self.metrics)
+        self.payloads = self._payload_keeper(settings)
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
         self.limiter = self._limiter(settings)
@@ -129,6 +132,7 @@ class Gateway:
         await self.rules.start()
         await self.words.start()
         await self.limiter.start()
+        await self.payloads.start()
         await self.pool.start()
         steady = (self._tick_forever(), self.loop_lag.run(), self.last_used.run())
         self._tasks = [asyncio.create_task(work) for work in steady]
@@ -150,6 +154,7 @@ class Gateway:
         await self.limiter.close()
         await self.alerts.close()
         await self.last_used.flush()
+        await self.payloads.close()
         await self.ledger.close()
         self.executor.shutdown()
         self.page_executor.shutdown()
@@ -160,6 +165,17 @@ class Gateway:
         task = asyncio.create_task(work)
         self._making.add(task)
         task.add_done_callback(self._making.discard)
+
+    def _payload_keeper(self, settings: Settings) -> PayloadKeeper:
+        return PayloadKeeper(
+            self.store,
+            self.vault,
+            self.executor,
+            self.metrics.payloads,
+            max_bytes=settings.payload_max_bytes,
+            queue_bytes=settings.payload_queue_bytes,
+            life_days=settings.trace_days,
+        )
 
     @contextlib.contextmanager
     def running_request(self) -> Generator[None]:

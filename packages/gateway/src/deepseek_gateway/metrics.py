@@ -57,6 +57,12 @@ class GatewayMetrics:
             ["kind"],
             registry=self._registry,
         )
+        self._payloads = Counter(
+            "deepseek_gateway_payloads",
+            "Requests whose texts were to be kept: kept, or lost",
+            ["outcome"],
+            registry=self._registry,
+        )
         self._in_flight = Gauge("deepseek_gateway_in_flight_requests", "Admitted requests", registry=self._registry)
         self._pending = Gauge(
             "deepseek_gateway_ledger_pending_rows", "Rows that wait for the store", registry=self._registry
@@ -110,6 +116,10 @@ class GatewayMetrics:
     def limited(self, rule: str) -> None:
         """Count a refusal."""
         self._refused.labels(rule).inc()
+
+    def payloads(self, outcome: str, number: int) -> None:
+        """Count texts that were kept or lost."""
+        self._payloads.labels(outcome).inc(number)
 
     def soft_limit_reached(self, rule: str) -> None:
         """Count an event of a soft limit."""

@@ -82,6 +82,19 @@ class Settings(Section):
         None, description="postgresql://user:password@host/name, instead of SQLite in `state_dir`"
     )
     key_pepper: SecretStr | None = Field(None, description="secret of the key hashes, instead of the file `pepper`")
+    payload_key: SecretStr | None = Field(
+        None, description="master key of kept texts, 32 bytes in base64, instead of the file `payload-key`"
+    )
+    payload_max_bytes: int = Field(
+        256 * 2**10,
+        ge=1024,
+        le=8 * 2**20,
+        description="longest request or answer that is kept whole, where they are kept",
+    )
+    payload_queue_bytes: int = Field(
+        32 * 2**20, ge=2**20, description="texts that wait for the store; more are lost, requests never"
+    )
+    trace_days: int = Field(90, ge=0, description="days that the lives of requests are kept; 0 keeps them for good")
     trusted_proxies: tuple[str, ...] = Field(
         (), description="networks of your own proxies, separated by commas: their X-Forwarded-For is believed"
     )
@@ -156,6 +169,11 @@ class Settings(Section):
     def pepper_path(self) -> Path:
         """The pepper's file."""
         return self.state_dir / "pepper"
+
+    @property
+    def payload_key_path(self) -> Path:
+        """The file of the master key of kept texts."""
+        return self.state_dir / "payload-key"
 
     @property
     def journal_path(self) -> Path:

@@ -1,5 +1,6 @@
 """The state directory: store, journal, pepper, made by one explicit step."""
 
+from deepseek_gateway.audit.vault import Vault, load_master_key
 from deepseek_gateway.auth.pepper import create_pepper, fingerprint, load_pepper
 from deepseek_gateway.errors import ConfigurationError, StoreError
 from deepseek_gateway.settings import Settings
@@ -45,6 +46,17 @@ def open_store(settings: Settings) -> tuple[Store, bytes]:
         store.close()
         raise
     return store, pepper
+
+
+def open_vault(settings: Settings) -> Vault | None:
+    """The master key of kept texts; None where there is none.
+
+    Raises:
+        ConfigurationError: it is no key, or its extra is not installed.
+    """
+    given = settings.payload_key.get_secret_value() if settings.payload_key is not None else None
+    key = load_master_key(settings.payload_key_path, given)
+    return None if key is None else Vault(key)
 
 
 def _check_fingerprint(store: Store, pepper: bytes) -> None:

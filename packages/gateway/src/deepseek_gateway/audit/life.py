@@ -28,6 +28,7 @@ class Refusal:
     request_id: str
     client_request_id: str | None
     key_id: str
+    org_id: str | None
     route: str
     model: str | None
     status: int
@@ -45,6 +46,7 @@ class Life:
     request_id: str
     client_request_id: str | None
     key_id: str | None
+    org_id: str | None
     created: float
     life: str
 
@@ -57,9 +59,8 @@ class Life:
     def fits(self) -> bool:
         """Whether the columns say what the JSON says."""
         told = self.to_json()
-        return (self.request_id, self.client_request_id, self.key_id, self.created) == tuple(
-            told.get(name) for name in ("request_id", "client_request_id", "key_id", "created")
-        )
+        names = ("request_id", "client_request_id", "key_id", "org_id", "created")
+        return all(told.get(name) == getattr(self, name) for name in names)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON, read."""
@@ -73,6 +74,7 @@ def life_of(settled: "Settled") -> Life:
         "request_id": row.request_id,
         "client_request_id": trail.client_request_id,
         "key_id": row.key_id,
+        "org_id": row.org_id,
         "created": row.created,
         "node": NODE,
         "policy_version": trail.policy_version,
@@ -83,7 +85,8 @@ def life_of(settled: "Settled") -> Life:
         "steps": trail.steps,
         "is_kept": trail.is_kept,
     }
-    return Life(row.request_id, trail.client_request_id, row.key_id, row.created, orjson.dumps(told).decode())
+    names = (row.request_id, trail.client_request_id, row.key_id, row.org_id, row.created)
+    return Life(*names, orjson.dumps(told).decode())
 
 
 def refused_life(refusal: Refusal) -> Life:
@@ -92,6 +95,7 @@ def refused_life(refusal: Refusal) -> Life:
         "request_id": refusal.request_id,
         "client_request_id": refusal.client_request_id,
         "key_id": refusal.key_id,
+        "org_id": refusal.org_id,
         "created": refusal.created,
         "node": NODE,
         "policy_version": refusal.policy_version,
@@ -108,9 +112,8 @@ def refused_life(refusal: Refusal) -> Life:
         "steps": [],
         "is_kept": False,
     }
-    return Life(
-        refusal.request_id, refusal.client_request_id, refusal.key_id, refusal.created, orjson.dumps(told).decode()
-    )
+    names = (refusal.request_id, refusal.client_request_id, refusal.key_id, refusal.org_id, refusal.created)
+    return Life(*names, orjson.dumps(told).decode())
 
 
 def refusal_of(context: "RequestContext", error: ApiError | None) -> Refusal:
@@ -120,6 +123,7 @@ def refusal_of(context: "RequestContext", error: ApiError | None) -> Refusal:
         request_id=context.request_id,
         client_request_id=context.client_request_id,
         key_id=context.key_id or "",
+        org_id=context.org_id,
         route=context.route,
         model=None if model is None else model[:MAX_MODEL],
         status=context.status,

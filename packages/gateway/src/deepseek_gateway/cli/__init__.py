@@ -20,6 +20,10 @@ COMMANDS = {
     "key": "keys",
     "usage": "usage",
     "admin": "admin",
+    "audit": "audit",
+    "trace": "trace",
+    "payload": "payload",
+    "erase": "erase",
     "bench": "bench",
 }
 """Each command and its module here. Only the given command's is loaded: a start waits for no other."""

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 
@@ -10,6 +11,9 @@ from deepseek_gateway.auth.keys import random_base62
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.ledger.records import TokenCounts
+
+if TYPE_CHECKING:
+    from deepseek_gateway.audit.keeper import Keeping
 
 STATE_KEY = "deepseek_gateway.request"
 
@@ -21,12 +25,13 @@ class RequestContext:
     `route` is a template, never the caller's path. `errors` is how its dialect writes errors. `lent_key`
     is the key that a signed-in administrator lends to a request from the playground; nothing else sets it.
     `client_request_id` is the caller's own name for the request. With `is_traced` a request is kept also when refused,
-    if its key is known.
+    if its key is known; `keeping` is there where its texts are kept.
     """
 
     request_id: str = field(default_factory=lambda: f"req-{random_base62(22)}")
     route: str = "other"
     key_id: str | None = None
+    org_id: str | None = None
     model: str | None = None
     status: int = 0
     outcome: str = "-"
@@ -41,6 +46,7 @@ class RequestContext:
     steps: list[Step] = field(default_factory=list)
     is_traced: bool = False
     body_bytes: int = 0
+    keeping: "Keeping | None" = None
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request came."""

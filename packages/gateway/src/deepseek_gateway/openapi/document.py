@@ -27,6 +27,7 @@ _REASONS: Final = {
     402: "a budget is used up",
     403: "the key is for something else, may not be used from this address, or may not use this model",
     404: "not found, or out of the key's reach",
+    410: "erased",
     409: "the state of things forbids it",
     413: "the body is too large",
     422: "a field is unknown or wrong; `param` names it",

@@ -17,7 +17,7 @@ from deepseek_client.types import (
 )
 from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.openapi.operation import Operation
-from deepseek_gateway.routes.admin import keys, people, usage
+from deepseek_gateway.routes.admin import audit, keys, payloads, people, usage
 
 
 class Health(WireModel):
@@ -180,5 +180,5 @@ GENERATION: Final = (
         error=MessagesError,
     ),
 )
-ADMIN: Final = (*keys.OPERATIONS, *people.OPERATIONS, *usage.OPERATIONS)
+ADMIN: Final = (*keys.OPERATIONS, *people.OPERATIONS, *usage.OPERATIONS, *audit.OPERATIONS, *payloads.OPERATIONS)
 OPERATIONS: Final[tuple[Operation, ...]] = (*GENERATION, *MODELS, *STATUS, *ADMIN)

@@ -88,7 +88,8 @@ class Settlement:
         # Copies: an attempt that is given up later changes, and a row must not.
         kept = tuple(replace(attempt) for attempt in attempts)
         return Trail(
-            context.client_request_id, context.policy_version, context.list_version, kept, tuple(context.steps)
+            *(context.client_request_id, context.policy_version, context.list_version),
+            *(kept, tuple(context.steps), context.keeping is not None),
         )
 
 

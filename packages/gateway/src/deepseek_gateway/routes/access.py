@@ -18,7 +18,8 @@ async def authenticate(gateway: Gateway, scope: Scope, needed: KeyScope) -> KeyR
         ApiError: 401, there is no good key; 403, it is for something else, or not for use from this address.
     """
     key = context_of(scope).lent_key or await gateway.directory.authenticate(credential(scope))
-    context_of(scope).key_id = key.public_id
+    context = context_of(scope)
+    context.key_id, context.org_id = key.public_id, key.org_id
     if key.cidrs is not None:
         _check_address(key, address_of(gateway, scope))
     if needed not in key.scopes:

@@ -67,6 +67,9 @@ class GenerationRoute:
             context.errors, context.model = asked.errors, self._model(asked.request, key)
             context.body_bytes = len(body)
             ask = route_ask(self.gateway, scope, asked.request, key, context.model)
+            context.policy_version = self.gateway.snapshot.version
+            streamed = asked.request.stream
+            context.keeping = self.gateway.payloads.begin(context.request_id, key, body, is_stream=streamed)
             if wish is None or (wish.key is None and not asked.request.stream):
                 await self._serve(asked, ask, key, context, receive, send)
                 return
@@ -129,11 +132,15 @@ class GenerationRoute:
             clean_up.callback(
                 settlement.settle, Ending("failed", "internal_error", 500), TokenCounts(), "exact", 0, None
             )
+            if context.keeping is not None:
+                clean_up.callback(context.keeping.finish)
             call_plan = self._plan(asked, route, key, clamp_of(request, reservation, price))
             watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
             headers = rate_limit_headers(reservation.standings)
             call = UpstreamCall(gateway.pool, call_plan)
-            stages = (*self._stages(route), *_filters(guard), *asked.stages)
+            # What is kept is what the caller gets, in the engine's dialect.
+            captured = () if context.keeping is None else (context.keeping.answer,)
+            stages = (*self._stages(route), *_filters(guard), *captured, *asked.stages)
             parts = ExchangeParts(
                 request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
             )
@@ -168,7 +175,7 @@ class GenerationRoute:
 
     async def _guard(self, context: RequestContext, key: KeyRecord) -> WordGuard | None:
         """The word filter of this request, if it has one."""
-        watched = Watched(context.request_id, key.public_id, context.model)
+        watched = Watched(context.request_id, key.public_id, context.model, context.keeping is not None)
         guard = await self.gateway.words.guard_of(watched, key.org_id, context.note)
         if guard is not None:
             context.list_version = guard.policy.version

@@ -79,6 +79,10 @@ class Database(Protocol):
         """Run the statements of a migration."""
         ...
 
+    def scrub(self, table: str) -> None:
+        """Take deleted rows of a table out of the database's own files, as far as it can; not within a transaction."""
+        ...
+
     def close(self) -> None:
         """Let go of the database."""
         ...

@@ -15,10 +15,10 @@ from deepseek_gateway.storage.database import Database, Row, Transaction
 ACTION = "requests.keep"
 PURGE = "requests.purge"
 
-_SELECT = "SELECT request_id, client_request_id, key_id, created, life FROM request_lives"
+_SELECT = "SELECT request_id, client_request_id, key_id, org_id, created, life FROM request_lives"
 _INSERT = """INSERT INTO request_lives
-    (request_id, client_request_id, key_id, created, life, hash, batch, position)
-    VALUES (:request_id, :client_request_id, :key_id, :created, :life, :hash, :batch, :position)
+    (request_id, client_request_id, key_id, org_id, created, life, hash, batch, position)
+    VALUES (:request_id, :client_request_id, :key_id, :org_id, :created, :life, :hash, :batch, :position)
     ON CONFLICT (request_id) DO NOTHING"""
 
 
@@ -41,6 +41,7 @@ class LifeTable:
                     "request_id": life.request_id,
                     "client_request_id": life.client_request_id,
                     "key_id": life.key_id,
+                    "org_id": life.org_id,
                     "created": life.created,
                     "life": life.life,
                     "hash": life.hash,
@@ -66,15 +67,22 @@ class LifeTable:
         sql = f"{_SELECT} WHERE client_request_id = :name ORDER BY created DESC LIMIT :limit"
         return [Life(*row) for row in self.database.read(sql, {"name": client_request_id, "limit": limit})]
 
-    def listing(self, key_id: str | None, before: float | None, limit: int) -> list[Life]:
-        """Lives of one key or of all, the newest first; `before` is the `created` of the page before's last one."""
+    def listing(self, key_id: str | None, org_id: str | None, before: float | None, limit: int) -> list[Life]:
+        """Lives of a key, of an organisation or of all, the newest first.
+
+        `before` is the `created` of the page before's last one.
+        """
         conditions = [
             *(["key_id = :key_id"] if key_id is not None else []),
+            *(["org_id = :org_id"] if org_id is not None else []),
             *(["created < :before"] if before is not None else []),
         ]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         sql = f"{_SELECT} {where} ORDER BY created DESC LIMIT :limit"
-        return [Life(*row) for row in self.database.read(sql, {"key_id": key_id, "before": before, "limit": limit})]
+        return [
+            Life(*row)
+            for row in self.database.read(sql, {"key_id": key_id, "org_id": org_id, "before": before, "limit": limit})
+        ]
 
     def first_fault(self, entries: Iterator[Entry]) -> tuple[int, Fault | None]:
         """Check lives against the audit log's entries; gives how many are sound, and the first fault."""
@@ -113,7 +121,7 @@ class LifeTable:
 
     def _fault_of(self, entry: Entry, last: int) -> tuple[Fault | None, int]:
         sql = (
-            "SELECT request_id, client_request_id, key_id, created, life, hash, batch FROM request_lives "
+            "SELECT request_id, client_request_id, key_id, org_id, created, life, hash, batch FROM request_lives "
             "WHERE batch > :last AND batch <= :batch ORDER BY batch, position"
         )
         rows = self.database.read(sql, {"last": last, "batch": entry.sequence})
@@ -129,7 +137,7 @@ class LifeTable:
             return Fault(at, "removed", f"{missing} of {told['count']} lives of batch {at} are gone"), 0
         if len(rows) > told["count"]:
             return Fault(at, "inserted", f"batch {at} has {len(rows)} lives instead of {told['count']}"), 0
-        if batch_digest([row[5] for row in rows]) != told["sha256"]:
+        if batch_digest([row[-2] for row in rows]) != told["sha256"]:
             return Fault(at, "rewritten", f"the lives of batch {at} are not those that were written"), 0
         return None, len(rows)
 

@@ -32,6 +32,7 @@ class SqliteDatabase:
             # FULL: a committed ledger row survives a power cut, so the journal may forget it.
             self._writer.execute("PRAGMA synchronous = FULL")
             self._writer.execute("PRAGMA foreign_keys = ON")
+            self._writer.execute("PRAGMA secure_delete = ON")  # an erased data key must not stay in a free page
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only = ON")
         self._reading, self._writing = threading.Lock(), threading.Lock()
@@ -115,6 +116,11 @@ class SqliteDatabase:
                 draft = ""
         if draft.strip():
             transaction.write(draft)
+
+    def scrub(self, table: str) -> None:  # noqa: ARG002  the log holds pages of all tables
+        """Empty the write-ahead log, which holds pages as they were; what is deleted in the file is overwritten."""
+        with self._writing, _translated():
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         """Let go of the file."""

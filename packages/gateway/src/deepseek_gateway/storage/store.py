@@ -12,6 +12,7 @@ from deepseek_gateway.storage.ledger import LedgerTable
 from deepseek_gateway.storage.lives import LifeTable
 from deepseek_gateway.storage.meta import MetaTable
 from deepseek_gateway.storage.migrate import Migration, migrate, pending_migrations
+from deepseek_gateway.storage.payloads import PayloadTable
 from deepseek_gateway.storage.people import PeopleTables
 from deepseek_gateway.storage.rules import RuleTable
 from deepseek_gateway.storage.sqlite import SqliteDatabase
@@ -39,6 +40,7 @@ class Store:
         self.people = PeopleTables(database)
         self.ledger = LedgerTable(database)
         self.lives = LifeTable(database)
+        self.payloads = PayloadTable(database)
         self.books = Books(self.ledger, self.lives, self.audit)
         self.meta = MetaTable(database)
         self.rules = RuleTable(database)

@@ -34,6 +34,7 @@ CREATE TABLE request_lives (
     request_id TEXT PRIMARY KEY,
     client_request_id TEXT,
     key_id TEXT,
+    org_id TEXT,
     created REAL NOT NULL,
     life TEXT NOT NULL, -- JSON
     hash TEXT NOT NULL,
@@ -43,6 +44,8 @@ CREATE TABLE request_lives (
 
 CREATE INDEX request_lives_by_client ON request_lives (client_request_id, created);
 CREATE INDEX request_lives_by_key ON request_lives (key_id, created);
+CREATE INDEX request_lives_by_org ON request_lives (org_id, created);
+CREATE INDEX request_lives_by_time ON request_lives (created);
 CREATE INDEX request_lives_by_batch ON request_lives (batch, position);
 
 -- Lives of batches up to `batch` may be deleted: an audit entry says when and why.
@@ -54,9 +57,9 @@ CREATE TABLE request_lives_floor (
 -- Kept texts, off by default; see audit/vault.py. A subject's data key is wrapped by a master key that is not here.
 CREATE TABLE payload_subjects (
     subject TEXT PRIMARY KEY, -- user:<id>, or key:<public id> for keys without a user
-    wrapped BYTEA NOT NULL,
+    wrapped BYTEA NOT NULL, -- empty once the subject was erased
     master TEXT NOT NULL, -- which master key, by a name that says nothing about it
-    created REAL NOT NULL
+    created REAL NOT NULL -- texts that are older were sealed with a key that is gone
 );
 
 CREATE TABLE payloads (
@@ -66,6 +69,7 @@ CREATE TABLE payloads (
     created REAL NOT NULL,
     expires REAL NOT NULL,
     is_masked INTEGER NOT NULL,
+    sha256 TEXT NOT NULL, -- of `sealed`
     sealed BYTEA NOT NULL
 );
 

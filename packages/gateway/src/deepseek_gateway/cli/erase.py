@@ -1,0 +1,54 @@
+"""`deepseek-gateway erase`: destroy one subject's kept texts, with proof; and check such a proof."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from deepseek_gateway.cli.common import Commands, add_state_flag
+from deepseek_gateway.cli.payload import retention
+from deepseek_gateway.errors import ConfigurationError
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser("erase", help="destroy the kept texts of one user or key, and print a proof")
+    add_state_flag(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--user", metavar="ID", help="a user's id")
+    what.add_argument("--key", metavar="ID", help="the public id of a key that belongs to no user")
+    what.add_argument("--check", type=Path, metavar="FILE", help="check a proof; 1 if it does not hold")
+    parser.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Erase and print the proof, a line of JSON; or check one."""
+    if parsed.check is not None:
+        return _check(parsed)
+    subject = f"user:{parsed.user}" if parsed.user is not None else f"key:{parsed.key}"
+    with retention(parsed) as (service, by):
+        print(json.dumps(service.erase(by, subject)))
+    return 0
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    proof = _read(parsed.check)
+    with retention(parsed) as (service, _):
+        faults = service.check(proof)
+    for fault in faults:
+        print(f"fault: {fault}")
+    if not faults:
+        print(f"the proof holds: {proof['payloads']} texts of {proof['subject']} are gone")
+    return 1 if faults else 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        proof = json.loads(path.read_text("utf-8"))
+        if isinstance(proof, dict) and {"entry", "entry_hash", "subject", "payloads"} <= proof.keys():
+            return proof  # pyright: ignore[reportUnknownVariableType]
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError:
+        pass
+    raise ConfigurationError(f"{path} holds no proof: `deepseek-gateway erase` prints one")
