@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_gateway.audit.life import refusal_of
 from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
+from deepseek_gateway.dialects.aside import CountTranslation
 from deepseek_gateway.dialects.messages import MessagesTranslation
 from deepseek_gateway.dialects.responses import ResponsesTranslation
 from deepseek_gateway.edge.context import STATE_KEY, RequestContext
@@ -58,6 +59,7 @@ def route_table(gateway: Gateway) -> RouteTable:
     messages = GenerationRoute(gateway, MessagesTranslation(), "v1")
     for prefix in ("", "/v1", "/anthropic", "/anthropic/v1"):
         table.post(f"{prefix}/messages", messages)
+        table.post(f"{prefix}/messages/count_tokens", GenerationRoute(gateway, CountTranslation(), "v1"))
     table.get("/openapi.json", status.document)
     for operation in ADMIN:
         table.add(operation.method, operation.path, AdminRoute(gateway, operation))

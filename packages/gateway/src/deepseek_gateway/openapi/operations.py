@@ -8,6 +8,8 @@ from deepseek_client.types import (
     ChatCompletionRequest,
     Completion,
     CompletionRequest,
+    EmbeddingList,
+    EmbeddingRequest,
     GenerateRequest,
     Generation,
     GenerationChunk,
@@ -18,6 +20,34 @@ from deepseek_client.types import (
 from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.openapi.operation import Operation
 from deepseek_gateway.routes.admin import audit, keys, payloads, people, usage
+
+
+class TokenizeRequest(WireModel):
+    """Either `prompt` or `messages`; with `messages` all that a chat request may have counts too."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+
+
+class DetokenizeRequest(WireModel):
+    """Token ids."""
+
+    model: str | None = None
+    tokens: list[int]
+
+
+class CountRequest(WireModel):
+    """A conversation as /v1/messages takes it."""
+
+    model: str | None = None
+    messages: list[dict[str, Any]]
+
+
+class CountAnswer(WireModel):
+    """Its tokens."""
+
+    input_tokens: int
 
 
 class Health(WireModel):
@@ -158,6 +188,36 @@ GENERATION: Final = (
     ),
     Operation(
         method="POST",
+        path="/v1/embeddings",
+        aliases=_prefixed("/embeddings"),
+        summary="Vectors of texts, where the model's server has them",
+        access=Scope.INFERENCE,
+        body=EmbeddingRequest,
+        answer=(EmbeddingList,),
+        errors=GENERATING,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/tokenize",
+        aliases=_prefixed("/tokenize"),
+        summary="Token ids of a text or a conversation",
+        access=Scope.INFERENCE,
+        body=TokenizeRequest,
+        answer=(WireModel,),
+        errors=GENERATING,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/detokenize",
+        aliases=_prefixed("/detokenize"),
+        summary="The text of token ids",
+        access=Scope.INFERENCE,
+        body=DetokenizeRequest,
+        answer=(WireModel,),
+        errors=GENERATING,
+    ),
+    Operation(
+        method="POST",
         path="/v1/responses",
         aliases=("/responses",),
         summary="Continue a conversation, in the form of OpenAI's Responses API",
@@ -176,6 +236,17 @@ GENERATION: Final = (
         body=MessagesRequest,
         answer=(MessagesAnswer,),
         chunk=MessagesAnswer,
+        errors=GENERATING,
+        error=MessagesError,
+    ),
+    Operation(
+        method="POST",
+        path="/v1/messages/count_tokens",
+        aliases=tuple(f"{prefix}/messages/count_tokens" for prefix in ("", "/anthropic", "/anthropic/v1")),
+        summary="How many tokens a conversation has, in the form of Anthropic's API",
+        access=Scope.INFERENCE,
+        body=CountRequest,
+        answer=(CountAnswer,),
         errors=GENERATING,
         error=MessagesError,
     ),

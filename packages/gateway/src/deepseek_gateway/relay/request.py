@@ -16,17 +16,35 @@ from deepseek_gateway.relay.usage_tap import UsageWish
 BYTES_PER_TOKEN = 3
 """Below what tokenizers reach on plain text (English 4 to 5, Chinese 3 to 5): an estimate rather holds too much."""
 
+_PROMPT_FIELDS = ("prompt", "suffix", "messages", "tools", "input")
+
 MAX_CHOICES = 128
 MAX_MODEL = 256
 MAX_ESTIMATE = 2**31
 
 
 class Dialect(Enum):
-    """The three ways to ask for text; values are the API's paths."""
+    """The three ways to ask for text, and what is relayed beside them; values are the API's paths."""
 
     GENERATE = "generate"
     CHAT = "chat/completions"
     COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
+
+    @property
+    def generates(self) -> bool:
+        """Whether tokens are made."""
+        return self in _GENERATING
+
+    @property
+    def is_billed(self) -> bool:
+        """Whether the model computes anything."""
+        return self in _GENERATING or self is Dialect.EMBEDDINGS
+
+
+_GENERATING = frozenset({Dialect.GENERATE, Dialect.CHAT, Dialect.COMPLETIONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +115,10 @@ def read_request(dialect: Dialect, fields: dict[str, Any], wish: UsageWish | Non
         continuous=options.get("continuous_usage_stats") is True,
         in_finish=dialect is Dialect.GENERATE,
     )
-    max_tokens = _positive(fields.get("max_tokens")) or _positive(fields.get("max_completion_tokens"))
+    if dialect.generates:
+        max_tokens = _positive(fields.get("max_tokens")) or _positive(fields.get("max_completion_tokens"))
+    else:
+        max_tokens = 1  # nothing to hold for an answer
     prompts = _prompt_count(dialect, fields)
     return GenerationRequest(
         dialect=dialect,
@@ -107,9 +128,7 @@ def read_request(dialect: Dialect, fields: dict[str, Any], wish: UsageWish | Non
         wish=wish,
         max_tokens=max_tokens,
         choices=min(prompts * (_positive(fields.get("n")) or 1), MAX_CHOICES),
-        prompt_estimate=min(
-            estimate_tokens([fields.get(name) for name in ("prompt", "suffix", "messages", "tools")]), MAX_ESTIMATE
-        ),
+        prompt_estimate=min(estimate_tokens([fields.get(name) for name in _PROMPT_FIELDS]), MAX_ESTIMATE),
     )
 
 

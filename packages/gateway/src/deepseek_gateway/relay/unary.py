@@ -42,7 +42,8 @@ class UnaryExchange(Exchange):
             if self.stages is not None:
                 body = self.stages.body(body)
                 reason = self.stages.ended.reason if self.stages.ended is not None else reason
-            self.settle(Ending("finished", reason or "unknown", 200))
+            nothing_said = "unknown" if self.parts.request.dialect.generates else "answered"
+            self.settle(Ending("finished", reason or nothing_said, 200))
         else:
             body = self.parts.errors.relayed(answer.status, body)
             self.settle(Ending("failed", "rejected", answer.status))
@@ -60,7 +61,7 @@ class UnaryExchange(Exchange):
         call = self.parts.call
         if self._body is None:
             return TokenCounts(), "exact" if call.attempt == 0 else "estimated"
-        if call.answer.status != 200:
+        if call.answer.status != 200 or not self.parts.request.dialect.is_billed:
             return TokenCounts(), "exact"
         counts, _ = usage_of_body(self._body)
         if counts is not None:

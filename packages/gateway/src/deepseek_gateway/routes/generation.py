@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from deepseek_gateway.audit.trail import plain_id
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.auth.records import Scope as KeyScope
+from deepseek_gateway.dialects.aside import read_aside
 from deepseek_gateway.dialects.translation import Translated, Translation
 from deepseek_gateway.edge.body import read_body
 from deepseek_gateway.edge.context import RequestContext, context_of, header
@@ -84,6 +85,8 @@ class GenerationRoute:
             ApiError: 400, it is malformed.
         """
         if isinstance(self.dialect, Dialect):
+            if not self.dialect.generates:
+                return read_aside(self.dialect, body, self.prefix)
             return Translated(parse_request(self.dialect, body), prefix=self.prefix)
         return self.dialect.translate(parse_body(body))
 

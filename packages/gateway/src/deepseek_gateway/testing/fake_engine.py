@@ -84,10 +84,12 @@ class FakeEngine:
         self.script: dict[str, Any] = {}
         self.is_ready = True
         self.others = 0  # requests of other gateways that it says it has
+        self.lacks: set[str] = set()
         self.running: dict[str, Job] = {}
         self.finished: list[Finished] = []
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.num_aborts = 0
         self.changed = asyncio.Condition()
         self._gate = asyncio.Semaphore(0)
@@ -137,6 +139,10 @@ class FakeEngine:
             await send_body(send, 200, compact({"object": "list", "data": data}))
         elif path.startswith("requests/"):
             await self._abort(path.split("/")[1], send)
+        elif path in self.lacks:
+            await send_body(send, 404, b'{"detail":"Not Found"}')
+        elif path in {"embeddings", "tokenize", "detokenize"}:
+            await self._aside(path, headers, scope, receive, send)
         else:
             await self._generate(path, headers, scope, receive, send)
 
@@ -158,6 +164,26 @@ class FakeEngine:
         if job is not None:
             job.end("abort")
         await send_body(send, 200, compact({"id": request_id, "aborted": job is not None}))
+
+    async def _aside(self, path: str, headers: dict[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+        """What is no generation: words are tokens, and a vector has a word's length and its place."""
+        body = cast("dict[str, Any]", json.loads(await read_body(scope, receive, MAX_BODY_BYTES, 60)))
+        self.bodies.append(body)
+        self.headers.append(headers)
+        self.paths.append(scope["path"])
+        if path == "detokenize":
+            await send_body(send, 200, compact({"prompt": " ".join(f"w{token}" for token in body["tokens"])}))
+            return
+        given = body.get("input") or body.get("prompt") or body.get("messages")
+        words = (given if isinstance(given, str) else json.dumps(given)).split()
+        if path == "tokenize":
+            await send_body(send, 200, compact({"count": len(words), "tokens": list(range(len(words)))}))
+            return
+        counts = TokenCounts(len(words), 0, 0)
+        self.finished.append(Finished(headers.get("x-request-id", "-"), counts, "embed"))
+        data = [{"object": "embedding", "index": 0, "embedding": [float(len(word)) for word in words]}]
+        answer = {"object": "list", "data": data, "model": self.models[0], "usage": usage_json(counts)}
+        await send_body(send, 200, compact(answer))
 
     async def _generate(self, path: str, headers: dict[str, str], scope: Scope, receive: Receive, send: Send) -> None:
         body = cast("dict[str, Any]", json.loads(await read_body(scope, receive, MAX_BODY_BYTES, 60)))

@@ -56,7 +56,7 @@ class Try:
             UpstreamError: there is none, or it is a refusal after which another engine may do better.
         """
         upstream, plan = self.placement.upstream, self.plan
-        url = upstream.client.address.endpoint(plan.prefix_at(upstream.kind), plan.path)
+        url = plan.url_at(upstream.kind, upstream.client.address)
         try:
             body = plan.body_for(self.placement)
             answer = await upstream.client.post(url, body, plan.headers_at(upstream.kind, self.note.id))

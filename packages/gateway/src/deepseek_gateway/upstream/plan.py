@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deepseek_gateway.config.sections import UpstreamKind
+from deepseek_gateway.upstream.address import UpstreamAddress
 from deepseek_gateway.upstream.pool import Placement, RouteAsk
+
+_BESIDE_THE_API = frozenset({"tokenize", "detokenize"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,12 @@ class CallPlan:
     def prefix_at(self, kind: UpstreamKind) -> str:
         """Where a kind of server has the path: the cloud has completions, with their suffix, under /beta only."""
         return "beta" if kind == "deepseek-cloud" and self.path == "completions" else self.prefix
+
+    def url_at(self, kind: UpstreamKind, address: UpstreamAddress) -> str:
+        """The URL at a server: those of other makers have their tokenizers beside the API, not in it."""
+        if kind == "openai" and self.path in _BESIDE_THE_API:
+            return address.outside(self.path)
+        return address.endpoint(self.prefix_at(kind), self.path)
 
     def headers_at(self, kind: UpstreamKind, attempt_id: str) -> dict[str, str]:
         """Headers for a kind of server: nothing of ours goes to the cloud."""
