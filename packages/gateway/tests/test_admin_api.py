@@ -6,7 +6,7 @@ import time
 import pytest
 
 from deepseek_gateway.testing.caller import Caller, Reply
-from deepseek_gateway.testing.stack import Stack, running_stack
+from deepseek_gateway.testing.stack import Stack, running_gateway, running_stack
 
 FAULTS = [
     ({}, "name", "required"),
@@ -243,6 +243,23 @@ async def test_malformed_bodies_and_parameters_are_explained(admin: Caller) -> N
 async def test_an_answer_that_may_hold_a_key_is_not_kept_by_caches(admin: Caller) -> None:
     reply = await send(admin, "POST", "/admin/keys", {"name": "a"})
     assert reply.headers["cache-control"] == "no-store"
+
+
+async def test_what_one_gateway_does_is_in_force_on_another_within_its_cache_time(state_dir, postgres) -> None:
+    shared = {"store_url": postgres.new_database(), "key_pepper": "shared by all gateways", "key_cache_ttl_s": 0.2}
+    async with (
+        running_stack(state_dir / "one", **shared) as one,
+        running_gateway(state_dir / "two", one.served.url, **shared) as two,
+    ):
+        admin = one.with_key(scopes=["admin"])
+        key = await made(admin, "/admin/keys", name="app")
+        elsewhere = Caller(one.caller.session, two.url, key["key"])
+        assert (await elsewhere.post()).status == 200
+        for act, status in (("disable", 401), ("enable", 200), ("revoke", 401)):
+            await send(admin, "POST", f"/admin/keys/{key['id']}/{act}")
+            async with asyncio.timeout(5):
+                while (await elsewhere.post()).status != status:
+                    pass
 
 
 async def test_an_act_can_be_followed_from_its_request(admin: Caller, caplog) -> None:
