@@ -232,8 +232,8 @@ def test_usage_prints_totals_by_key_and_day(state: Path, command: Command) -> No
             gateway.signal()
             assert gateway.wait() == 0
     shown = command("usage", "--state", state)[1].splitlines()
-    assert re.fullmatch(r"day +key +name +requests +prompt +cached +completion +total", shown[0])
-    assert re.fullmatch(r"total +3 +9 +0 +24 +33", shown[-1])
+    assert re.fullmatch(r"day +key +name +requests +prompt +cached +completion +total +cost", shown[0])
+    assert re.fullmatch(r"total +3 +9 +0 +24 +33 +0\.00", shown[-1])
     totals = command.json("usage", "--state", state, "--key", keys[1]["id"])
     assert [(total["requests"], total["total_tokens"]) for total in totals] == [(2, 22)]
     assert command.json("usage", "--state", state, "--until", "2020-01-01") == []

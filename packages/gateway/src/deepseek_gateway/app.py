@@ -20,6 +20,7 @@ from deepseek_gateway.openapi.operations import ADMIN
 from deepseek_gateway.relay.exchange import CLIENT_GONE_STATUS
 from deepseek_gateway.relay.request import Dialect
 from deepseek_gateway.routes.admin.operation import AdminRoute
+from deepseek_gateway.routes.balance import BalanceRoute
 from deepseek_gateway.routes.generation import GenerationRoute
 from deepseek_gateway.routes.models import ModelsRoute
 from deepseek_gateway.routes.status import StatusRoutes
@@ -50,6 +51,7 @@ def route_table(gateway: Gateway) -> RouteTable:
         table.get(f"{prefix}/metrics", status.metrics)
     for prefix in ("", "/v1", "/beta"):
         table.get(f"{prefix}/models", models)
+        table.get(f"{prefix}/user/balance", BalanceRoute(gateway))
         table.get(f"{prefix}/models/{{id...}}", models)
         for dialect in Dialect:
             table.post(f"{prefix}/{dialect.value}", GenerationRoute(gateway, dialect, prefix.strip("/") or "v1"))

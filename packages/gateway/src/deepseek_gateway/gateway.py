@@ -30,9 +30,11 @@ from deepseek_gateway.limits.redis_limiter import RedisLimiter, RedisTimes
 from deepseek_gateway.limits.redis_link import RedisLink
 from deepseek_gateway.limits.rulebook import Meter, Plan
 from deepseek_gateway.limits.rules import Kind
+from deepseek_gateway.limits.service import LimitService
 from deepseek_gateway.limits.windows import Window
-from deepseek_gateway.metrics import GatewayMetrics
+from deepseek_gateway.metrics import GatewayMetrics, LimitFigures
 from deepseek_gateway.money.prices import Price, load_prices
+from deepseek_gateway.money.service import BalanceService
 from deepseek_gateway.people.service import PeopleService
 from deepseek_gateway.policy.reload import ConfigReloader
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot
@@ -79,6 +81,8 @@ class Gateway:
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
         self.words = WordFilter(self.store.words, self.pepper, self.executor, self.metrics)
         self.payloads = self._payload_keeper(settings)
+        self.limits = LimitService(self.store)
+        self.balances = BalanceService(self.store, self.prices.currency)
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
         self.limiter = self._limiter(settings)
@@ -198,6 +202,21 @@ class Gateway:
             self._running -= 1
             if not self._running:
                 self._idle.set()
+
+    @property
+    def limits_trouble(self) -> str | None:
+        """Why limits are not kept as written just now, or None: traffic may come all the same."""
+        if self.limiter.trouble is not None:
+            return self.limiter.trouble
+        return "the store is away: the last rules stay in force" if self.rules.is_stale else None
+
+    @property
+    def limit_figures(self) -> LimitFigures:
+        """How limits are kept, in numbers."""
+        is_kept, limiter = self.limits_trouble is None, self.limiter
+        if not isinstance(limiter, RedisLimiter):
+            return LimitFigures(is_kept)
+        return LimitFigures(is_kept, limiter.num_settling, limiter.num_shared, limiter.num_denied)
 
     def price(self, plan: Plan, model: str | None) -> Price | None:
         """What a model costs now; None where nobody says.

@@ -1,5 +1,6 @@
 """Every counter and histogram, named once. Labels take values from fixed sets, or from the configuration."""
 
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,6 +14,16 @@ Metric = TypeVar("Metric", Counter, Histogram)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFigures:
+    """How limits are kept: as written or by policy, and what happened because of that."""
+
+    is_kept: bool
+    num_settling: int = 0
+    num_shared: int = 0
+    num_denied: int = 0
 
 
 class GatewayMetrics:
@@ -63,6 +74,10 @@ class GatewayMetrics:
             ["outcome"],
             registry=self._registry,
         )
+        self._limits_kept = self._gauge("limits_kept", "1 when limits are kept as written, 0 while their policies hold")
+        self._limits_settling = self._gauge("limits_settling", "Settlements that Redis does not know yet")
+        self._limits_shared = self._gauge("limits_shared", "Requests let in by this gateway's share since the start")
+        self._limits_denied = self._gauge("limits_denied", "Requests refused since the start because Redis was away")
         self._in_flight = Gauge("deepseek_gateway_in_flight_requests", "Admitted requests", registry=self._registry)
         self._pending = Gauge(
             "deepseek_gateway_ledger_pending_rows", "Rows that wait for the store", registry=self._registry
@@ -91,6 +106,9 @@ class GatewayMetrics:
     def word_reviews_dropped(self, number: int) -> None:
         """Say how many hits found no room on their way into the review queue."""
         self._reviews_dropped.set(number)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"deepseek_gateway_{name}", text, registry=self._registry)
 
     def answered(self, context: RequestContext) -> None:
         """Count an HTTP request that is over."""
@@ -128,6 +146,13 @@ class GatewayMetrics:
     def replayed(self, kind: str) -> None:
         """Count a request that was served from another one's answer: `running`, `finished` or `resumed`."""
         self._replayed.labels(kind).inc()
+
+    def limits(self, figures: LimitFigures) -> None:
+        """Take how limits are kept just now."""
+        self._limits_kept.set(figures.is_kept)
+        self._limits_settling.set(figures.num_settling)
+        self._limits_shared.set(figures.num_shared)
+        self._limits_denied.set(figures.num_denied)
 
     def exposition(self, in_flight: int, pending_rows: int) -> bytes:
         """Prometheus text."""

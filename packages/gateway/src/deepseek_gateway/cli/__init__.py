@@ -18,6 +18,8 @@ COMMANDS = {
     "team": "teams",
     "user": "users",
     "key": "keys",
+    "limit": "limits",
+    "balance": "balances",
     "usage": "usage",
     "admin": "admin",
     "audit": "audit",

@@ -18,7 +18,7 @@ def parse_money(text: str) -> int:
     Raises:
         ValueError: it is none, or has more than nine digits after the point.
     """
-    match = re.fullmatch(r"(-?)(\d{1,15})(?:\.(\d{1,9}))?", text.strip())
+    match = re.fullmatch(r"(-?)([0-9]{1,15})(?:\.([0-9]{1,9}))?", text.strip())
     if match is None:
         raise ValueError(f"{text[:40]!r} is no amount of money such as 12.50, with nine digits after the point at most")
     nano = int(match[2]) * NANO + int((match[3] or "0").ljust(9, "0"))

@@ -19,7 +19,8 @@ from deepseek_client.types import (
 )
 from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.openapi.operation import Operation
-from deepseek_gateway.routes.admin import audit, keys, payloads, people, usage
+from deepseek_gateway.routes.admin import audit, balances, keys, limits, payloads, people, usage
+from deepseek_gateway.routes.balance import OPERATION as BALANCE
 
 
 class TokenizeRequest(WireModel):
@@ -251,5 +252,13 @@ GENERATION: Final = (
         error=MessagesError,
     ),
 )
-ADMIN: Final = (*keys.OPERATIONS, *people.OPERATIONS, *usage.OPERATIONS, *audit.OPERATIONS, *payloads.OPERATIONS)
-OPERATIONS: Final[tuple[Operation, ...]] = (*GENERATION, *MODELS, *STATUS, *ADMIN)
+ADMIN: Final = (
+    *keys.OPERATIONS,
+    *people.OPERATIONS,
+    *limits.OPERATIONS,
+    *balances.OPERATIONS,
+    *usage.OPERATIONS,
+    *audit.OPERATIONS,
+    *payloads.OPERATIONS,
+)
+OPERATIONS: Final[tuple[Operation, ...]] = (*GENERATION, *MODELS, BALANCE, *STATUS, *ADMIN)

@@ -55,6 +55,7 @@ class StatusRoutes:
         """Prometheus text."""
         context_of(scope).route = "/metrics"
         gateway = self.gateway
+        gateway.metrics.limits(gateway.limit_figures)
         text = gateway.metrics.exposition(gateway.running, gateway.ledger.pending_rows)
         settings = gateway.settings
         if settings.workers > 1 and scope["query_string"] != OWN:

@@ -1,0 +1,114 @@
+"""Limits as administrators set them: commands, the admin API, and what gateways make of it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from deepseek_gateway.limits.drafts import LimitDraft
+from deepseek_gateway.testing.caller import until
+from deepseek_gateway.testing.processes import gateway_command, gateway_json
+from deepseek_gateway.testing.stack import OPERATOR, Stack
+
+
+@pytest.fixture
+def admin(stack: Stack):
+    return stack.with_key(scopes=["admin"])
+
+
+async def test_a_rule_is_in_force_without_a_restart_and_gone_when_it_is_removed(stack: Stack, admin) -> None:
+    org = stack.running.org("acme")
+    one, two = stack.with_key(org_id=org), stack.with_key(org_id=org)
+    draft = {"kind": "requests_per_minute", "limit": 2, "org_id": org}
+    async with admin.open("/admin/limits", draft) as answer:
+        assert answer.status == 201
+        rule = await answer.json()
+    await until(lambda: stack.gateway.rules._version[0] == 1)  # it looks once a second
+    assert [(await caller.post()).status for caller in (one, two)] == [200, 200]
+    refused = await one.post()
+    assert (refused.status, refused.error["code"]) == (429, "requests_per_minute")
+    assert f"(rule {rule['id']}: organisation {org})" in refused.error["message"]
+    assert refused.headers["x-ratelimit-rule"] == rule["id"]
+    assert (await stack.caller.post()).status == 200
+    async with admin.open(f"/admin/limits/{rule['id']}", {**draft, "limit": 100}, method="PUT") as answer:
+        assert (await answer.json())["limit"] == 100
+    assert [each["limit"] for each in (await admin.get("/admin/limits")).json["data"]] == [100]
+    async with admin.open(f"/admin/limits/{rule['id']}", method="DELETE") as answer:
+        assert answer.status == 200
+    await stack.gateway.rules.refresh()
+    assert [(await one.post()).status for _ in range(3)] == [200] * 3
+
+
+async def test_a_soft_limit_tells_once_in_log_metric_and_store(stack: Stack, admin, caplog) -> None:
+    draft = LimitDraft(kind="tokens_per_day", limit=3, key_id="*", soft=True)
+    rule = await asyncio.to_thread(stack.gateway.limits.set, OPERATOR, draft)
+    await stack.gateway.rules.refresh()
+    for _ in range(4):
+        assert (await stack.caller.post()).status == 200
+    await stack.gateway.alerts.flush()
+    (event,) = (await admin.get("/admin/limit-events")).json["data"]
+    assert (event["rule_id"], event["key_id"], event["kind"]) == (rule.id, stack.caller.key_id, "tokens_per_day")
+    assert len([record for record in caplog.records if "soft limit reached" in record.getMessage()]) == 1
+    metrics = (await stack.caller.get("/metrics")).body.decode()
+    assert 'deepseek_gateway_soft_limits_reached_total{rule="tokens_per_day"} 1.0' in metrics
+    assert "deepseek_gateway_limits_kept 1.0" in metrics
+
+
+@pytest.mark.parametrize(
+    ("draft", "param"),
+    [
+        ({"kind": "tokens_per_minute", "limit": 0}, "limit"),
+        ({"kind": "tokens_per_minute", "limit": "many"}, "limit"),
+        ({"kind": "money_per_day", "limit": "1.5", "on_failure": "share"}, "on_failure"),
+        ({"kind": "tokens_per_day", "limit": 5, "time_zone": "Mars"}, "time_zone"),
+        ({"kind": "words_per_day", "limit": 5}, "kind"),
+        ({"kind": "tokens_per_day", "limit": 5, "team": "x"}, "team"),
+    ],
+)
+async def test_a_rule_that_cannot_hold_is_refused_by_name(admin, draft: dict, param: str) -> None:
+    async with admin.open("/admin/limits", draft) as answer:
+        assert answer.status == 422
+        assert param in (await answer.json())["error"]["message"]
+
+
+async def test_who_administers_one_organisation_sees_its_limits_and_changes_none(stack: Stack) -> None:
+    org, other = stack.running.org("acme"), stack.running.org("other")
+    for name in (org, other):
+        draft = LimitDraft(kind="tokens_per_day", limit=5, org_id=name)
+        await asyncio.to_thread(stack.gateway.limits.set, OPERATOR, draft)
+    bound = stack.with_key(scopes=["admin"], org_id=org)
+    (seen,) = (await bound.get("/admin/limits")).json["data"]
+    assert seen["org_id"] == org
+    async with bound.open(f"/admin/limits/{seen['id']}", method="DELETE") as answer:
+        assert answer.status == 403
+
+
+def test_commands_set_list_and_remove_limits_and_top_up_balances(tmp_path: Path) -> None:
+    state, prices = tmp_path / "state", tmp_path / "prices.toml"
+    prices.write_text('currency = "CNY"\n')
+    assert gateway_command("migrate", "--state", state).returncode == 0
+    (state / "gateway.toml").write_text(f'prices = "{prices}"\n')
+    org = gateway_json("org", "create", "acme", "--state", state)["id"]
+    there = ("--state", state)
+    rule = gateway_json(
+        "limit", "set", "money-per-month", "12.50", "--org", "acme", "--time-zone", "Asia/Shanghai", *there
+    )
+    assert (rule["kind"], rule["limit"], rule["org_id"], rule["on_failure"]) == (
+        "money_per_month",
+        "12.50",
+        org,
+        "deny",
+    )
+    changed = gateway_json("limit", "set", "money-per-month", "20", "--org", "acme", "--id", rule["id"], *there)
+    assert [each["limit"] for each in gateway_json("limit", "list", *there)] == [changed["limit"]] == ["20.00"]
+    shown = gateway_command("limit", "list", *there).stdout
+    assert f"org={org}" in shown
+    assert gateway_command("limit", "remove", rule["id"], *there).returncode == 0
+    assert gateway_json("limit", "list", *there) == []
+    assert "no limit has the id" in gateway_command("limit", "remove", rule["id"], *there).stderr
+    assert "limit" in gateway_command("limit", "set", "tokens-per-day", "x", *there).stderr
+    topped = gateway_json("balance", "top-up", "5", "--org", "acme", "--note", "first", *there)
+    assert (topped["account"], topped["total"], topped["currency"]) == (f"org:{org}", "5.00", "CNY")
+    assert gateway_json("balance", "top-up", "1.25", "--org", "acme", "--grant", *there)["total"] == "6.25"
+    (account,) = gateway_json("balance", "show", *there)
+    assert (account["topped_up"], account["granted"], account["spent"]) == ("5.00", "1.25", "0.00")
