@@ -155,7 +155,7 @@ async def test_an_error_event_of_the_engine_reaches_the_caller_and_ends_the_stre
     assert reply.events[-1].startswith("event: error\ndata: ")
     assert "the script says so" in reply.events[-1]
     row = await stack.row()
-    assert (row.status, row.completion_tokens, row.accuracy) == ("failed", 2, "estimated")
+    assert (row.status, row.completion_tokens, row.accuracy) == ("failed", 2, "exact")  # the engine ended it itself
 
 
 async def test_an_engine_that_is_killed_and_returns_is_used_again(state_dir: Path) -> None:

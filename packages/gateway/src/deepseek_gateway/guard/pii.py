@@ -22,6 +22,9 @@ class Found(NamedTuple):
     kind: Kind
 
 
+_MAX_PASSES = 8
+_GONE = "\0"
+
 _WIDE = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
 _SEPARATED = "[ \u00a0-]?"
 
@@ -46,7 +49,7 @@ _PHONES = (
     re.compile(r"(?<![0-9A-Za-z-])(?:\(0[0-9]{2,3}\) ?|0[0-9]{2,3}-)[0-9]{7,8}(?![0-9A-Za-z-])"),
 )
 _IPV4 = re.compile(r"(?<![0-9A-Za-z.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\.?[0-9A-Za-z])")
-_IPV6 = re.compile(r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{2,39}(?::(?:[0-9]{1,3}\.){3}[0-9]{1,3})?(?![0-9A-Za-z:])")
+_IPV6 = re.compile(r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{2,39}(?::(?:[0-9]{1,3}\.){3}[0-9]{1,3})?(?![0-9A-Za-z:]|\.[0-9])")
 
 _IBAN_START = re.compile(r"(?<![0-9A-Za-z])[A-Za-z]{2}[0-9]{2}")
 _IBAN_LENGTHS = (
@@ -63,26 +66,40 @@ def find_pii(text: str, kinds: tuple[Kind, ...] = KINDS) -> list[Found]:
     """Personal data in a text, in order; no two overlap."""
     plain = text.translate(_WIDE)  # as long as the text: full width digits are digits
     found: list[Found] = []
-    taken = bytearray(len(text))
+    for _ in range(_MAX_PASSES):
+        new = _find_once(plain, kinds)
+        if not new:
+            break
+        found += new
+        # What stood beside data may be data of its own once that is gone.
+        plain = _replaced(plain, sorted(new), lambda one: _GONE * (one.end - one.start))
+    return sorted(found)
+
+
+def _replaced(text: str, found: list[Found], by: Callable[[Found], str]) -> str:
+    parts: list[str] = []
+    end = 0
+    for one in found:
+        parts += [text[end : one.start], by(one)]
+        end = one.end
+    return "".join([*parts, text[end:]])
+
+
+def _find_once(plain: str, kinds: tuple[Kind, ...]) -> list[Found]:
+    found: list[Found] = []
+    taken = bytearray(len(plain))
     for kind in KINDS:
         for start, end in _FINDERS[kind](plain) if kind in kinds else ():
             if not any(taken[start:end]):
                 taken[start:end] = b"\1" * (end - start)
                 found.append(Found(start, end, kind))
-    return sorted(found)
+    return found
 
 
 def mask_pii(text: str, kinds: tuple[Kind, ...] = KINDS) -> str:
     """The text with `[kind]` where personal data was; the same object when there was none."""
     found = find_pii(text, kinds)
-    if not found:
-        return text
-    parts: list[str] = []
-    end = 0
-    for one in found:
-        parts += [text[end : one.start], f"[{one.kind}]"]
-        end = one.end
-    return "".join([*parts, text[end:]])
+    return _replaced(text, found, lambda one: f"[{one.kind}]") if found else text
 
 
 def mask_json(value: Any, kinds: tuple[Kind, ...] = KINDS) -> Any:
