@@ -84,7 +84,7 @@ def test_after_the_drain_limit_streams_end_with_an_error_event_and_are_billed(se
 def is_ready(served: Served) -> bool:
     try:
         return served.http.get("/ready").status_code == 200
-    except httpx.RemoteProtocolError:  # the request met the closing of the connection that it went over
+    except httpx.TransportError:  # the request met the closing of the connection that it went over
         return False
 
 
