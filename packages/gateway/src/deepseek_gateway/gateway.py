@@ -40,6 +40,7 @@ from deepseek_gateway.policy.reload import ConfigReloader
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot
 from deepseek_gateway.relay.allowance import SliceSizes
 from deepseek_gateway.replay.book import ReplayBook
+from deepseek_gateway.replay.shared import SharedAnswers
 from deepseek_gateway.route.metrics import Figures
 from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.state_dir import open_store, open_vault
@@ -99,6 +100,9 @@ class Gateway:
         self.replays = ReplayBook(
             settings.replay_bytes, settings.replay_entry_bytes, settings.replay_ttl_s, settings.resume_grace_s
         )
+        url, self.shared_answers = settings.redis_url, None
+        if url is not None:
+            self.shared_answers = SharedAnswers(url.get_secret_value(), settings.redis_timeout_s, settings.replay_ttl_s)
         self.is_draining = False
         self._making: set[asyncio.Task[None]] = set()
         self._running = 0
@@ -151,6 +155,8 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.replays.close()
+        if self.shared_answers is not None:
+            await self.shared_answers.close()
         await self.pool.close()
         self.access_log.flush()
         await self.rules.close()

@@ -73,7 +73,8 @@ class Following:
             return
         self.has_begun = True
         headers = [(name, value) for name, value in head.headers if name != b"x-request-id"]
-        if self.recording.request_id != self.context.request_id:
+        is_known = any(name == b"x-replay-of" for name, _ in headers)  # another gateway's answer
+        if self.recording.request_id != self.context.request_id and not is_known:
             headers.append((b"x-replay-of", self.recording.request_id.encode()))
         message = {"type": "http.response.start", "status": head.status, "headers": headers}
         await self.watch.sending(self.send(message))

@@ -104,6 +104,16 @@ class Recording:
         """Whether all of it is still here."""
         return self._first == 0
 
+    @property
+    def is_kept_whole(self) -> bool:
+        """Whether all of it is here and small enough to be kept."""
+        return self.is_whole and self.size <= self._max_bytes
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody came back within the grace period."""
+        return self._abandoned.is_set()
+
     async def receive(self) -> Message:
         """For the exchange: its caller has left when nobody followed for the grace period."""
         await self._abandoned.wait()

@@ -1,5 +1,6 @@
 """Serve a request that may be a retry, or go on where a stream broke."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -8,12 +9,16 @@ from starlette.types import Receive, Send
 from deepseek_gateway.edge.context import RequestContext
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
-from deepseek_gateway.replay.book import lost
+from deepseek_gateway.replay.book import lost, reused_key
 from deepseek_gateway.replay.follow import follow
 from deepseek_gateway.replay.recording import Recording
+from deepseek_gateway.replay.shared import LEASE_S, SharedAnswers, idempotent_name
 from deepseek_gateway.replay.wish import ReplayWish
 
 logger = logging.getLogger(__name__)
+
+POLL_S = 0.1
+"""Seconds between looks at an answer that another gateway makes."""
 
 Exchange = Callable[[Receive, Send], Awaitable[None]]
 """Admits one request and relays its answer."""
@@ -38,7 +43,7 @@ async def serve_replayable(
     recording = None if wish.key is None else gateway.replays.named(context.key_id, wish.key, digest)
     if recording is None:
         recording = gateway.replays.start(context.request_id, context.key_id, digest, wish.key)
-        gateway.spawn(_make(gateway, recording, context, exchange))
+        gateway.spawn(_make(gateway, recording, wish.key, context, exchange))
     else:
         context.outcome = "replayed"
         gateway.metrics.replayed("running" if not recording.is_over else "finished")
@@ -61,6 +66,8 @@ async def resume(
     assert wish.resume is not None
     request_id, number = wish.resume
     recording = gateway.replays.of_request(context.key_id, request_id)
+    if recording is None and gateway.shared_answers is not None:
+        recording = await _of_another(gateway.shared_answers, context.key_id, request_id)
     if recording is None:
         message = f"there is no stream {request_id[:60]!r} to go on with: it is over, or was never resumable"
         raise ApiError(404, message, param="Last-Event-ID", code="stream_not_found")
@@ -72,11 +79,33 @@ async def resume(
     await follow(gateway, recording, number + 1, context, receive, send)
 
 
-async def _make(gateway: Gateway, recording: Recording, context: RequestContext, exchange: Exchange) -> None:
-    """Have the exchange write into the recording, and decide whether its answer is kept."""
+async def _of_another(shared: SharedAnswers, key_id: str, request_id: str) -> Recording | None:
+    """A finished answer that another gateway made."""
+    known = await shared.of_request(key_id, request_id)
+    if known is None or known.status == 0:
+        return None
+    recording = Recording(request_id, key_id, known.digest, max_bytes=len(known.body), grace_s=0)
+    known.load_into(recording)
+    return recording
+
+
+async def _make(
+    gateway: Gateway, recording: Recording, idempotency_key: str | None, context: RequestContext, exchange: Exchange
+) -> None:
+    """Have an answer written into the recording, the exchange's or another gateway's, and decide whether it is kept."""
+    shared, is_kept, renewing = gateway.shared_answers, False, None
+    name = None if idempotency_key is None or shared is None else idempotent_name(recording.key_id, idempotency_key)
     try:
         with gateway.running_request():
+            if shared is not None and name is not None:
+                if await _take_over(shared, name, idempotency_key or "", recording):
+                    context.outcome, is_kept = "replayed", True
+                    gateway.metrics.replayed("elsewhere")
+                    return
+                renewing = asyncio.create_task(_renew(shared, name, recording))
             await exchange(recording.receive, recording.send)
+            # Only a whole answer is worth keeping: after a failure, a retry shall try again.
+            is_kept = context.outcome == "finished"
     except ApiError as error:
         recording.fail(error)
     except Exception:
@@ -84,5 +113,34 @@ async def _make(gateway: Gateway, recording: Recording, context: RequestContext,
         recording.fail(ApiError(500, "the gateway failed; the log has the request's id"))
     finally:
         recording.end()
-        # Only a whole answer is worth keeping: after a failure, a retry shall try again.
-        gateway.replays.over(recording, is_kept=context.outcome == "finished")
+        if renewing is not None and shared is not None and name is not None:
+            renewing.cancel()
+            await shared.finish(name, recording, is_kept=is_kept)
+        gateway.replays.over(recording, is_kept=is_kept)
+
+
+async def _take_over(shared: SharedAnswers, name: str, idempotency_key: str, recording: Recording) -> bool:
+    """Wait for the answer that another gateway makes or has made; False when it is ours to make.
+
+    Raises:
+        ApiError: 409, the answer is not kept whole; 422, the key belongs to another request.
+    """
+    while not recording.is_abandoned:
+        known = await shared.claim(name, recording)
+        if known is None:
+            return False
+        if known.digest != recording.digest:
+            raise reused_key(idempotency_key)
+        if known.state == "finished":
+            if known.status == 0:
+                raise lost("the first request's answer is too large to be kept")
+            known.load_into(recording)
+            return True
+        await asyncio.sleep(POLL_S)
+    raise ApiError(503, "the caller has left", code="abandoned")
+
+
+async def _renew(shared: SharedAnswers, name: str, recording: Recording) -> None:
+    while True:
+        await asyncio.sleep(LEASE_S / 3)
+        await shared.renew(name, recording)

@@ -1,0 +1,181 @@
+"""Answers in Redis or Valkey: a retry that comes to another gateway gets the one answer too.
+
+Who asks first under an Idempotency-Key claims it for a while, renews the claim while its engine works, and puts the
+finished answer there. While the server is away, retries meet their answer at the same gateway only.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import orjson
+
+from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.relay.stages import split_events
+from deepseek_gateway.replay.recording import Head, Recording
+
+logger = logging.getLogger(__name__)
+
+LEASE_S = 15.0
+"""How long a claim outlives its gateway."""
+
+REST_S = 5.0
+"""After a failure the server is left alone for this long: a slow one is worse than none."""
+
+ANSWER_TIMEOUT_S = 2.0
+
+_PREFIX = "dsg:replay:"
+_CLAIM = """
+local known = redis.call('GET', KEYS[1])
+if known then return known end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return false
+"""
+_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 1"
+_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 1"
+_FINISH = """
+local known = redis.call('GET', KEYS[1])
+if known and known ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('SET', KEYS[2], KEYS[1], 'PX', ARGV[3])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What stands under an Idempotency-Key. `status` is 0 for an answer that was too large to be kept."""
+
+    state: Literal["running", "finished"]
+    digest: bytes
+    request_id: str
+    status: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+    def load_into(self, recording: Recording) -> None:
+        """Make a recording of it; its events keep the numbers that they have."""
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
+        head = Head(self.status, [*headers, (b"x-replay-of", self.request_id.encode())])
+        recording.load(head, split_events(self.body) if head.is_stream else [self.body])
+
+
+class SharedAnswers:
+    """The answers that several gateways share.
+
+    Args:
+        url: of the server, as redis-py reads it.
+        timeout_s: seconds for a small step.
+        ttl_s: seconds that an answer is kept.
+
+    Raises:
+        ConfigurationError: the client is not installed.
+    """
+
+    def __init__(self, url: str, timeout_s: float, ttl_s: float) -> None:
+        try:
+            from redis.asyncio import Redis  # an extra
+            from redis.exceptions import RedisError
+        except ImportError as error:
+            message = "GATEWAY_REDIS_URL needs an extra: pip install 'deepseek-gateway[redis]'"
+            raise ConfigurationError(message) from error
+        self._client: Any = Redis.from_url(url, socket_connect_timeout=timeout_s, max_connections=16)
+        self._errors = (RedisError, OSError, TimeoutError)
+        self._timeout_s = timeout_s
+        self._ttl_ms = int(ttl_s * 1000)
+        self._rests_until_s = 0.0
+
+    async def claim(self, name: str, recording: Recording) -> Shared | None:
+        """Claim a name for a recording; gives what is there instead, or None: the name is ours, or the server away."""
+        known = await self._eval(_CLAIM, [name], [_running(recording), int(LEASE_S * 1000)])
+        return _read(known) if isinstance(known, bytes) else None
+
+    async def renew(self, name: str, recording: Recording) -> None:
+        """Say that the engine still works."""
+        await self._eval(_RENEW, [name], [_running(recording), int(LEASE_S * 1000)])
+
+    async def finish(self, name: str, recording: Recording, *, is_kept: bool) -> None:
+        """Put a finished answer under its name, or give the name free."""
+        if not is_kept:
+            await self._eval(_DROP, [name], [_running(recording)])
+            return
+        keys = [name, request_name(recording.key_id, recording.request_id)]
+        arguments = [_running(recording), _finished(recording), self._ttl_ms]
+        await self._eval(_FINISH, keys, arguments, ANSWER_TIMEOUT_S)
+
+    async def of_request(self, key_id: str, request_id: str) -> Shared | None:
+        """The finished answer of a request of this key's."""
+        name = await self._ask(self._client.get(request_name(key_id, request_id)), self._timeout_s)
+        known = await self._ask(self._client.get(name), ANSWER_TIMEOUT_S) if isinstance(name, bytes) else None
+        found = _read(known) if isinstance(known, bytes) else None
+        return found if found is not None and found.state == "finished" else None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def _eval(self, script: str, keys: list[str], arguments: list[Any], timeout_s: float | None = None) -> Any:
+        return await self._ask(self._client.eval(script, len(keys), *keys, *arguments), timeout_s or self._timeout_s)
+
+    async def _ask(self, asking: Awaitable[Any], timeout_s: float) -> Any:
+        """The server's answer; None when it has none in time."""
+        if time.monotonic() < self._rests_until_s:
+            if asyncio.iscoroutine(asking):
+                asking.close()
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asking
+        except self._errors as error:
+            self._rests_until_s = time.monotonic() + REST_S
+            logger.warning("Redis does not answer, retries meet their answer at one gateway only: %r", error)
+            return None
+
+
+def idempotent_name(key_id: str, idempotency_key: str) -> str:
+    """Where an answer stands; callers' own words stay out of the server."""
+    return _PREFIX + hashlib.sha256(f"{key_id}\0{idempotency_key}".encode()).hexdigest()
+
+
+def request_name(key_id: str, request_id: str) -> str:
+    """Where the name of a request's answer stands."""
+    return f"{_PREFIX}of:" + hashlib.sha256(f"{key_id}\0{request_id}".encode()).hexdigest()
+
+
+def _running(recording: Recording) -> bytes:
+    return orjson.dumps({"state": "running", "digest": recording.digest.hex(), "request_id": recording.request_id})
+
+
+def _finished(recording: Recording) -> bytes:
+    head = recording.head
+    assert head is not None
+    fields: dict[str, Any] = {
+        "state": "finished",
+        "digest": recording.digest.hex(),
+        "request_id": recording.request_id,
+        "status": head.status if recording.is_kept_whole else 0,
+        "headers": [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers],
+    }
+    body = b"".join(recording.pieces()) if recording.is_kept_whole else b""
+    return orjson.dumps(fields) + b"\n" + body
+
+
+def _read(stored: bytes) -> Shared | None:
+    line, _, body = stored.partition(b"\n")
+    try:
+        fields = cast("dict[str, Any]", orjson.loads(line))
+        headers = tuple((str(name), str(value)) for name, value in fields.get("headers", ()))
+        return Shared(
+            fields["state"],
+            bytes.fromhex(fields["digest"]),
+            fields["request_id"],
+            fields.get("status", 0),
+            headers,
+            body,
+        )
+    except (ValueError, KeyError, TypeError):
+        return None

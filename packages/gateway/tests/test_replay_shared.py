@@ -1,0 +1,118 @@
+"""Two gateways with one store and one Redis: a retry at the other one gets the one answer."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from deepseek_gateway.testing.caller import Caller, until
+from deepseek_gateway.testing.fake_engine import FakeEngine
+from deepseek_gateway.testing.postgres import PostgresServer
+from deepseek_gateway.testing.redis_server import RedisServer
+from deepseek_gateway.testing.serving import serving
+from deepseek_gateway.testing.stack import RunningGateway, running_gateway
+
+ONCE = {"idempotency-key": "order-17"}
+BODY: dict[str, Any] = {"prompt": "a b c", "fake": {"tokens": 4}}
+
+
+@contextlib.asynccontextmanager
+async def two_gateways(
+    folder: Path, postgres: PostgresServer, redis_url: str, **settings: object
+) -> AsyncIterator[tuple[FakeEngine, list[RunningGateway], list[Caller]]]:
+    engine, store_url = FakeEngine(), postgres.new_database()
+    shared: dict[str, Any] = {"store_url": store_url, "key_pepper": "p" * 40, "redis_url": redis_url, **settings}
+    async with (
+        serving(engine) as served,
+        running_gateway(folder / "a", served.url, **shared) as one,
+        running_gateway(folder / "b", served.url, **shared) as two,
+        aiohttp.ClientSession() as session,
+    ):
+        key = one.key()
+        yield engine, [one, two], [Caller(session, each.url, key) for each in (one, two)]
+        await until(lambda: one.gateway.running == two.gateway.running == 0)
+    postgres.drop_database(store_url)
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path, postgres: PostgresServer, redis_url: str) -> AsyncIterator[Any]:
+    async with two_gateways(tmp_path, postgres, redis_url) as all_of_it:
+        yield all_of_it
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_retry_at_another_gateway_gets_the_finished_answer(nodes: Any, stream: bool) -> None:
+    engine, gateways, (here, there) = nodes
+    body = {**BODY, "stream": stream}
+    first = await here.post(body=body, headers=ONCE)
+    again = await there.post(body=body, headers=ONCE)
+    assert (again.status, again.body) == (200, first.body)
+    assert again.headers["content-type"] == first.headers["content-type"]
+    assert again.headers["x-replay-of"] == first.headers["x-request-id"]
+    assert len(engine.bodies) == 1
+    assert len(await gateways[0].rows(1)) == 1
+    reused = await there.post(body={**body, "prompt": "other"}, headers={**ONCE})
+    assert (reused.status, reused.error["code"]) == (422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_retry_at_another_gateway_waits_for_the_running_answer(nodes: Any, stream: bool) -> None:
+    engine, _, (here, there) = nodes
+    body = {**BODY, "stream": stream, "fake": {"tokens": 4, "gated": True}}
+    asking = asyncio.create_task(here.post(body=body, headers=ONCE))
+    await engine.until_running()
+    retrying = [asyncio.create_task(there.post(body=body, headers=ONCE)) for _ in range(2)]
+    engine.allow(4)
+    first, *others = await asyncio.gather(asking, *retrying)
+    assert {other.body for other in others} == {first.body}
+    assert len(engine.bodies) == 1
+
+
+async def test_a_broken_stream_goes_on_at_another_gateway(nodes: Any) -> None:
+    engine, _, (here, there) = nodes
+    first = await here.post(body={**BODY, "stream": True}, headers=ONCE)
+    request_id = first.headers["x-request-id"]
+    rest = await there.post(body=b"", headers={"last-event-id": f"{request_id}:1"})
+    assert rest.events == first.events[2:]
+    assert (await there.post(body=b"", headers={"last-event-id": "req-unknown:1"})).status == 404
+    assert len(engine.bodies) == 1
+
+
+async def test_a_failure_gives_the_key_free_everywhere(nodes: Any) -> None:
+    engine, _, (here, there) = nodes
+    body = {**BODY, "fake": {"status": 422}}
+    assert (await here.post(body=body, headers=ONCE)).status == 422
+    await until(lambda: nodes[1][0].gateway.running == 0)
+    assert (await there.post(body=body, headers=ONCE)).status == 422
+    assert len(engine.bodies) == 2
+
+
+async def test_an_answer_too_large_to_be_kept_is_not_made_twice(
+    tmp_path: Path, postgres: PostgresServer, redis_url: str
+) -> None:
+    async with two_gateways(tmp_path, postgres, redis_url, replay_entry_bytes=256 * 1024) as (
+        engine,
+        gateways,
+        callers,
+    ):
+        body = {**BODY, "stream": True, "fake": {"tokens": 300, "word_bytes": 2000}}
+        assert (await callers[0].post(body=body, headers=ONCE)).status == 200
+        await until(lambda: gateways[0].gateway.running == 0)
+        again = await callers[1].post(body=body, headers=ONCE)
+        assert (again.status, again.error["code"]) == (409, "replay_lost")
+        assert len(engine.bodies) == 1
+
+
+async def test_without_redis_requests_are_served_and_meet_at_their_gateway(
+    tmp_path: Path, postgres: PostgresServer, redis_server: RedisServer
+) -> None:
+    async with two_gateways(tmp_path, postgres, redis_server.url) as (engine, _, (here, there)):
+        redis_server.kill()
+        first = await here.post(body=BODY, headers=ONCE)
+        assert (first.status, (await here.post(body=BODY, headers=ONCE)).body) == (200, first.body)
+        assert (await there.post(body=BODY, headers=ONCE)).status == 200
+        assert len(engine.bodies) == 2
