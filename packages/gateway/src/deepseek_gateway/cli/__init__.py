@@ -20,6 +20,7 @@ COMMANDS = {
     "key": "keys",
     "limit": "limits",
     "balance": "balances",
+    "words": "words",
     "usage": "usage",
     "admin": "admin",
     "audit": "audit",

@@ -1,5 +1,6 @@
 """What a word list is made of: patterns, and what to do where one is found."""
 
+import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -7,6 +8,7 @@ from deepseek_gateway.errors import GatewayError
 from deepseek_gateway.guard.fold import fold, is_mark
 from deepseek_gateway.guard.regex import RegexError, parse
 
+MAX_TEXT = 200
 MAX_PATTERN = 128
 """Characters of a pattern: a stream holds back at most one less."""
 
@@ -64,6 +66,10 @@ class Entry:
         Raises:
             WordListError: the fault and the way out.
         """
+        for name in ("pattern", "category", "language", "source"):
+            text: str = getattr(self, name)
+            if any(unicodedata.category(char) in {"Cc", "Cs"} for char in text) or len(text) > MAX_TEXT:
+                raise WordListError(f"{name} {text[:80]!r} has control characters, or more than {MAX_TEXT} characters")
         if len(self.pattern) > MAX_PATTERN or len(fold(self.pattern)) > MAX_PATTERN:
             raise WordListError(f"pattern of {len(self.pattern)} characters: the most is {MAX_PATTERN}")
         if self.valid_from is not None and self.valid_until is not None and self.valid_from >= self.valid_until:

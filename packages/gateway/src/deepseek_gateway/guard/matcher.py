@@ -4,7 +4,8 @@ Literals are found by one Aho-Corasick automaton (ahocorasick_rs; other threads 
 ours. Everything is compiled once and never changed: threads may share a matcher.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
@@ -15,6 +16,8 @@ from deepseek_gateway.guard.regex import Automaton, parse
 
 HOLDS, ALLOWS, WATCHES = 1, 2, 4
 """What a live beginning is for: text must wait, a hit may be cancelled, a person may want to see it."""
+
+_ASCII_STARTS = re.compile("(?<![a-z0-9_])[ -~]")  # folded text has no capitals
 
 KINDS = {Level.BLOCK: HOLDS, Level.MASK: HOLDS, Level.ALLOW: ALLOWS, Level.REVIEW: WATCHES}
 
@@ -35,6 +38,22 @@ class Live(NamedTuple):
     any: int
 
 
+class _Prefixes:
+    """Proper beginnings of literals, with what they are for, and the longest by its last character."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[str, int] = {}
+        self.longest_by_last: dict[str, int] = {}
+
+    def add(self, literal: str, kind: int) -> None:
+        kinds, longest = self.kinds, self.longest_by_last
+        for size in range(1, len(literal)):
+            prefix = literal[:size]
+            kinds[prefix] = kinds.get(prefix, 0) | kind
+            if longest.get(prefix[-1], 0) < size:
+                longest[prefix[-1]] = size
+
+
 class Matcher:
     """The rules of one policy in one direction."""
 
@@ -42,8 +61,8 @@ class Matcher:
         self.rules = tuple(rules)
         self._folded = [fold(rule.entry.pattern) for rule in rules]
         self._by_skeleton: list[list[int]] = []
-        self._prefixes: dict[str, int] = {}
-        self._longest_by_last: dict[str, int] = {}
+        self._anywhere = _Prefixes()
+        self._at_words = _Prefixes()
         self._literals = self._compile_literals()
         self._regexes = [number for number, rule in enumerate(rules) if rule.entry.match is Match.REGEX]
         parts = [parse(rules[number].entry.pattern) for number in self._regexes]
@@ -60,20 +79,11 @@ class Matcher:
         """Whether any rule blocks."""
         return any(rule.level is Level.BLOCK for rule in self.rules)
 
-    def is_quiet(self, text: str, looks: str) -> bool:
-        """Whether a text, alone, has no pattern and ends in no beginning of one: the way that most text goes.
-
-        Args:
-            text: as it came.
-            looks: its skeleton.
-        """
-        if self._literals is not None and self._literals.find_matches_as_indexes(looks, overlapping=True):
-            return False
-        if looks and (longest := self._longest_by_last.get(looks[-1])) is not None:
-            for size in range(min(longest, len(looks)), 0, -1):
-                if looks[-size:] in self._prefixes:
-                    return False
-        return self._automaton is None or self._is_quiet_for_regexes(self._automaton, fold(text))
+    def has_any(self, looks: str) -> bool:
+        """Whether a skeleton may have a pattern in it. Regular expressions always may."""
+        if self._automaton is not None:
+            return True
+        return self._literals is not None and bool(self._literals.find_matches_as_indexes(looks, overlapping=True))
 
     def candidates(self, folded: str, looks: str, before: str) -> list[Span]:
         """Every place of every pattern, as far as the text up to its end can tell; by end, then start.
@@ -108,18 +118,46 @@ class Matcher:
             return False
         return self.rules[span.rule].entry.match is not Match.WORD or not self._cuts_word(span.rule, -1, after)
 
-    def live(self, folded: str, looks: str) -> Live:
-        """Where the beginnings of patterns start that the text ends in."""
+    def live(self, text: str, looks: str, before: str) -> Live:
+        """Where the beginnings of patterns start that a text ends in.
+
+        Args:
+            text: as it came.
+            looks: its skeleton.
+            before: the folded character before it; empty at the beginning.
+        """
         size = len(looks)
-        starts = {HOLDS: size, ALLOWS: size, WATCHES: size}
-        longest = self._longest_by_last.get(looks[-1], 0) if looks else 0
-        for start in range(max(0, size - longest), size):
-            _note(starts, self._prefixes.get(looks[start:], 0), start)
+        holds = allows = watches = size
+        for start, kinds in self._beginnings(looks, before):
+            holds = min(holds, start) if kinds & HOLDS else holds
+            allows = min(allows, start) if kinds & ALLOWS else allows
+            watches = min(watches, start) if kinds & WATCHES else watches
         if self._automaton is not None:
+            folded = fold(text)
             for start in range(max(0, size - self._automaton.longest), size):
                 for number in self._automaton.walk(folded, start)[1]:
-                    _note(starts, self._regex_kinds[number], start)
-        return Live(starts[HOLDS], starts[ALLOWS], min(starts.values()))
+                    kind = self._regex_kinds[number]
+                    holds = min(holds, start) if kind == HOLDS else holds
+                    allows = min(allows, start) if kind == ALLOWS else allows
+                    watches = min(watches, start) if kind == WATCHES else watches
+        return Live(holds, allows, min(holds, allows, watches))
+
+    def _beginnings(self, looks: str, before: str) -> list[tuple[int, int]]:
+        """Places where a literal's beginning starts that the text ends in, with the kinds of these literals."""
+        if not looks:
+            return []
+        size, found = len(looks), list[tuple[int, int]]()
+        if longest := self._anywhere.longest_by_last.get(looks[-1]):
+            prefixes = self._anywhere.kinds
+            for start in range(max(0, size - longest), size):
+                if (kinds := prefixes.get(looks[start:])) is not None:
+                    found.append((start, kinds))
+        if longest := self._at_words.longest_by_last.get(looks[-1]):
+            prefixes = self._at_words.kinds
+            for start in _word_starts(looks, max(0, size - longest), before):
+                if (kinds := prefixes.get(looks[start:])) is not None:
+                    found.append((start, kinds))
+        return found
 
     def _compile_literals(self) -> AhoCorasick | None:
         numbers: dict[str, int] = {}
@@ -131,11 +169,9 @@ class Matcher:
             if number == len(self._by_skeleton):
                 self._by_skeleton.append([])
             self._by_skeleton[number].append(rule)
-            kind = KINDS[self.rules[rule].level]
-            for size in range(1, len(looks)):
-                prefix = looks[:size]
-                self._prefixes[prefix] = self._prefixes.get(prefix, 0) | kind
-                self._longest_by_last[prefix[-1]] = max(size, self._longest_by_last.get(prefix[-1], 0))
+            begins_word = self.rules[rule].entry.match is Match.WORD and is_word(looks[0])
+            prefixes = self._at_words if begins_word else self._anywhere
+            prefixes.add(looks, KINDS[self.rules[rule].level])
         if not numbers:
             return None
         return AhoCorasick(list(numbers), matchkind=MatchKind.Standard, store_patterns=False)
@@ -153,11 +189,16 @@ class Matcher:
         """Whether a word goes on from the pattern's first (0) or last (-1) character to the one beside it."""
         return bool(neighbour) and is_word(neighbour) and is_word(self._folded[rule][edge])
 
-    def _is_quiet_for_regexes(self, automaton: Automaton, folded: str) -> bool:
-        return all(automaton.walk(folded, start) == ([], ()) for start in range(len(folded)))
 
-
-def _note(starts: dict[int, int], kinds: int, start: int) -> None:
-    for kind in (HOLDS, ALLOWS, WATCHES):
-        if kinds & kind:
-            starts[kind] = min(starts[kind], start)
+def _word_starts(looks: str, first: int, before: str) -> Iterator[int]:
+    """Places from `first` on that no word's character comes before."""
+    if looks.isascii():
+        for match in _ASCII_STARTS.finditer(looks, first):
+            if match.start() or not before or not is_word(before):
+                yield match.start()
+        return
+    neighbour = looks[first - 1] if first else before
+    for start in range(first, len(looks)):
+        if not neighbour or not is_word(neighbour):
+            yield start
+        neighbour = looks[start]

@@ -54,7 +54,7 @@ class ReviewQueue:
             hit_start=hit.start,
             hit_end=hit.end,
             hit_hmac=hmac.new(self._key, hit.folded.encode("utf-8", "replace"), hashlib.sha256).hexdigest(),
-            raw=hit.text if watched.keeps_text else None,
+            raw=hit.text.replace("\0", "") if watched.keeps_text else None,
         )
         self._waiting.append(row)
 

@@ -127,7 +127,38 @@ class WordStage:
         event = _parsed(data)
         if "choices" not in event and "text" not in event:
             return self._rest() + frame if "error" in event else frame
-        return self._filter(event, frame)
+        out = self._filter_one(event, frame)
+        return self._filter(event, frame) if out is None else out
+
+    def _filter_one(self, event: Json, frame: bytes) -> bytes | None:
+        """Filter an event that adds to one text and does nothing else, as most do; None for all others."""
+        parts = choices_of(event)
+        if len(parts) != 1:
+            return None
+        part = parts[0]
+        holder, key = part, "text"
+        if "delta" in part:
+            holder, key = part["delta"], "content"
+            if not isinstance(holder, dict) or len(cast("Json", holder)) != 1 or "text" in part or "message" in part:
+                return None
+        holder = cast("Json", holder)
+        choice = self._choices.get(part.get("index", 0))
+        text = holder.get(key)
+        if choice is None or choice.active != key or choice.waiting or not isinstance(text, str):
+            return None
+        if part.get("finish_reason") is not None or any(part.get(name) is not None for name in SIDECARS):
+            return None
+        text_filter = choice.filters[key]
+        out = text_filter.feed(text)
+        if text_filter.num_told != len(text_filter.hits):
+            self._tell(text_filter, index_of(part), key)
+        self._head = event
+        if out is text:
+            return frame
+        holder[key] = out
+        if text_filter.is_blocked:
+            self._block(event, Place(index_of(part), key, holder, key), [])
+        return _frame(event) if out or event.get("usage") is not None else b""
 
     def _filter(self, event: Json, frame: bytes) -> bytes:
         self._head, self._is_chat = event, self._is_chat or b'"delta"' in frame

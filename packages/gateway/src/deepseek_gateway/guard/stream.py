@@ -53,7 +53,7 @@ class TextFilter:
     def __init__(self, matcher: Matcher, *, is_json: bool = False) -> None:
         self._matcher = matcher
         self._is_json = is_json
-        self._window = ""  # what is still looked at: held back, or sent and part of an open candidate
+        self._window: str = ""  # what is still looked at: held back, or sent and part of an open candidate
         self._looks = ""
         self._before = ""  # the folded character before the window
         self._base = 0  # characters before the window, in the text and in its folded form
@@ -97,7 +97,10 @@ class TextFilter:
         """What was held back: the text ends here, or goes on after something else."""
         if self.is_blocked:
             return ""
-        rest = self._advance(is_final=True) if self._window else ""
+        rest = ""
+        if self._window:
+            live = self._matcher.live(self._window, self._looks, self._before)
+            rest = self._advance(live, is_final=True)
         if self.is_blocked:
             return rest
         self._open_escape, incomplete = "", self._open_escape
@@ -107,23 +110,31 @@ class TextFilter:
         if self.is_blocked:
             return ""
         looks = skeleton(text)
-        if not self._window and self._matcher.is_quiet(text, looks):
-            start = self._base
-            self._base = self.sent = start + len(text)
-            self._folded_base += len(looks)
-            if looks:
-                self._before = looks[-1]
-            return self._rendered(text, start) if self._escapes else text
-        self._window += text
-        self._looks += looks
-        return self._advance(is_final=False)
+        if self._window:
+            text, looks = self._window + text, self._looks + looks
+        live = self._matcher.live(text, looks, self._before)
+        if self._matcher.has_any(looks):
+            self._window, self._looks = text, looks
+            return self._advance(live, is_final=False)
+        return self._pass(text, looks, live)
 
-    def _advance(self, *, is_final: bool) -> str:
+    def _pass(self, text: str, looks: str, live: Live) -> str:
+        """Send on a window without a candidate, up to what may become one: the way that most text goes."""
+        start, end = self.sent, self._base + _origin(text, looks, live.holds)[0]
+        is_all = start == self._base and end == start + len(text)
+        self._window, self._looks = text, looks
+        if is_all and not self._masks and not self._escapes:
+            self.sent, out = end, text
+        else:
+            out = self._send(end)
+        self._forget(live.any)
+        return out
+
+    def _advance(self, live: Live, *, is_final: bool) -> str:
         """Decide what can be decided, and send on what nothing can change any more."""
         matcher, looks = self._matcher, self._looks
         folded = fold(self._window)
         size = len(folded)
-        live = matcher.live(folded, looks)
         spans = matcher.candidates(folded, looks, self._before)
         hold, keep = size if is_final else live.holds, live.any
         if spans:
@@ -136,8 +147,8 @@ class TextFilter:
                 keep = min(keep, span.start)
                 if KINDS[matcher.rules[span.rule].level] == HOLDS:
                     hold = min(hold, span.start)
-        out = self._send(self._base + _origin(self._window, size - hold)[0])
-        self._forget(folded, keep)
+        out = self._send(self._base + _origin(self._window, looks, hold)[0])
+        self._forget(keep)
         return out
 
     def _decide(
@@ -216,15 +227,15 @@ class TextFilter:
                 out.append(raw)
         return "".join(out)
 
-    def _forget(self, folded: str, keep: int) -> None:
-        """Look no more at what cannot be part of a hit."""
-        origin, kept = _origin(self._window, len(folded) - keep)
-        if at := len(folded) - kept:
-            self._before = folded[at - 1]
+    def _forget(self, keep: int) -> None:
+        """Look no more at what cannot be part of a hit: all before a place of the folded window."""
+        origin, at = _origin(self._window, self._looks, keep)
+        if at:
+            self._before = self._looks[at - 1]
         self._base += origin
         self._folded_base += at
         self._window, self._looks = self._window[origin:], self._looks[at:]
-        if not self._window:
+        if not self._window and self._seen:
             self._seen.clear()
 
     def _decode(self, text: str) -> str:
@@ -246,13 +257,20 @@ class TextFilter:
         return "".join(out)
 
 
-def _origin(text: str, folded_from_end: int) -> tuple[int, int]:
-    """The position in a text where so many folded characters from its end begin, and how many there are from it on."""
-    position, size = len(text), 0
-    while size < folded_from_end:
+def _origin(text: str, looks: str, place: int) -> tuple[int, int]:
+    """The character that a place of the folded text came from, and the place where that character's folded form begins.
+
+    The place at the end came from the end of the text.
+    """
+    position, at = len(text), len(looks)
+    if at == place:
+        return position, at
+    if position == at and text.isascii():  # no character folds to several here
+        return place, place
+    while at > place:
         position -= 1
-        size += len(fold(text[position]))
-    return position, size
+        at -= len(fold(text[position]))
+    return position, at
 
 
 def _is_base(char: str) -> bool:

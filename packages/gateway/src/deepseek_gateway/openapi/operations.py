@@ -19,7 +19,7 @@ from deepseek_client.types import (
 )
 from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.openapi.operation import Operation
-from deepseek_gateway.routes.admin import audit, balances, keys, limits, payloads, people, usage
+from deepseek_gateway.routes.admin import audit, balances, keys, limits, payloads, people, usage, words
 from deepseek_gateway.routes.balance import OPERATION as BALANCE
 
 
@@ -260,5 +260,6 @@ ADMIN: Final = (
     *usage.OPERATIONS,
     *audit.OPERATIONS,
     *payloads.OPERATIONS,
+    *words.OPERATIONS,
 )
 OPERATIONS: Final[tuple[Operation, ...]] = (*GENERATION, *MODELS, BALANCE, *STATUS, *ADMIN)

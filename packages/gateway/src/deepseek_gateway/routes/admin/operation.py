@@ -41,6 +41,7 @@ class AdminOperation(Operation):
     """An operation with what it does: `run` is called in a thread, and gives the answer's JSON."""
 
     access: KeyScope | None = KeyScope.ADMIN_READ
+    max_body_bytes: int = MAX_BODY_BYTES
     run: Callable[[AdminCall], object]
 
 
@@ -62,7 +63,7 @@ class AdminRoute:
         query = None if operation.query is None else _query(operation.query, scope["query_string"])
         body = None
         if operation.body is not None:
-            most = min(MAX_BODY_BYTES, self.gateway.settings.max_body_bytes)
+            most = min(operation.max_body_bytes, self.gateway.settings.max_body_bytes)
             raw = await read_body(scope, receive, most, self.gateway.settings.body_timeout_s)
             body = _body(operation.body, raw)
         call = AdminCall(self.gateway, by, scope["path_params"], query, body)
