@@ -83,8 +83,8 @@ def test_faults_are_explained(
     assert message in capsys.readouterr().err
 
 
-def queued(store: Store, raw: str | None = None) -> ReviewRow:
-    row = ReviewRow(*("rev-1", 5.0, "req-1", "key", None, "out", "text", 0, "demo@1#1", "", "review", 0, 3, "ff", raw))
+def queued(store: Store) -> ReviewRow:
+    row = ReviewRow(*("rev-1", 5.0, "req-1", "key", None, "out", "text", 0, "demo@1#1", "", "review", 0, 3, "ff"))
     store.words.add_reviews([row])
     return row
 
@@ -143,7 +143,7 @@ async def test_lists_and_reviews_are_administered_over_http(stack: Stack) -> Non
     assert (await stack.caller.post(body={"prompt": "a plan"})).status == 200
     await asyncio.to_thread(stack.gateway.words.queue.flush)
     (review,) = (await admin.get("/admin/reviews?state=new")).json["data"]
-    assert (review["rule"], review["field"], review["raw"]) == ("demo@1#2", "prompt", None)
+    assert (review["rule"], review["field"]) == ("demo@1#2", "prompt")
     dismissed = (await admin.post(f"/admin/reviews/{review['id']}/dismiss", {"note": "harmless"})).json
     assert (dismissed["review"]["state"], dismissed["proposal"]) == ("dismissed", "plan")
     assert (await admin.post("/admin/words/demo/allow", {"phrase": "a plan"})).json["version"] == 2

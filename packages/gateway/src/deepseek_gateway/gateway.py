@@ -80,7 +80,7 @@ class Gateway:
         self.last_used = LastUsed(self.store.keys, self.executor)
         self.ledger = Ledger(self._journal, self.store.books, self.executor, price=self._priced)
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
-        self.words = WordFilter(self.store.words, self.pepper, self.executor, self.metrics)
+        self.words = WordFilter(self.store.words, self.pepper, self.executor, self.metrics, settings.word_review_days)
         self.payloads = self._payload_keeper(settings)
         self.limits = LimitService(self.store)
         self.balances = BalanceService(self.store, self.prices.currency)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from deepseek_gateway.audit.mask import mask_text
+from deepseek_gateway.audit.trail import Step
 from deepseek_gateway.errors import ApiError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Refusal:
     created: float
     policy_version: str
     list_version: str
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def refused_life(refusal: Refusal) -> Life:
             "message": refusal.message,
         },
         "attempts": [],
-        "steps": [],
+        "steps": refusal.steps,
         "is_kept": False,
     }
     names = (refusal.request_id, refusal.client_request_id, refusal.key_id, refusal.org_id, refusal.created)
@@ -132,6 +134,7 @@ def refusal_of(context: "RequestContext", error: ApiError | None) -> Refusal:
         created=time.time(),
         policy_version=context.policy_version,
         list_version=context.list_version,
+        steps=tuple(context.steps),
     )
 
 

@@ -28,6 +28,9 @@ INLINE_BYTES = 64 * 1024
 RETRY_S = 10.0
 """Seconds between tries to load lists that are broken."""
 
+SWEEP_S = 3600.0
+"""Seconds between looks for reviews whose days are over."""
+
 NO_LISTS = Snapshot({}, {}, frozenset(), 0.0)
 Told = Callable[[str, str], None]
 """Takes a step for the request's trace: a name and a detail without the words."""
@@ -118,9 +121,12 @@ class WordFilter:
         pepper: makes the HMACs of hits.
         executor: where the store may block and lists are compiled.
         metrics: told of hits and of broken lists.
+        review_days: how long reviews are kept.
     """
 
-    def __init__(self, tables: WordTables, pepper: bytes, executor: Executor, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, tables: WordTables, pepper: bytes, executor: Executor, metrics: GatewayMetrics, review_days: int
+    ) -> None:
         self._tables = tables
         self._executor = executor
         self._metrics = metrics
@@ -128,6 +134,8 @@ class WordFilter:
         self._in_force = _InForce(NO_LISTS)
         self._next_change: float | None = None
         self._next_try = 0.0
+        self._review_s = review_days * 86400.0
+        self._next_sweep = 0.0
         self._poller: asyncio.Task[None] | None = None
         self.queue = ReviewQueue(tables, pepper)
         self.failure: str | None = None
@@ -260,6 +268,9 @@ class WordFilter:
     def _flush(self) -> None:
         try:
             self.queue.flush()
+            if (now := time.time()) >= self._next_sweep:
+                self._next_sweep = now + SWEEP_S
+                self._tables.drop_reviews(now - self._review_s)
         except GatewayError as error:
             logger.warning("hits cannot be written into the review queue, they wait: %s", error)
         self._metrics.word_reviews_dropped(self.queue.num_dropped)

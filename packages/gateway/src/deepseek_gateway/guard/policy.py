@@ -91,10 +91,13 @@ class Snapshot:
                     entry.check()
                     rules.append(Rule(f"{name}@{loaded.version}#{number}", entry, _level(entry, level)))
         missing = tuple(name for name, (_, fails) in effective if name in self.broken and fails == "closed")
+        inward = [rule for rule in rules if rule.entry.direction is not Direction.OUT]
+        outward = [rule for rule in rules if rule.entry.direction is not Direction.IN]
+        matcher = _matcher(inward)
         return Policy(
             version=digest.hexdigest()[:16],
-            inward=_matcher(rules, Direction.IN),
-            outward=_matcher(rules, Direction.OUT),
+            inward=matcher,
+            outward=matcher if inward == outward else _matcher(outward),
             fails_open=all(fails == "open" for _, (_, fails) in effective),
             missing=missing,
         )
@@ -128,6 +131,5 @@ def _level(entry: Entry, wished: str) -> Level:
     return entry.level if wished == "listed" or entry.level is Level.ALLOW else Level(wished)
 
 
-def _matcher(rules: Sequence[Rule], direction: Direction) -> Matcher | None:
-    found = [rule for rule in rules if rule.entry.direction in {direction, Direction.BOTH}]
-    return Matcher(found) if any(rule.level is not Level.ALLOW for rule in found) else None
+def _matcher(rules: Sequence[Rule]) -> Matcher | None:
+    return Matcher(rules) if any(rule.level is not Level.ALLOW for rule in rules) else None

@@ -21,8 +21,6 @@ class Watched:
     request_id: str
     key_id: str
     model: str | None
-    keeps_text: bool = False
-    """Whether payload retention is on, so that the words themselves may be kept."""
 
 
 class ReviewQueue:
@@ -54,7 +52,6 @@ class ReviewQueue:
             hit_start=hit.start,
             hit_end=hit.end,
             hit_hmac=hmac.new(self._key, hit.folded.encode("utf-8", "replace"), hashlib.sha256).hexdigest(),
-            raw=hit.text.replace("\0", "") if watched.keeps_text else None,
         )
         self._waiting.append(row)
 

@@ -229,13 +229,13 @@ class WordService:
         return self._decide(by, review_id, "confirmed", note)
 
     def dismiss(self, by: Principal, review_id: str, note: str = "") -> tuple[ReviewRow, str]:
-        """The hit was wrong: gives a phrase to allow, as a proposal: what was hit, or the pattern if that is not kept.
+        """The hit was wrong: gives the pattern, as the beginning of a phrase to allow.
 
-        `allow` takes it, or better a longer one: the whole phrase in which the words are harmless.
+        `allow` takes the whole phrase in which the words are harmless.
         """
         row = self._decide(by, review_id, "dismissed", note)
         entry = self._entry_of(row.rule)
-        return row, row.raw or (entry.pattern if entry is not None else "")
+        return row, "" if entry is None else entry.pattern
 
     @atomic
     def allow(self, by: Principal, name: str, draft: PhraseDraft) -> VersionRow:

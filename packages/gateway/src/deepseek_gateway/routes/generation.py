@@ -178,7 +178,7 @@ class GenerationRoute:
 
     async def _guard(self, context: RequestContext, key: KeyRecord) -> WordGuard | None:
         """The word filter of this request, if it has one."""
-        watched = Watched(context.request_id, key.public_id, context.model, context.keeping is not None)
+        watched = Watched(context.request_id, key.public_id, context.model)
         guard = await self.gateway.words.guard_of(watched, key.org_id, context.note)
         if guard is not None:
             context.list_version = guard.policy.version

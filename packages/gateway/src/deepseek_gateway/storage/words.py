@@ -16,7 +16,7 @@ _ENTRY_NAMES = (
 _ENTRIES = ", ".join(_ENTRY_NAMES)
 _REVIEW_NAMES = (
     *("id", "created", "request_id", "key_id", "model", "direction", "field", "choice", "rule", "category", "level"),
-    *("hit_start", "hit_end", "hit_hmac", "raw", "state", "decided", "decided_by", "note"),
+    *("hit_start", "hit_end", "hit_hmac", "state", "decided", "decided_by", "note"),
 )
 _REVIEWS = ", ".join(_REVIEW_NAMES)
 # The statements below hold only these names, never a caller's text.
@@ -77,7 +77,6 @@ class ReviewRow:
     hit_start: int
     hit_end: int
     hit_hmac: str
-    raw: str | None = None
     state: str = "new"
     decided: float | None = None
     decided_by: str | None = None

@@ -117,7 +117,7 @@ class DroppedAnswer(Answer):
 
 
 class ReviewAnswer(Answer):
-    """A hit in the review queue; `raw` only where payloads are kept."""
+    """A hit in the review queue."""
 
     id: str
     created: float
@@ -133,7 +133,6 @@ class ReviewAnswer(Answer):
     hit_start: int
     hit_end: int
     hit_hmac: str
-    raw: str | None
     state: ReviewState
     decided: float | None
     decided_by: str | None

@@ -50,7 +50,7 @@ CREATE TABLE word_state (
 
 INSERT INTO word_state (id, stamp) VALUES (1, 0);
 
--- Hits that a person should look at. The words themselves are kept only where payloads are.
+-- Hits that a person should look at. The words are not here: where payloads are kept, they are sealed there.
 CREATE TABLE word_reviews (
     id TEXT PRIMARY KEY,
     created REAL NOT NULL,
@@ -66,7 +66,6 @@ CREATE TABLE word_reviews (
     hit_start INTEGER NOT NULL,
     hit_end INTEGER NOT NULL,
     hit_hmac TEXT NOT NULL,
-    raw TEXT,
     state TEXT NOT NULL CHECK (state IN ('new', 'confirmed', 'dismissed')),
     decided REAL,
     decided_by TEXT,
