@@ -273,7 +273,7 @@ async def test_retries_stop_when_their_budget_is_spent(state_dir: Path) -> None:
 
 
 async def test_a_faulty_engine_is_left_alone_but_never_more_than_half_of_them(state_dir: Path) -> None:
-    async with fleet(state_dir, 2, max_attempts=1, upstream_max_backoff_s=30.0) as at:
+    async with fleet(state_dir, 2, max_attempts=1, upstream_probe_s=60.0) as at:
         cut = {"prompt": "a", "stream": True, "fake": {"cut_after": 0}}
         for number in range(40):
             await at.caller.post(body=cut, headers={"x-session-id": str(number)})

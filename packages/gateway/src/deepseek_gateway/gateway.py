@@ -252,7 +252,10 @@ class Gateway:
 
     def faults(self) -> list[str]:
         """What is wrong, and does not keep traffic away."""
-        return [fault for fault in (self.words.failure,) if fault is not None]
+        faults = [] if self.words.failure is None else [self.words.failure]
+        if self.config_fault is not None:
+            faults.append("the configuration's file is broken, and the one before stays in force: see the log")
+        return faults
 
     async def drain(self) -> None:
         """Take nothing new, send away what waits, let what runs finish for `drain_timeout_s`, then end it."""
@@ -268,9 +271,10 @@ class Gateway:
     async def _apply(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force. Requests that run keep what they began with."""
         await self.pool.apply(snapshot)
+        if snapshot.settings.log_level != self.settings.log_level:
+            logging.getLogger().setLevel(snapshot.settings.log_level.upper())
         self.snapshot, settings = snapshot, snapshot.settings
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
-        logging.getLogger().setLevel(snapshot.settings.log_level.upper())
 
     def _figures(self) -> Figures:
         queued = {str(priority): self.pool.gate.length(priority) for priority in Priority}

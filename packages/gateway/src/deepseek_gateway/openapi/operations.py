@@ -57,6 +57,14 @@ class Health(WireModel):
     status: str
 
 
+class Ready(WireModel):
+    """It may take traffic; `config` names the configuration in force, `faults` what is wrong all the same."""
+
+    status: str
+    config: str
+    faults: list[str] | None = None
+
+
 class Version(WireModel):
     """The gateway's version."""
 
@@ -119,7 +127,7 @@ STATUS: Final = (
         path="/ready",
         aliases=("/v1/ready",),
         summary="Whether it may take traffic",
-        answer=(Health,),
+        answer=(Ready,),
         errors=(503,),
     ),
     Operation(

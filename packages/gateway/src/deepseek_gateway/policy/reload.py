@@ -47,6 +47,7 @@ class ConfigReloader:
         """Look at the files every `reload_poll_s`, until cancelled."""
         loop = asyncio.get_running_loop()
         self._stamps = await loop.run_in_executor(self._executor, self._stamp, current())
+        await self.reload(current())  # the file may have changed since the start read it
         while True:
             await asyncio.sleep(current().settings.reload_poll_s)
             stamps = await loop.run_in_executor(self._executor, self._stamp, current())

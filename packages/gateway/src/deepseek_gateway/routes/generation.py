@@ -54,6 +54,7 @@ class GenerationRoute:
         context = context_of(scope)
         context.route = f"/v1/{self.dialect.value if isinstance(self.dialect, Dialect) else self.dialect.path}"
         context.is_traced = True
+        context.policy_version = self.gateway.snapshot.version
         context.client_request_id = plain_id(header(scope, b"x-request-id"))
         with self.gateway.running_request():
             key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)

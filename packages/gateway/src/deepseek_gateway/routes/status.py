@@ -33,10 +33,7 @@ class StatusRoutes:
         reason = self.gateway.not_ready()
         if reason is not None:
             raise ApiError(503, reason, code="not_ready", headers={"retry-after": "1"})
-        config: dict[str, str] = {"version": self.gateway.snapshot.version}
-        if self.gateway.config_fault is not None:
-            config["fault"] = "the file is broken, the version before stays in force: see the log"
-        answer: dict[str, object] = {"status": "ready", "config": config}
+        answer: dict[str, object] = {"status": "ready", "config": self.gateway.snapshot.version}
         if faults := self.gateway.faults():
             answer["faults"] = faults
         await send_body(send, 200, orjson.dumps(answer))

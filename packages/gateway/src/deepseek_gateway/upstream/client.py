@@ -159,6 +159,11 @@ class UpstreamClient:
         """
         return await self._small("POST", url, timeout_s)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its connections are."""
+        return self._session.closed
+
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
