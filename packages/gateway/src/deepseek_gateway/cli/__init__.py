@@ -28,6 +28,7 @@ COMMANDS = {
     "payload": "payload",
     "erase": "erase",
     "bench": "bench",
+    "top": "top",
 }
 """Each command and its module here. Only the given command's is loaded: a start waits for no other."""
 

@@ -1,0 +1,1 @@
+"""`deepseek-gateway top`: what a gateway is doing now, in a terminal."""
