@@ -215,6 +215,15 @@ async def test_a_soft_limit_refuses_nothing_and_tells(limiter) -> None:
     assert (crossing.meter.rule, crossing.taken) == (rule, 40)
 
 
+async def test_a_soft_rate_refills_before_it_is_charged(limiter, clock) -> None:
+    rule = LimitRule("soft", Kind.TOKENS_PER_MINUTE, 60, key_id="k", soft=True)
+    plan = Rulebook([rule]).plan(Subject("k"), Limits())
+    await admit(limiter, plan, ask(0, 60))
+    clock.seconds = 3600
+    (crossing,) = (await admit(limiter, plan, ask(0, 61))).crossed
+    assert crossing.taken == 61
+
+
 async def test_headers_are_of_the_tightest_rule(limiter) -> None:
     rules = [
         LimitRule("org", Kind.TOKENS_PER_MINUTE, 50, org_id="acme"),

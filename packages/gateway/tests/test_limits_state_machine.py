@@ -162,11 +162,13 @@ class LimiterMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "runner"):
             return
-        for life in self.running:
-            self.runner.run(self.end(life, Amounts()))
-        self.check_that_nothing_is_held()
-        self.runner.run(self.limiter.close())
-        self.runner.close()
+        try:
+            for life in self.running:
+                self.runner.run(self.end(life, Amounts()))
+            self.check_that_nothing_is_held()
+        finally:
+            self.runner.run(self.limiter.close())
+            self.runner.close()
 
     def check_that_nothing_is_held(self) -> None:
         for life in self.model.lives:

@@ -76,9 +76,9 @@ class LocalLimiter:
         tokens, nano = ask.wanted.tokens, ask.wanted.nano
         shortages: list[Shortage] = []
         for meter, state in zip(meters, states, strict=True):
-            if meter.rule.soft:
+            if meter.is_soft:
                 continue
-            room, unit = state.room(meter.limit, now), meter.kind.unit
+            room, unit = state.room(meter.limit, now), meter.unit
             least = amount_of(meter, ask.least.tokens, ask.least.nano)
             if room < least:
                 shortages.append(_shortage(meter, state, least, now))
@@ -93,7 +93,7 @@ class LocalLimiter:
         reservation = Reservation(request_id, plan, tokens, nano, states)
         for meter, state in zip(meters, states, strict=True):
             state.take(amount_of(meter, tokens, nano), meter.limit, now)
-            if meter.rule.soft and state.room(meter.limit, now) < 0:
+            if meter.is_soft and state.room(meter.limit, now) < 0:
                 reservation.crossed.append(_crossing(meter, state, now))
         reservation.standings = _standings(plan, states, now)
         return reservation
@@ -104,18 +104,18 @@ class LocalLimiter:
         pairs = list(zip(reservation.plan.meters, reservation.states, strict=True))
         tokens, nano = more.tokens, more.nano
         for meter, state in pairs:
-            if meter.kind.unit == "requests" or meter.rule.soft:
+            if meter.unit == "requests" or meter.is_soft:
                 continue
             room = max(0, math.floor(state.room(meter.limit, now)))
-            if meter.kind.unit == "tokens":
+            if meter.unit == "tokens":
                 tokens = min(tokens, room)
             else:
                 nano = min(nano, room)
         for meter, state in pairs:
-            if meter.kind.unit == "requests":
+            if meter.unit == "requests":
                 continue
             state.take(amount_of(meter, tokens, nano), meter.limit, now)
-            if meter.rule.soft and state.room(meter.limit, now) < 0:
+            if meter.is_soft and state.room(meter.limit, now) < 0:
                 reservation.crossed.append(_crossing(meter, state, now))
         reservation.tokens += tokens
         reservation.nano += nano
@@ -128,7 +128,7 @@ class LocalLimiter:
         reservation.is_settled = True
         now, tokens, nano = self._clocks(), reservation.tokens, reservation.nano
         for meter, state in zip(reservation.plan.meters, reservation.states, strict=True):
-            unit = meter.kind.unit
+            unit = meter.unit
             if unit == "requests":
                 state.give(1, 0, meter.limit, now)
             elif unit == "tokens":
@@ -142,7 +142,7 @@ class LocalLimiter:
         hard = [
             (state.room(meter.limit, now), meter, state)
             for meter, state in zip(reservation.plan.meters, reservation.states, strict=True)
-            if meter.kind.unit != "requests" and not meter.rule.soft
+            if meter.unit != "requests" and not meter.is_soft
         ]
         _, meter, state = min(hard, key=lambda entry: entry[0])
         return used_up(meter.rule, state.window if isinstance(state, WindowState) else None)
@@ -213,7 +213,7 @@ class LocalLimiter:
 
 def amount_of(meter: Meter, tokens: int, nano: int) -> int:
     """What a request with so many tokens counts on a meter."""
-    unit = meter.kind.unit
+    unit = meter.unit
     return 1 if unit == "requests" else tokens if unit == "tokens" else nano
 
 
@@ -221,7 +221,7 @@ def _standings(plan: Plan, states: list[MeterState], now: Now) -> tuple[Standing
     return tuple(
         Standing(meter.rule, max(0, math.floor(state.room(meter.limit, now))), state.reset_s(meter.limit, now))
         for meter, state in zip(plan.meters, states, strict=True)
-        if not meter.rule.soft
+        if not meter.is_soft
     )
 
 

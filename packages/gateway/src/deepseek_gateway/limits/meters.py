@@ -95,8 +95,9 @@ class TokenState:
         """Seconds until so many are there."""
         return None if amount > limit else max(0.0, (amount - self.room(limit, now)) * 60 / limit)
 
-    def take(self, amount: int, limit: int, now: Now) -> None:  # noqa: ARG002
-        """Take tokens."""
+    def take(self, amount: int, limit: int, now: Now) -> None:
+        """Take tokens, after the refill: one that came later would fill up what was overdrawn before."""
+        self.room(limit, now)
         self.level -= amount
 
     def give(self, held: int, used: int, limit: int, now: Now) -> None:

@@ -234,7 +234,7 @@ class RedisLimiter:
         hard = [
             (room, meter.rule, window)
             for meter, window, room in zip(reservation.plan.meters, hold.steps.windows, hold.rooms, strict=True)
-            if meter.kind.unit != "requests" and not meter.rule.soft
+            if meter.unit != "requests" and not meter.is_soft
         ]
         _, rule, window = min(hard, key=lambda entry: entry[0])
         return used_up(rule, window)

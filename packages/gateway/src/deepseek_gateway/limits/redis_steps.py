@@ -72,7 +72,7 @@ class Steps:
             ends_ms = 0 if window is None else int((window.end + KEPT_AFTER_S) * 1000)
             arguments += [_LETTERS[meter.kind], meter.limit]
             if soft:
-                arguments.append(int(meter.rule.soft))
+                arguments.append(int(meter.is_soft))
             arguments.append(ends_ms)
             if inits is not None:
                 arguments.append(inits[index])
@@ -82,7 +82,7 @@ class Steps:
         """How the hard rules stand."""
         standings: list[Standing] = []
         for meter, window, room in zip(self.plan.meters, self.windows, rooms, strict=True):
-            if meter.rule.soft:
+            if meter.is_soft:
                 continue
             if window is not None:
                 reset_s = max(0.0, window.end - wall_s)
@@ -97,7 +97,7 @@ class Steps:
         found: list[Shortage] = []
         for meter, window, room in zip(self.plan.meters, self.windows, rooms, strict=True):
             least, left = amount_of(meter, ask.least.tokens, ask.least.nano), math.floor(room + 1e-6)
-            if meter.rule.soft or left >= least:
+            if meter.is_soft or left >= least:
                 continue
             wait_s: float | None = None
             if meter.kind is Kind.CONCURRENT_REQUESTS:
@@ -112,7 +112,7 @@ class Steps:
         return [
             Crossing(meter, window, meter.limit - math.floor(room))
             for meter, window, room in zip(self.plan.meters, self.windows, rooms, strict=True)
-            if meter.rule.soft and room < 0
+            if meter.is_soft and room < 0
         ]
 
 

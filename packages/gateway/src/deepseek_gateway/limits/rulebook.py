@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from deepseek_gateway.limits.rules import EACH, Kind, LimitRule, Limits, Scope, Subject
+from deepseek_gateway.limits.rules import EACH, Kind, LimitRule, Limits, Scope, Subject, Unit
 
 ALL = "*"
 """The tag of counters that organisations share."""
@@ -28,7 +28,9 @@ class Meter:
     scope: Scope
     tag: str
     kind: Kind
+    unit: Unit
     limit: int
+    is_soft: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Plan:
     @property
     def needs_price(self) -> bool:
         """Whether money counts, if only for an alert."""
-        return any(meter.kind.unit == "money" for meter in self.meters)
+        return any(meter.unit == "money" for meter in self.meters)
 
 
 class Rulebook:
@@ -78,9 +80,9 @@ class Rulebook:
             rules.append(LimitRule(name, Kind.BALANCE, credit, org_id=subject.org_id, key_id=key_id))
         tag = subject.org_id if subject.org_id is not None else f"key:{subject.key_id}"
         meters = tuple(_meter(rule, subject, tag) for rule in rules)
-        hard = [meter for meter in meters if not meter.rule.soft]
-        tokens = [meter.limit for meter in hard if meter.kind.unit == "tokens"]
-        nano = [meter.limit for meter in hard if meter.kind.unit == "money"]
+        hard = [meter for meter in meters if not meter.is_soft]
+        tokens = [meter.limit for meter in hard if meter.unit == "tokens"]
+        nano = [meter.limit for meter in hard if meter.unit == "money"]
         return Plan(meters, tag, min(tokens, default=None), min(nano, default=None))
 
     def _matching(self, subject: Subject) -> list[LimitRule]:
@@ -128,4 +130,6 @@ def _meter(rule: LimitRule, subject: Subject, tag: str) -> Meter:
     )
     counter = "\x1f".join([rule.id, *(value for named, value in pairs if named == EACH and value is not None)])
     is_of_all = all(named is None for named, _ in pairs[:4])
-    return Meter(rule, counter, rule.scope(subject), ALL if is_of_all else tag, rule.kind, rule.limit)
+    return Meter(
+        rule, counter, rule.scope(subject), ALL if is_of_all else tag, rule.kind, rule.kind.unit, rule.limit, rule.soft
+    )

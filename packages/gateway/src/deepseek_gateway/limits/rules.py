@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 MAX_LIMIT = 2**53 - 1
@@ -226,8 +226,7 @@ class Ask:
     least: Amounts
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How a rule stands after a request was let in or refused: what the headers say."""
 
     rule: LimitRule

@@ -43,7 +43,7 @@ class Shares:
             LimitsUnavailable: a rule's policy is to refuse.
         """
         share = self._share(plan)
-        tokens = tuple(meter for meter in share.meters if meter.kind.unit == "tokens")
+        tokens = tuple(meter for meter in share.meters if meter.unit == "tokens")
         reservation = await self._limiter.join(request_id, replace(share, meters=tokens))
         reservation.owner = self
         return reservation
@@ -67,12 +67,12 @@ class Shares:
             return share
         meters: list[Meter] = []
         for meter in plan.meters:
-            if meter.rule.soft:
+            if meter.is_soft:
                 continue
             if meter.rule.on_failure == "deny" or not 0 < self._num_nodes <= meter.limit:
                 raise unavailable(meter.rule)
             meters.append(replace(meter, limit=meter.limit // self._num_nodes))
-        tokens = [meter.limit for meter in meters if meter.kind.unit == "tokens"]
+        tokens = [meter.limit for meter in meters if meter.unit == "tokens"]
         share = replace(plan, meters=tuple(meters), tightest_tokens=min(tokens, default=None))
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
