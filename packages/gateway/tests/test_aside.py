@@ -86,6 +86,17 @@ async def test_servers_of_other_makers_have_their_tokenizer_beside_the_api(stack
     assert stack.engine.paths == ["/tokenize", "/v1/embeddings"]
 
 
+async def test_servers_of_other_makers_continue_an_answer_in_their_own_way(stack: Stack, tmp_path) -> None:
+    section = {"url": stack.served.url, "kind": "openai"}
+    asked = {"max_tokens": 9, "messages": [*TURN["messages"], {"role": "assistant", "content": "The answer is"}]}
+    async with running_gateway(tmp_path / "other", upstreams=(section,)) as other:
+        caller = Caller(stack.caller.session, other.url, other.key())
+        assert (await caller.post("/v1/messages", asked)).status == 200
+    (sent,) = stack.engine.bodies
+    assert sent["messages"][-1] == {"role": "assistant", "content": "The answer is"}
+    assert (sent["continue_final_message"], sent["add_generation_prompt"]) == (True, False)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", ["/v1/completions", "/beta/completions"])
 async def test_filling_in_reaches_the_engine_with_its_suffix(stack: Stack, path: str, stream: bool) -> None:

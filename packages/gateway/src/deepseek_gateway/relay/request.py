@@ -60,6 +60,13 @@ class GenerationRequest:
     choices: int
     prompt_estimate: int
 
+    @property
+    def is_continuation(self) -> bool:
+        """Whether the answer continues the last message (`prefix`)."""
+        messages: Any = self.fields.get("messages")
+        last: Any = cast("list[Any]", messages)[-1] if isinstance(messages, list) and messages else None
+        return isinstance(last, dict) and cast("dict[str, Any]", last).get("prefix") is True
+
     def encode(self, model: str | None, max_tokens: int | None, *, continuous_usage: bool) -> bytes:
         """The engine's body: with a model if one is known, a limit if one was set, and usage asked for on streams."""
         fields = dict(self.fields)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 from starlette.types import Scope
@@ -74,6 +75,8 @@ def body_maker(
         plan = placement.upstream.plan
         name = placement.model or model
         body = request.encode(name, clamp, continuous_usage=plan.continuous_usage)
+        if plan.section.kind == "openai" and request.is_continuation:
+            return continued_elsewhere(body)
         if plan.section.kind != "deepseek-cloud":
             return body
         # The account is ours; the hash keeps our tenants apart there without naming them.
@@ -81,6 +84,15 @@ def body_maker(
         return orjson.dumps({**orjson.loads(body), "user_id": tenant})
 
     return body_for
+
+
+def continued_elsewhere(body: bytes) -> bytes:
+    """A chat whose last message is to be continued, as vLLM and SGLang ask for it; `prefix` is DeepSeek's way."""
+    fields: dict[str, Any] = orjson.loads(body)
+    *earlier, last = fields["messages"]
+    plain = {name: value for name, value in last.items() if name != "prefix"}
+    more = {"add_generation_prompt": False, "continue_final_message": True}
+    return orjson.dumps({**fields, "messages": [*earlier, plain], **more})
 
 
 def _check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecord) -> None:

@@ -22,7 +22,12 @@ class CallPlan:
     stream: bool
 
     def prefix_at(self, kind: UpstreamKind) -> str:
-        """Where a kind of server has the path: the cloud has completions, with their suffix, under /beta only."""
+        """Where a kind of server has the path: the cloud has completions, with their suffix, under /beta only.
+
+        Servers of other makers have no /beta at all.
+        """
+        if kind == "openai":
+            return "v1"
         return "beta" if kind == "deepseek-cloud" and self.path == "completions" else self.prefix
 
     def url_at(self, kind: UpstreamKind, address: UpstreamAddress) -> str:
