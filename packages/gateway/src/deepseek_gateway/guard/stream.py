@@ -110,6 +110,8 @@ class TextFilter:
         if self.is_blocked:
             return ""
         looks = skeleton(text)
+        if self._window and not looks:
+            return self._hide(text)
         if self._window:
             text, looks = self._window + text, self._looks + looks
         live = self._matcher.live(text, looks, self._before)
@@ -117,6 +119,12 @@ class TextFilter:
             self._window, self._looks = text, looks
             return self._advance(live, is_final=False)
         return self._pass(text, looks, live)
+
+    def _hide(self, text: str) -> str:
+        """Take characters that show nothing: they decide nothing, so a flood of them costs no look at the window."""
+        is_all_sent = self.sent == self.received
+        self._window += text
+        return self._send(self.received) if is_all_sent else ""
 
     def _pass(self, text: str, looks: str, live: Live) -> str:
         """Send on a window without a candidate, up to what may become one: the way that most text goes."""
@@ -263,6 +271,8 @@ def _origin(text: str, looks: str, place: int) -> tuple[int, int]:
     The place at the end came from the end of the text.
     """
     position, at = len(text), len(looks)
+    if place == 0 < at:
+        return 0, 0
     if at == place:
         return position, at
     if position == at and text.isascii():  # no character folds to several here
