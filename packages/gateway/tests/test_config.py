@@ -157,6 +157,20 @@ def test_check_explains_the_file(state_dir: Path, file: Path, capsys) -> None:
     assert "fault: the engine at http://127.0.0.1:9 cannot be reached" in shown
 
 
+def test_check_tells_what_only_shows_as_a_whole_and_which_engines_fail_in_one_go(
+    state_dir: Path, file: Path, capsys
+) -> None:
+    ours = '[[upstreams]]\nname = "gpu"\nurl = "http://127.0.0.1:9"\n'
+    cloud = '[[upstreams]]\nurl = "http://127.0.0.1:9/v1"\nkind = "deepseek-cloud"\n'
+    write(file, f'{ours}{cloud}[[models]]\nname = "chat"\ntargets = [{{upstream = "gqu"}}]\n')
+    assert main(["check", "--state", str(state_dir)]) == 1
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fault: ")]
+    assert "fault: upstream http://127.0.0.1:9/v1: DeepSeek's cloud needs a `key`" in told
+    assert "fault: model chat: there is no upstream 'gqu': did you mean gpu?" in told
+    assert sum("cannot be reached" in line for line in told) == 2
+    assert any("deepseek-gateway migrate" in line for line in told)
+
+
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 3)), max_size=12))
 def test_each_key_of_an_array_of_tables_has_its_line(tables: list[tuple[str, int]]) -> None:
     lines: list[str] = ["top = 1"]

@@ -11,9 +11,11 @@ from deepseek_gateway.cli.common import Commands, add_state_flag, opened, source
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.config.sections import Section, is_secret
 from deepseek_gateway.errors import GatewayError, UpstreamError
+from deepseek_gateway.money.prices import load_prices
+from deepseek_gateway.policy.snapshot import UpstreamPlan, plan_upstreams
 from deepseek_gateway.settings import Settings
-from deepseek_gateway.upstream.address import UpstreamAddress
 from deepseek_gateway.upstream.client import UpstreamClient
+from deepseek_gateway.upstream.prober import ready_url
 
 
 def add_parser(commands: Commands) -> None:
@@ -89,20 +91,31 @@ def _faults(settings: Settings) -> Iterator[str]:
     try:
         with opened(settings):
             pass
+        load_prices(settings.prices)
     except GatewayError as error:
-        yield str(error)
+        yield from str(error).splitlines()
     if not settings.upstreams:
         yield "GATEWAY_UPSTREAMS is empty: name at least one engine, such as http://host:8080"
-    for upstream in settings.upstreams:
-        fault = asyncio.run(_engine_fault(settings, upstream.address))
-        if fault is not None:
-            yield fault
+    plans, faults = plan_upstreams(settings)
+    yield from faults
+    yield from asyncio.run(_engine_faults(plans))
 
 
-async def _engine_fault(settings: Settings, address: UpstreamAddress) -> str | None:
-    async with UpstreamClient(address, None, settings.upstream_connect_timeout_s) as client:
+async def _engine_faults(plans: Sequence[UpstreamPlan]) -> list[str]:
+    found = await asyncio.gather(*(_engine_fault(plan) for plan in plans))
+    return [fault for fault in found if fault is not None]
+
+
+async def _engine_fault(plan: UpstreamPlan) -> str | None:
+    address, timeout_s = plan.section.address, plan.connect_timeout_s
+    async with UpstreamClient(address, plan.key, timeout_s, plan.tls) as client:
         try:
-            answer = await client.get(address.outside("ready"), settings.upstream_connect_timeout_s)
+            ready = await client.get(ready_url(plan.section.kind, address), timeout_s)
+            models = await client.get(address.endpoint("v1", "models"), timeout_s)
         except UpstreamError as error:
             return str(error)
-    return f"the engine at {address.url} is not ready: it answers {answer.status}" if answer.status >= 500 else None
+    if ready.status >= 500:
+        return f"the engine at {address.url} is not ready: it answers {ready.status}"
+    if models.status in {401, 403}:
+        return f"the engine at {address.url} refuses the key ({models.status}): see `key` and `upstream_key`"
+    return None

@@ -55,6 +55,15 @@ def compile_snapshot(settings: Settings, pepper: bytes = b"") -> Snapshot:
     Raises:
         ConfigurationError: one line for each fault.
     """
+    plans, faults = plan_upstreams(settings)
+    if faults:
+        raise ConfigurationError("\n".join(faults))
+    models = MappingProxyType({model.name: model for model in settings.models})
+    return Snapshot(_version(settings, pepper), settings, tuple(plans), models)
+
+
+def plan_upstreams(settings: Settings) -> tuple[list[UpstreamPlan], list[str]]:
+    """The upstreams that can be planned, and everything that is wrong with upstreams and models."""
     faults = [*_name_faults(settings), *_target_faults(settings)]
     plans: list[UpstreamPlan] = []
     for section in settings.upstreams:
@@ -62,10 +71,7 @@ def compile_snapshot(settings: Settings, pepper: bytes = b"") -> Snapshot:
             plans.append(_plan(settings, section))
         except (OSError, ssl.SSLError) as error:
             faults.append(f"upstream {section.name}: its certificates cannot be used: {error}")
-    if faults:
-        raise ConfigurationError("\n".join(faults))
-    models = MappingProxyType({model.name: model for model in settings.models})
-    return Snapshot(_version(settings, pepper), settings, tuple(plans), models)
+    return plans, faults
 
 
 def watched_files(settings: Settings) -> list[Path]:

@@ -5,8 +5,10 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
+from deepseek_gateway.config.sections import UpstreamKind
 from deepseek_gateway.errors import UpstreamError
 from deepseek_gateway.route.load import parse_load
+from deepseek_gateway.upstream.address import UpstreamAddress
 from deepseek_gateway.upstream.upstream import Upstream, logger
 
 if TYPE_CHECKING:
@@ -43,8 +45,7 @@ class Prober:
     async def look(self, upstream: Upstream, *, learn: bool) -> None:
         """Ask whether it is ready. Servers that have no such page are up when they answer at all."""
         client, was_up = upstream.client, upstream.is_up
-        page = READY_PAGES.get(upstream.kind)
-        url = client.address.outside(page) if page is not None else client.address.endpoint("v1", "models")
+        url = ready_url(upstream.kind, client.address)
         try:
             answer = await client.get(url, PROBE_TIMEOUT_S)
         except UpstreamError as error:
@@ -53,7 +54,7 @@ class Prober:
                 self._missed(upstream, str(error))
             return
         if answer.status >= 500:
-            self._missed(upstream, f"/{page or 'models'} answers {answer.status}")
+            self._missed(upstream, f"{url} answers {answer.status}")
             return
         if upstream.learns_models and (learn or not was_up or not upstream.models):
             await self._learn_models(upstream)
@@ -107,6 +108,12 @@ class Prober:
             return  # that it is gone is for `look` to say
         if answer.status == 200:
             upstream.report = parse_load(answer.body, ours, self._pool.now())
+
+
+def ready_url(kind: UpstreamKind, address: UpstreamAddress) -> str:
+    """What is asked to see whether an upstream is there: of an account in the cloud, its models."""
+    page = READY_PAGES.get(kind)
+    return address.endpoint("v1", "models") if page is None else address.outside(page)
 
 
 def model_names(body: bytes) -> tuple[str, ...]:
