@@ -15,16 +15,20 @@ import pytest
 
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.storage.store import open_store
+from deepseek_gateway.testing.postgres import PostgresServer
 from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, make_state
 
 CRASHING = """
 import os, signal, sys
+from deepseek_gateway.ledger import journal
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.storage.books import Books
+from deepseek_gateway.upstream.client import Answer, UpstreamClient
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 when, kind = sys.argv[1].split()
-append, keep = Journal.append, Books.keep
+append, keep, post, read, sync = Journal.append, Books.keep, UpstreamClient.post, Answer.read, journal._sync_files
+num_reads = 0
 
 def crashing_append(self, record):
     if record["kind"] == kind and when == "before": die()
@@ -34,13 +38,30 @@ def crashing_append(self, record):
 
 def crashing_keep(self, settled, refusals=()):
     if kind == "commit" and when == "within":
-        self.ledger.database._writer.execute("BEGIN IMMEDIATE")
-        self.ledger.database._writer.execute("INSERT INTO meta VALUES ('torn', 'x')")
-        die()
+        with self.ledger.database.transaction():
+            keep(self, settled, refusals)
+            die()
     keep(self, settled, refusals)
     if kind == "commit" and when == "after": die()
 
-Journal.append, Books.keep = crashing_append, crashing_keep
+async def crashing_post(self, url, body, headers):
+    answer = await post(self, url, body, headers)
+    if kind == "send" and when == "after": die()
+    return answer
+
+async def crashing_read(self):
+    global num_reads
+    data = await read(self)
+    num_reads += bool(data)
+    if kind == "stream" and num_reads == 4: die()
+    return data
+
+def crashing_sync(*files):
+    if kind == "sync" and when == "before": die()
+    sync(*files)
+
+Journal.append, Books.keep, journal._sync_files = crashing_append, crashing_keep, crashing_sync
+UpstreamClient.post, Answer.read = crashing_post, crashing_read
 from deepseek_gateway.cli import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -69,23 +90,31 @@ def truth_of(engine_url: str) -> tuple[int, int]:
     raise AssertionError("the engine does not come to rest")
 
 
-def rows_after_restart(state: Path, engine_url: str) -> list[LedgerRow]:
-    """Start and stop a sound gateway; gives the ledger."""
-    with RunningProcess([*GATEWAY, *serve_arguments(state, engine_url)]) as gateway:
+def environment(store_url: str | None) -> dict[str, str]:
+    return {} if store_url is None else {"GATEWAY_STORE_URL": store_url}
+
+
+def rows_after_restart(state: Path, engine_url: str, store_url: str | None = None) -> list[LedgerRow]:
+    """Start and stop a sound gateway; gives the ledger, whose every row has its life in a sound log."""
+    with RunningProcess([*GATEWAY, *serve_arguments(state, engine_url)], environment(store_url)) as gateway:
         gateway.line("listening on")
         gateway.signal()
         assert gateway.wait() == 0
-    with closing(open_store(state / "gateway.sqlite3", None)) as store:
-        return store.ledger.rows()
+    with closing(open_store(state / "gateway.sqlite3", store_url)) as store:
+        rows = store.ledger.rows()
+        assert store.audit.verify()[1] is None
+        assert store.lives.first_fault(store.audit.entries()) == (len(rows), None)
+        assert all(store.lives.find(row.request_id) is not None for row in rows)
+        return rows
 
 
-def crash(state: Path, engine_url: str, point: str) -> None:
+def crash(state: Path, engine_url: str, point: str, store_url: str | None) -> None:
     """Serve one streamed request with a gateway that kills itself at a point."""
-    key = make_state(state)
+    key = make_state(state, store_url)
     command = [sys.executable, "-c", CRASHING, point, *serve_arguments(state, engine_url)]
-    with RunningProcess(command) as gateway:
+    with RunningProcess(command, environment(store_url)) as gateway:
         url = gateway.line("listening on").split()[-1]
-        body = {"prompt": "a b c", "stream": True, "fake": {"tokens": 5}}
+        body = {"prompt": "a b c", "stream": True, "fake": {"tokens": 5, "delay_s": 0.02}}
         with suppress(httpx.TransportError):
             httpx.post(f"{url}/generate", json=body, headers={"authorization": f"Bearer {key}"})
         assert gateway.wait() == -signal.SIGKILL
@@ -95,7 +124,10 @@ def crash(state: Path, engine_url: str, point: str) -> None:
     ("point", "expected"),
     [
         ("before admit", []),
+        ("before sync", [("failed", "gateway_crash", "estimated", 0)]),
         ("after admit", [("failed", "gateway_crash", "estimated", 0)]),
+        ("after send", [("failed", "gateway_crash", "estimated", 0)]),
+        ("within stream", [("failed", "gateway_crash", "estimated", 3)]),
         ("after observe", [("failed", "gateway_crash", "estimated", 3)]),
         ("before settle", [("failed", "gateway_crash", "estimated", 3)]),
         ("after settle", [("finished", "stop", "exact", 3)]),
@@ -104,9 +136,26 @@ def crash(state: Path, engine_url: str, point: str) -> None:
     ],
 )
 def test_a_kill_at_any_point_leaves_one_right_row(state_dir: Path, point: str, expected: list[tuple]) -> None:
+    check_crash(state_dir, None, point, expected)
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ("within stream", [("failed", "gateway_crash", "estimated", 3)]),
+        ("within commit", [("finished", "stop", "exact", 3)]),
+        ("after commit", [("finished", "stop", "exact", 3)]),
+    ],
+)
+def test_so_it_is_on_postgresql(state_dir: Path, postgres: PostgresServer, point: str, expected: list[tuple]) -> None:
+    """The journal is the same; what differs is the commit."""
+    check_crash(state_dir, postgres.new_database(), point, expected)
+
+
+def check_crash(state_dir: Path, store_url: str | None, point: str, expected: list[tuple]) -> None:
     with engine() as engine_url:
-        crash(state_dir, engine_url, point)
-        rows = rows_after_restart(state_dir, engine_url)
+        crash(state_dir, engine_url, point, store_url)
+        rows = rows_after_restart(state_dir, engine_url, store_url)
         assert [(row.status, row.end_reason, row.accuracy, row.prompt_tokens) for row in rows] == expected
         prompt, completion = truth_of(engine_url)
         billed = sum(row.completion_tokens for row in rows)

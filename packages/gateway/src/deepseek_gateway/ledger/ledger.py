@@ -138,7 +138,7 @@ class Ledger:
     def observe(self, request_id: str, attempt: int, tokens: TokenCounts) -> None:
         """Note the tokens of a running request: at once the first time, then once a second."""
         entry, now = self._open[request_id], self._wall()
-        if entry.seen is not None and now - entry.seen.at < OBSERVE_EVERY_S:
+        if entry.seen is not None and 0 <= now - entry.seen.at < OBSERVE_EVERY_S:  # below 0: the clock was set back
             return
         entry.seen = Observation(attempt, tokens, now)
         with contextlib.suppress(JournalError):  # an observation only makes a crash cheaper

@@ -96,9 +96,9 @@ class RunningProcess:
         raise RuntimeError(f"no line with {start or part!r}; stderr:\n" + "\n".join(self.errors))
 
 
-def make_state(state_dir: Path) -> str:
+def make_state(state_dir: Path, store_url: str | None = None) -> str:
     """A migrated state directory; gives the text of a key."""
-    settings = load_settings(state_dir=state_dir)
+    settings = load_settings(state_dir=state_dir, store_url=store_url)
     prepare_state(settings)
     store, pepper = open_store(settings)
     with closing(store):
