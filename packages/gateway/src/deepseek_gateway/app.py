@@ -9,10 +9,11 @@ from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
 from deepseek_gateway.dialects.aside import CountTranslation
 from deepseek_gateway.dialects.messages import MessagesTranslation
 from deepseek_gateway.dialects.responses import ResponsesTranslation
-from deepseek_gateway.edge.context import STATE_KEY, RequestContext
+from deepseek_gateway.edge.context import STATE_KEY, RequestContext, header
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.edge.respond import send_error
 from deepseek_gateway.edge.security_headers import secured
+from deepseek_gateway.edge.traceparent import TraceParent
 from deepseek_gateway.edge.watch import WatchError
 from deepseek_gateway.errors import ApiError, StoreUnavailableError
 from deepseek_gateway.gateway import Gateway
@@ -90,6 +91,8 @@ class GatewayApp:
         context = scope[STATE_KEY] = RequestContext()
         context.errors = errors_of(scope["path"])
         request_id = context.request_id.encode()
+        parent = TraceParent.parse(header(scope, b"traceparent"))
+        context.span = self._span_below(parent)
         has_begun = False
         refused: ApiError | None = None
 
@@ -118,7 +121,18 @@ class GatewayApp:
             if context.is_traced and context.key_id is not None and context.outcome == "-":
                 self._gateway.ledger.note(refusal_of(context, refused))
             if scope["path"] not in QUIET_PATHS:
-                self._gateway.access_log.log(context)
+                self._report(context, parent)
+
+    def _span_below(self, parent: TraceParent | None) -> TraceParent | None:
+        """This request's span: below its caller's, or the first of a trace; none when nobody traces."""
+        if parent is not None:
+            return parent.child()
+        return None if self._gateway.tracing is None else TraceParent.begin()
+
+    def _report(self, context: RequestContext, parent: TraceParent | None) -> None:
+        self._gateway.access_log.log(context)
+        if self._gateway.tracing is not None and context.span is not None:
+            self._gateway.tracing.end(context, parent, context.span)
 
 
 def _answer_of(error: Exception, request_id: str) -> ApiError:

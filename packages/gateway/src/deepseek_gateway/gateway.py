@@ -16,6 +16,7 @@ from deepseek_gateway.audit.keeper import PayloadKeeper
 from deepseek_gateway.auth.directory import KeyDirectory
 from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
+from deepseek_gateway.edge.tracing import Tracing
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, ConfigurationError
 from deepseek_gateway.guard.guard import WordFilter
@@ -62,6 +63,7 @@ class Gateway:
         if not settings.upstreams:
             raise ConfigurationError("GATEWAY_UPSTREAMS is empty: name at least one engine, such as http://host:8080")
         self.metrics = GatewayMetrics()
+        self.tracing = None if settings.otel_endpoint is None else Tracing.to(settings.otel_endpoint)
         self.access_log = AccessLog(settings.access_log)
         self.prices = load_prices(settings.prices)
         self.store, self.pepper = open_store(settings)
@@ -159,6 +161,8 @@ class Gateway:
             await self.shared_answers.close()
         await self.pool.close()
         self.access_log.flush()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         await self.rules.close()
         await self.words.close()
         await self.limiter.close()
@@ -252,7 +256,7 @@ class Gateway:
 
     def faults(self) -> list[str]:
         """What is wrong, and does not keep traffic away."""
-        faults = [] if self.words.failure is None else [self.words.failure]
+        faults = [fault for fault in (self.words.failure, self.limiter.trouble) if fault is not None]
         if self.config_fault is not None:
             faults.append("the configuration's file is broken, and the one before stays in force: see the log")
         return faults

@@ -86,6 +86,11 @@ class GatewayMetrics:
         self._word_hits = Counter(
             "deepseek_gateway_word_hits", "Hits of word lists", ["level", "direction"], registry=self._registry
         )
+        self._limits_alone = Gauge(
+            "deepseek_gateway_shared_limits_unreachable",
+            "1 while limits are not counted together with other gateways: Redis does not answer",
+            registry=self._registry,
+        )
         self._words_broken = Gauge(
             "deepseek_gateway_word_lists_broken",
             "1 while word lists cannot be loaded and older ones stay in force",
@@ -154,8 +159,9 @@ class GatewayMetrics:
         self._limits_shared.set(figures.num_shared)
         self._limits_denied.set(figures.num_denied)
 
-    def exposition(self, in_flight: int, pending_rows: int) -> bytes:
+    def exposition(self, in_flight: int, pending_rows: int, *, limits_alone: bool = False) -> bytes:
         """Prometheus text."""
+        self._limits_alone.set(limits_alone)
         self._in_flight.set(in_flight)
         self._pending.set(pending_rows)
         return generate_latest(self._registry)

@@ -142,6 +142,7 @@ class Settings(Section):
     web_idle_s: float = Field(3600.0, gt=0, description="seconds after which a sign-in that is not used ends")
     word_review_days: int = Field(90, ge=1, le=3650, description="days that hits stay in the review queue")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
+    otel_endpoint: str | None = Field(None, description="OTLP/HTTP address that traces go to, such as http://host:4318")
     access_log: Literal["text", "json", "off"] = Field(
         "text", description="form of the line that each request gets on stderr; json makes all lines JSON"
     )

@@ -25,11 +25,12 @@ class Plan:
     first_tokens: int = 50
     held_streams: int = 1000
     starts: int = 3
+    keys: tuple[int, ...] = (10, 100_000)
 
     @classmethod
     def quick(cls) -> "Plan":
         """Little of everything: whether it runs, not how fast."""
-        return cls(1, 0.2, (50.0,), (1, 16), 4, 4, 5, 20, 1)
+        return cls(1, 0.2, (50.0,), (1, 16), 4, 4, 5, 20, 1, (10,))
 
 
 @dataclass(slots=True)

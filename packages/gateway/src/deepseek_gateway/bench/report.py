@@ -41,6 +41,10 @@ def tables(plan: Plan, results: Results, targets: Sequence[Target]) -> str:
     row("start to first answer, s", "start_s", 2, skip_direct=True)
     row("memory idle, MiB", "rss_idle_mib", 1, skip_direct=True)
     row("memory after all that, MiB", "rss_after_mib", 1, skip_direct=True)
+    for number in plan.keys:
+        row(f"CPU us/request, {number} keys in turn", f"keys_{number}_cpu_us", 0, skip_direct=True)
+        row(f"start to first answer with {number} keys, s", f"keys_{number}_start_s", 2, skip_direct=True)
+        row(f"memory with {number} keys, MiB", f"keys_{number}_rss_mib", 0, skip_direct=True)
     kept = [cells for cells in rows if any(cell != "-" for cell in cells[1:])]
     widths = [max(len(cells[at]) for cells in kept) for at in range(len(names) + 1)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in kept]

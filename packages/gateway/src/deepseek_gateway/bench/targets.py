@@ -66,9 +66,11 @@ def start_ours(engine_url: str, folder: Path, starts: int, keys: tuple[str, ...]
     """This gateway, with a key that has limits of every kind, and the ledger on disk."""
     state = folder / "state"
     if not keys:
-        _gateway("migrate", "--state", str(state))
+        gateway_output("migrate", "--state", str(state))
         keys = (
-            json.loads(_gateway("key", "create", "--state", str(state), "--name", "bench", *LIMITS, "--json"))["key"],
+            json.loads(gateway_output("key", "create", "--state", str(state), "--name", "bench", *LIMITS, "--json"))[
+                "key"
+            ],
         )
     port = free_port()
     command = (*GATEWAY, "serve", "--state", str(state), "--upstream", engine_url, "--port", str(port))
@@ -179,8 +181,14 @@ def _wait_for_answer(endpoint: Endpoint, child: Child) -> None:
             return
 
 
-def _gateway(*arguments: str) -> str:
-    done = subprocess.run((*GATEWAY, *arguments), capture_output=True, text=True, check=False)  # noqa: S603
+def gateway_output(*arguments: str, env: dict[str, str] | None = None) -> str:
+    """What one command of the gateway prints.
+
+    Raises:
+        BenchError: it failed.
+    """
+    variables = {**os.environ, **(env or {})}
+    done = subprocess.run((*GATEWAY, *arguments), capture_output=True, text=True, env=variables, check=False)  # noqa: S603
     if done.returncode:
         raise BenchError(f"deepseek-gateway {arguments[0]} failed: {done.stderr}")
     return done.stdout

@@ -10,6 +10,7 @@ from deepseek_gateway.audit.trail import MAX_STEPS, Step
 from deepseek_gateway.auth.keys import random_base62
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
+from deepseek_gateway.edge.traceparent import TraceParent
 from deepseek_gateway.ledger.records import TokenCounts
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class RequestContext:
     `route` is a template, never the caller's path. `errors` is how its dialect writes errors. `lent_key`
     is the key that a signed-in administrator lends to a request from the playground; nothing else sets it.
     `client_request_id` is the caller's own name for the request. With `is_traced` a request is kept also when refused,
-    if its key is known; `keeping` is there where its texts are kept.
+    if its key is known; `keeping` is there where its texts are kept. `span` is this request in its trace, which
+    the engine's will be below.
     """
 
     request_id: str = field(default_factory=lambda: f"req-{random_base62(22)}")
@@ -46,6 +48,7 @@ class RequestContext:
     steps: list[Step] = field(default_factory=list)
     is_traced: bool = False
     body_bytes: int = 0
+    span: TraceParent | None = None
     keeping: "Keeping | None" = None
 
     def elapsed_ms(self) -> float:

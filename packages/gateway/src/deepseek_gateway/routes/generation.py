@@ -138,7 +138,8 @@ class GenerationRoute:
             )
             if context.keeping is not None:
                 clean_up.callback(context.keeping.finish)
-            call_plan = self._plan(asked, route, key, clamp_of(request, reservation, price))
+            span = None if context.span is None else context.span.header
+            call_plan = self._plan(asked, route, key, clamp_of(request, reservation, price), span)
             watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
             headers = rate_limit_headers(reservation.standings)
             call = UpstreamCall(gateway.pool, call_plan)
@@ -185,10 +186,12 @@ class GenerationRoute:
             context.list_version = guard.policy.version
         return guard
 
-    def _plan(self, asked: Translated, route: RouteAsk, key: KeyRecord, clamp: int | None) -> CallPlan:
+    def _plan(
+        self, asked: Translated, route: RouteAsk, key: KeyRecord, clamp: int | None, span: str | None
+    ) -> CallPlan:
         request = asked.request
         body_for = body_maker(request, key, route.model, clamp)
-        return CallPlan(asked.prefix, request.dialect.value, route, body_for, key.public_id, request.stream)
+        return CallPlan(asked.prefix, request.dialect.value, route, body_for, key.public_id, request.stream, span)
 
 
 def _filters(guard: WordGuard | None) -> tuple[Stage, ...]:

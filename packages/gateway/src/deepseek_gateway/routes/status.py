@@ -53,7 +53,9 @@ class StatusRoutes:
         context_of(scope).route = "/metrics"
         gateway = self.gateway
         gateway.metrics.limits(gateway.limit_figures)
-        text = gateway.metrics.exposition(gateway.running, gateway.ledger.pending_rows)
+        text = gateway.metrics.exposition(
+            gateway.running, gateway.ledger.pending_rows, limits_alone=gateway.limiter.trouble is not None
+        )
         settings = gateway.settings
         if settings.workers > 1 and scope["query_string"] != OWN:
             sockets = {number: socket_path(settings.state_dir, number) for number in range(settings.workers)}

@@ -20,6 +20,7 @@ class CallPlan:
     body_for: Callable[[Placement], bytes]
     cache_salt: str
     stream: bool
+    traceparent: str | None = None
 
     def prefix_at(self, kind: UpstreamKind) -> str:
         """Where a kind of server has the path: the cloud has completions, with their suffix, under /beta only.
@@ -41,6 +42,8 @@ class CallPlan:
         if kind == "deepseek-cloud":
             return {}
         headers = {"x-request-id": attempt_id}
+        if self.traceparent is not None:
+            headers["traceparent"] = self.traceparent
         if kind == "engine":
             headers["x-cache-salt"] = self.cache_salt
         return headers
