@@ -1,5 +1,6 @@
 """Local accounts of the pages: argon2id passwords, and a bound on guessing. Calls block, on purpose even."""
 
+import functools
 import ipaddress
 import secrets
 import threading
@@ -22,8 +23,6 @@ MAX_PER_ADDRESS = 10
 """Attempts in a window. An address that guesses is stopped before an account is, so that few can lock out its owner."""
 
 _HASHER = PasswordHasher()  # RFC 9106's second profile: 64 MiB, three passes
-_NOBODY = _HASHER.hash(secrets.token_hex(16))
-"""Verified against where there is no account, so that both cases take as long."""
 
 _VERIFYING = threading.BoundedSemaphore(2)
 """Verifications at once: each takes 64 MiB."""
@@ -110,7 +109,7 @@ class Accounts:
                 raise TooManyAttemptsError(max(1.0, since + WINDOW_S - now))
         account = self.store.web.account(name)
         with _VERIFYING:
-            is_right = _matches(_NOBODY if account is None else account.password_hash, password[:MAX_PASSWORD])
+            is_right = _matches(_nobody() if account is None else account.password_hash, password[:MAX_PASSWORD])
         if account is None or not is_right:
             return None
         self.store.web.forget_attempts((by_account, by_address))
@@ -151,6 +150,15 @@ def checked_password(password: str) -> str:
         message = f"the password has {len(password)} characters: {MIN_PASSWORD} to {MAX_PASSWORD} are needed"
         raise AccountError(message, "password", "account.bad_password")
     return password
+
+
+@functools.cache
+def _nobody() -> str:
+    """Verified against where there is no account, so that both cases take as long.
+
+    It is hashed when first needed: a start would wait a quarter of a second for it.
+    """
+    return _HASHER.hash(secrets.token_hex(16))
 
 
 def _matches(password_hash: str, password: str) -> bool:
