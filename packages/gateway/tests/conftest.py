@@ -108,4 +108,4 @@ def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """argon2id with the least work: what it costs in earnest is not what these tests are about."""
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr("deepseek_gateway.web.accounts._HASHER", hasher)
-    monkeypatch.setattr("deepseek_gateway.web.accounts._NOBODY", hasher.hash("nobody"))
+    monkeypatch.setattr("deepseek_gateway.web.accounts._nobody", lambda: hasher.hash("nobody"))
