@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deepseek_gateway.testing.caller import until
-from deepseek_gateway.testing.stack import Stack
+from deepseek_gateway.testing.issuer import Issuer
+from deepseek_gateway.testing.serving import serving
+from deepseek_gateway.testing.stack import Stack, running_stack
 from deepseek_gateway.testing.visitor import PASSWORD
 from deepseek_gateway.web.accounts import Accounts
 
@@ -233,6 +235,24 @@ async def test_everything_can_be_reached_by_keyboard(stack: Stack, browser: Brow
         seen.add(name)
     for wanted in ("Overview", "API keys", "Download CSV", "Show", "language", "theme", "since", "by"):
         assert any(wanted in name for name in seen), wanted
+
+
+async def test_a_sign_in_at_another_site_leads_into_the_pages(state_dir, chromium) -> None:
+    issuer = Issuer()
+    async with serving(issuer) as served:
+        issuer.url = served.url.replace("127.0.0.1", "localhost")  # another site, for which Strict cookies stay away
+        settings = {"oidc_issuer": issuer.url, "oidc_client_id": "gw", "oidc_admins": "ops"}
+        async with running_stack(state_dir, **settings) as stack:
+            context = await chromium.new_context(locale="en-US")
+            browser = Browser(stack, await context.new_page())
+            await browser.open("/ui/usage?by=key")
+            await browser.page.click("text=Sign in with your organisation")
+            await browser.page.wait_for_selector("text=Download CSV")
+            assert browser.page.url.endswith("/ui/usage?by=key")
+            await browser.page.click("[aria-label='Sign out']")
+            await browser.page.wait_for_selector("text=Sign in with your organisation")
+            await context.close()
+            assert browser.faults == []
 
 
 PAGES = ("/ui/", "/ui/usage", "/ui/keys", "/ui/keys/new", "/ui/people", "/ui/audit", "/ui/playground", "/ui/account")

@@ -141,6 +141,15 @@ class Settings(Section):
     web_session_s: float = Field(12 * 3600.0, gt=0, description="seconds that a sign-in to the pages lasts")
     web_idle_s: float = Field(3600.0, gt=0, description="seconds after which a sign-in that is not used ends")
     word_review_days: int = Field(90, ge=1, le=3650, description="days that hits stay in the review queue")
+    oidc_issuer: str = Field(
+        "", description="OpenID Connect issuer for sign-ins to the pages, such as https://id.example/realm"
+    )
+    oidc_client_id: str = Field("", description="the gateway's client id at the issuer")
+    oidc_client_secret: SecretStr | None = Field(None, description="its secret; none for a public client")
+    oidc_scopes: str = Field("openid profile", description="scopes to ask for, separated by spaces")
+    oidc_role_claim: str = Field("groups", description="claim whose values give roles; dots lead into objects")
+    oidc_admins: tuple[str, ...] = Field((), description="values of the claim that make an administrator")
+    oidc_viewers: tuple[str, ...] = Field((), description="values of the claim that make a viewer")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe lines to log")
     otel_endpoint: str | None = Field(None, description="OTLP/HTTP address that traces go to, such as http://host:4318")
     access_log: Literal["text", "json", "off"] = Field(

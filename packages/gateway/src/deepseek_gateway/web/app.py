@@ -40,6 +40,8 @@ def pages() -> list[PageRoute]:
         PageRoute("GET", "/ui/static/{version}/{path...}", views.static.asset, None),
         PageRoute("GET", "/ui/login", views.login.form, None),
         PageRoute("POST", "/ui/login", views.login.sign_in, None),
+        PageRoute("GET", "/ui/login/oidc", views.oidc.begin, None),
+        PageRoute("GET", "/ui/login/callback", views.oidc.finish, None),
         PageRoute("POST", "/ui/logout", views.login.sign_out),
         PageRoute("POST", "/ui/preferences", views.preferences.choose, None),
         PageRoute("GET", "/ui/", views.overview.page),

@@ -14,6 +14,7 @@ from deepseek_gateway.people.service import PeopleService
 from deepseek_gateway.web.accounts import Accounts
 from deepseek_gateway.web.assets import Assets, load_assets
 from deepseek_gateway.web.messages import Messages, load_messages
+from deepseek_gateway.web.oidc import OidcClient, oidc_config
 from deepseek_gateway.web.render import load_templates
 from deepseek_gateway.web.sessions import Sessions, web_secret
 
@@ -34,6 +35,7 @@ class Web:
     messages: Messages
     templates: Environment
     executor: Executor
+    oidc: OidcClient | None
 
     async def call(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
@@ -45,6 +47,7 @@ class Web:
 def web_of(gateway: Gateway) -> Web:
     """All of it, for one gateway."""
     settings, assets = gateway.settings, load_assets()
+    config = oidc_config(settings)
     return Web(
         gateway=gateway,
         people=PeopleService(gateway.store),
@@ -55,4 +58,5 @@ def web_of(gateway: Gateway) -> Web:
         messages=load_messages(),
         templates=load_templates(assets),
         executor=gateway.page_executor,
+        oidc=None if config is None else OidcClient(config),
     )

@@ -59,7 +59,7 @@ def own_path(path: str) -> str:
 
 
 async def _form(page: Page, status: int = 200, *, name: str = "", fault: str = "", next_path: str = "") -> ASGIApp:
-    has_account = bool(await page.web.call(page.web.gateway.store.web.accounts))
-    return page.html(
-        "login.html", status, name=name, fault=fault, next_path=next_path, has_account=has_account, has_oidc=False
-    )
+    accounts = await page.web.call(page.gateway.store.web.accounts)
+    values = {"name": name, "fault": fault, "next_path": next_path}
+    has_oidc = page.web.oidc is not None
+    return page.html("login.html", status, **values, has_account=bool(accounts), has_oidc=has_oidc)
