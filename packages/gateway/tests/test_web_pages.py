@@ -220,3 +220,50 @@ async def test_a_store_that_cannot_be_read_is_a_page_that_says_so(stack: Stack, 
     monkeypatch.setattr("deepseek_gateway.storage.statistics.StatisticsTable.slots", slow)
     reply = await visitor.get("/ui/overview")
     assert (reply.status, reply.json["error"]["code"]) == (503, "report_too_large")
+
+
+async def test_a_keys_limits_and_rules_can_be_changed(stack: Stack, visitor: Visitor) -> None:
+    path = f"/ui/keys/{stack.caller.key_id}"
+    form = (await visitor.get(f"{path}/edit")).body.decode()
+    assert 'value="test"' in form
+    fields = {
+        "name": "slower",
+        "scopes": "inference",
+        "requests_per_minute": "1",
+        "expires": "2099-12-31",
+        "tags": "x y",
+    }
+    wrong = await visitor.submit(f"{path}/edit", **{**fields, "requests_per_minute": "-1"})
+    assert (wrong.status, b"requests_per_minute-fault" in wrong.body) == (422, True)
+    assert (await visitor.submit(f"{path}/edit", **fields)).headers["location"] == f"{path}?done=saved"
+    record = await asyncio.to_thread(stack.gateway.store.keys.find, stack.caller.key_id)
+    assert record is not None
+    assert (record.name, record.tags, record.limits.requests_per_minute) == ("slower", ("x", "y"), 1)
+    again = re.findall(
+        r'name="(\w+)"(?: type="date")? value="([^"]*)"', (await visitor.get(f"{path}/edit")).body.decode()
+    )
+    kept = {name: value for name, value in again if name not in {"form_token", "next", "language", "theme", "scopes"}}
+    await visitor.submit(f"{path}/edit", **kept, scopes="inference")
+    assert await asyncio.to_thread(stack.gateway.store.keys.find, stack.caller.key_id) == record
+    async with asyncio.timeout(10):
+        while (await stack.caller.post()).status != 429:
+            pass
+
+
+async def test_the_life_of_a_request_is_a_page(stack: Stack, visitor: Visitor) -> None:
+    reply = await stack.caller.post(headers={"x-request-id": "order-7"})
+    refused = await stack.with_key(models=("other",)).post()
+    await stack.running.rows(1)
+    request_id = reply.headers["x-request-id"]
+    page = (await visitor.get(f"/ui/requests/{request_id}")).body.decode()
+    for told in ("order-7", stack.caller.key_id, stack.served.url, "/v1/generate", "exact"):
+        assert told in page, told
+    async with asyncio.timeout(10):
+        while (await visitor.get(f"/ui/requests/{refused.headers['x-request-id']}")).status != 200:
+            pass
+    page = (await visitor.get(f"/ui/requests/{refused.headers['x-request-id']}")).body.decode()
+    assert "may not use the model" in page
+    assert request_id in (await visitor.get(f"/ui/requests?key={stack.caller.key_id}")).body.decode()
+    assert (await visitor.get(f"/ui/requests?id={request_id}")).headers["location"] == f"/ui/requests/{request_id}"
+    assert request_id in (await visitor.get("/ui/requests?id=order-7")).body.decode()
+    assert (await visitor.get("/ui/requests/req-nothing")).status == 404

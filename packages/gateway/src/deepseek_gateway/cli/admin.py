@@ -6,6 +6,7 @@ import json
 import secrets
 import sys
 
+from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.cli.common import Commands, add_state_flag, date_text, opened, settings_of, table
 from deepseek_gateway.web.accounts import MIN_PASSWORD, Accounts
 from deepseek_gateway.web.records import Role
@@ -35,7 +36,7 @@ def run_create(parsed: argparse.Namespace) -> int:
     """Make an account."""
     password, is_made_up = _password(parsed)
     with opened(settings_of(parsed)) as (store, _):
-        account = Accounts(store).create(parsed.name, password, Role(parsed.role))
+        account = Accounts(store).create(parsed.name, password, Role(parsed.role), by=Principal.operator())
     _show(parsed, account.name, password if is_made_up else None)
     return 0
 
@@ -44,7 +45,7 @@ def run_passwd(parsed: argparse.Namespace) -> int:
     """Set a password."""
     password, is_made_up = _password(parsed)
     with opened(settings_of(parsed)) as (store, _):
-        Accounts(store).set_password(parsed.name, password)
+        Accounts(store).set_password(parsed.name, password, by=Principal.operator())
     _show(parsed, parsed.name, password if is_made_up else None)
     return 0
 
@@ -65,7 +66,7 @@ def run_list(parsed: argparse.Namespace) -> int:
 def run_remove(parsed: argparse.Namespace) -> int:
     """End an account."""
     with opened(settings_of(parsed)) as (store, _):
-        Accounts(store).remove(parsed.name)
+        Accounts(store).remove(parsed.name, by=Principal.operator())
     print(json.dumps({"removed": parsed.name}) if parsed.json else f"{parsed.name} is removed, and signed out")
     return 0
 

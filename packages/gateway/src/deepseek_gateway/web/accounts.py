@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from deepseek_gateway.audit.actor import GATEWAY, Acting
 from deepseek_gateway.errors import GatewayError, StoreConflictError
+from deepseek_gateway.storage.atomic import atomic
 from deepseek_gateway.storage.store import Store
 from deepseek_gateway.web.records import Account, Role
 
@@ -52,7 +54,8 @@ class Accounts:
     store: Store
     wall: Callable[[], float] = field(default=time.time)
 
-    def create(self, name: str, password: str, role: Role = Role.ADMIN) -> Account:
+    @atomic
+    def create(self, name: str, password: str, role: Role = Role.ADMIN, *, by: Acting = GATEWAY) -> Account:
         """Make an account.
 
         Raises:
@@ -65,6 +68,7 @@ class Accounts:
             self.store.web.add_account(account)
         except StoreConflictError:
             raise AccountError(f"there is an account {name!r} already", "name", "account.taken") from None
+        self._record(by, "account.create", name, {"role": role.value})
         return account
 
     def create_first(self) -> tuple[str, str] | None:
@@ -74,7 +78,8 @@ class Accounts:
         password = secrets.token_urlsafe(15)
         return self.create("admin", password).name, password
 
-    def set_password(self, name: str, password: str, keep: str | None = None) -> None:
+    @atomic
+    def set_password(self, name: str, password: str, keep: str | None = None, *, by: Acting = GATEWAY) -> None:
         """Replace a password; the account is signed out everywhere but in the session `keep`, and unlocked.
 
         Raises:
@@ -84,8 +89,10 @@ class Accounts:
         if not self.store.web.set_password(name, hashed, self.wall(), keep):
             raise AccountError(f"there is no account {name!r}", "name", "account.unknown")
         self.store.web.forget_attempts((f"account:{name}",))
+        self._record(by, "account.password", name)
 
-    def remove(self, name: str) -> None:
+    @atomic
+    def remove(self, name: str, *, by: Acting = GATEWAY) -> None:
         """Forget an account and sign it out.
 
         Raises:
@@ -93,6 +100,7 @@ class Accounts:
         """
         if not self.store.web.remove_account(name):
             raise AccountError(f"there is no account {name!r}", "name", "account.unknown")
+        self._record(by, "account.remove", name)
 
     def verify(self, name: str, password: str, address: str) -> Account | None:
         """The account, if the password is its own.
@@ -114,6 +122,10 @@ class Accounts:
             return None
         self.store.web.forget_attempts((by_account, by_address))
         return account
+
+    def _record(self, by: Acting, action: str, name: str, after: object = None) -> None:
+        with self.store.database.transaction() as transaction:
+            self.store.audit.record(transaction, by, action, name, after=after)
 
 
 def network_of(address: str) -> str:

@@ -1,12 +1,14 @@
 """The form of a key: as it was filled in, what it means, and what is wrong with it, field by field."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from deepseek_gateway.auth.drafts import KeyDraft
+from deepseek_gateway.auth.drafts import KeyChanges, KeyDraft
+from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.web import formats
@@ -14,6 +16,8 @@ from deepseek_gateway.web.page import Page
 
 LIMIT_NAMES = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "tokens_per_month")
 DAY_S = 86400
+
+Drafted = TypeVar("Drafted", KeyDraft, KeyChanges)
 
 
 @dataclass(slots=True)
@@ -40,8 +44,38 @@ class KeyForm:
             setattr(given, name, page.value(name))
         return given
 
+    @classmethod
+    def of(cls, record: KeyRecord, owners: Mapping[str, str]) -> "KeyForm":
+        """The form that would make a key like this one; `owners` are ids or names by kind."""
+        limits = {name: "" if value is None else str(value) for name, value in record.limits.to_json().items()}
+        return cls(
+            name=record.name,
+            scopes=sorted(record.scopes),
+            org=owners.get("org", ""),
+            team=owners.get("team", ""),
+            user=owners.get("user", ""),
+            models=", ".join(record.models or ()),
+            cidrs=", ".join(record.cidrs or ()),
+            tags=", ".join(record.tags),
+            expires="" if record.expires is None else last_day_of(record.expires),
+            limits={name: limits[name] for name in LIMIT_NAMES},
+        )
+
     def draft(self, page: Page) -> KeyDraft | None:
-        """What it asks for; None where it has faults. Blocks on the store: owners are looked up by name or id."""
+        """The key that it asks for; None where it has faults. Blocks on the store: owners are looked up."""
+        return self._checked(page, KeyDraft, self._values(page))
+
+    def changes(self, page: Page, record: KeyRecord) -> KeyChanges | None:
+        """What it changes of a key; None where it has faults. Blocks on the store."""
+        values = self._values(page)
+        values.pop("org_id", None)  # a key is of its organisation for good
+        absent: dict[str, Any] = {"team_id": None, "user_id": None, "models": None, "cidrs": None, "expires": None}
+        if record.expires is not None and self.expires == last_day_of(record.expires):
+            absent["expires"] = values["expires"] = record.expires  # untouched: to the second, as it was
+            self.faults.pop("expires", None)
+        return self._checked(page, KeyChanges, {**absent, **values})
+
+    def _values(self, page: Page) -> dict[str, Any]:
         values: dict[str, Any] = {"name": self.name, "scopes": self.scopes, "limits": self._limits(page)}
         values |= {kind.field: owner_id for kind, owner_id in self._owners(page).items()}
         for name in ("models", "cidrs"):
@@ -54,8 +88,11 @@ class KeyForm:
                 self.faults["expires"] = page.text("fault.expires")
             else:
                 values["expires"] = float(day + DAY_S)  # the day that was named is its last
+        return values
+
+    def _checked(self, page: Page, kind: type[Drafted], values: dict[str, Any]) -> Drafted | None:
         try:
-            draft = KeyDraft(**values)
+            draft = kind(**values)
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_context=False):
                 self._fault(page, str(fault["loc"][-1 if fault["loc"][0] == "limits" else 0]), fault["msg"])
@@ -103,3 +140,8 @@ class KeyForm:
 def _listed(text: str) -> list[str]:
     """Entries that are separated by commas, spaces or lines."""
     return text.replace(",", " ").replace("\u3001", " ").replace("\uff0c", " ").split()
+
+
+def last_day_of(expires: float) -> str:
+    """The last day (UTC) on which what ends at a Unix time still holds."""
+    return formats.day(expires - 1)

@@ -34,6 +34,7 @@ NAVIGATION = (
     ("usage", "/ui/usage"),
     ("keys", "/ui/keys"),
     ("people", "/ui/people"),
+    ("requests", "/ui/requests"),
     ("audit", "/ui/audit"),
 )
 
@@ -85,7 +86,12 @@ class Page:
         """Who is signed in, for the services."""
         session = self.signed_in
         scopes = ADMIN if session.role is Role.ADMIN else frozenset({Scope.ADMIN_READ})
-        return Principal("session", session.account, scopes, request_id=context_of(self.request.scope).request_id)
+        return Principal("session", session.account, scopes, request_id=self.request_id)
+
+    @property
+    def request_id(self) -> str:
+        """The request's id."""
+        return context_of(self.request.scope).request_id
 
     @property
     def address(self) -> str:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from deepseek_gateway.audit.actor import Actor
+from deepseek_gateway.storage.atomic import atomic
 from deepseek_gateway.storage.store import Store
 from deepseek_gateway.web.records import Role, Session, SessionSource
 
@@ -28,11 +30,17 @@ class Sessions:
     idle_s: float
     wall: Callable[[], float] = field(default=time.time)
 
-    def begin(self, account: str, role: Role, source: SessionSource, agent: str) -> tuple[str, Session]:
+    @atomic
+    def begin(
+        self, account: str, role: Role, source: SessionSource, agent: str, request_id: str | None = None
+    ) -> tuple[str, Session]:
         """A new session, and the cookie that is its only key."""
         cookie, now = secrets.token_urlsafe(32), self.wall()
         session = Session(handle_of(cookie), account, role, source, agent[:MAX_AGENT], now, now, now + self.ttl_s)
         self.store.web.add_session(session)
+        with self.store.database.transaction() as transaction:
+            by, after = Actor(f"session:{account}", request_id), {"role": role.value, "source": source.value}
+            self.store.audit.record(transaction, by, "session.begin", account, after=after)
         return cookie, session
 
     def find(self, cookie: str) -> Session | None:

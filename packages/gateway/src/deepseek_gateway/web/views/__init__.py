@@ -10,6 +10,7 @@ from deepseek_gateway.web.views import (
     people,
     playground,
     preferences,
+    requests,
     static,
     usage,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "people",
     "playground",
     "preferences",
+    "requests",
     "static",
     "usage",
 ]

@@ -24,7 +24,7 @@ async def change_password(page: Page) -> ASGIApp:
     try:
         if await page.web.call(accounts.verify, session.account, old, page.address) is None:
             return await _page(page, 422, {"old": page.text("login.wrong")})
-        await page.web.call(accounts.set_password, session.account, new, session.handle)
+        await page.web.call(accounts.set_password, session.account, new, session.handle, by=page.principal)
     except TooManyAttemptsError as error:
         fault = page.text("login.too_many", minutes=max(1, round(error.wait_s / 60)))
         return await _page(page, 429, {"old": fault})

@@ -72,6 +72,29 @@ async def detail(page: Page) -> ASGIApp:
     return page.html("key.html", key=record, owners=owners, now=time.time(), graces=list(GRACES))
 
 
+async def edit(page: Page) -> ASGIApp:
+    """The form for a key that is there."""
+    record = await page.web.call(page.gateway.keys.get, page.principal, page.params["id"])
+    owners = await page.web.call(_owners, page, record)
+    given = KeyForm.of(record, {kind: name for kind, (_, name) in owners.items()})
+    return await _form(page, given, 200, record)
+
+
+async def change(page: Page) -> ASGIApp:
+    """Change a key: its name, scopes, limits and rules."""
+    record = await page.web.call(page.gateway.keys.get, page.principal, page.params["id"])
+    given = KeyForm.read(page)
+    changes = await page.web.call(given.changes, page, record)
+    if changes is not None:
+        try:
+            await page.web.call(page.gateway.keys.change, page.principal, record.public_id, changes)
+        except ApiError as error:
+            given.blame(page, error)
+        else:
+            return page.redirect(f"/ui/keys/{record.public_id}", done="saved")
+    return await _form(page, given, 422, record)
+
+
 async def rotate(page: Page) -> ASGIApp:
     """Give a key a new secret and show it, once."""
     grace_s = GRACES.get(page.value("grace"), 0.0)
@@ -101,10 +124,10 @@ async def _set_disabled(page: Page, *, disabled: bool) -> ASGIApp:
     return page.redirect(f"/ui/keys/{record.public_id}", done="disabled" if disabled else "enabled")
 
 
-async def _form(page: Page, given: KeyForm, status: int) -> ASGIApp:
+async def _form(page: Page, given: KeyForm, status: int, record: KeyRecord | None = None) -> ASGIApp:
     choices = {kind.value: await page.web.call(_choices, page, kind) for kind in OwnerKind}
     models = page.gateway.pool.known_models()
-    return page.html("key_new.html", status, form=given, models=models, choices=choices)
+    return page.html("key_new.html", status, form=given, models=models, choices=choices, record=record)
 
 
 def _choices(page: Page, kind: OwnerKind) -> list[str]:

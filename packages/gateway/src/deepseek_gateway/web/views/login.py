@@ -47,7 +47,7 @@ async def begin_session(page: Page, account: str, role: Role, source: SessionSou
     if page.session is not None:
         await page.web.call(page.web.sessions.end, page.session.handle)
     agent = page.request.headers.get("user-agent", "")
-    cookie, session = await page.web.call(page.web.sessions.begin, account, role, source, agent)
+    cookie, session = await page.web.call(page.web.sessions.begin, account, role, source, agent, page.request_id)
     page.set_cookie(response, SESSION_COOKIE, cookie, round(session.expires - session.created))
     return response
 

@@ -1,0 +1,51 @@
+"""Requests one by one: the newest, and the whole life of one."""
+
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from deepseek_gateway.audit.life import Life
+from deepseek_gateway.errors import ApiError
+from deepseek_gateway.storage.audit import AuditFilter
+from deepseek_gateway.web.page import Page
+
+PAGE_SIZE = 50
+
+
+async def listing(page: Page) -> ASGIApp:
+    """The newest requests; a request's or caller's own id leads to it."""
+    wanted = page.query("id").strip()
+    lives = page.gateway.store.lives
+    if wanted:
+        life = await page.web.call(lives.find, wanted)
+        if life is not None:
+            return page.redirect(f"/ui/requests/{life.request_id}")
+        found = await page.web.call(lives.find_by_client, wanted, PAGE_SIZE)
+    else:
+        found = await page.web.call(lives.listing, page.query("key") or None, _before(page), PAGE_SIZE + 1)
+    return page.html(
+        "requests.html",
+        lives=[life.to_json() for life in found[:PAGE_SIZE]],
+        following=repr(found[PAGE_SIZE - 1].created) if len(found) > PAGE_SIZE else None,
+        is_later=bool(page.query("before")),
+        wanted=wanted,
+        currency=page.gateway.prices.currency,
+    )
+
+
+async def detail(page: Page) -> ASGIApp:
+    """One request."""
+    store = page.gateway.store
+    life: Life | None = await page.web.call(store.lives.find, page.params["id"][:100])
+    if life is None:
+        raise ApiError(404, page.text("request.unknown"), code="not_found")
+    told: dict[str, Any] = life.to_json()
+    acts = await page.web.call(store.audit.listing, AuditFilter(request_id=life.request_id), PAGE_SIZE)
+    return page.html("request.html", life=told, row=told["ledger"], acts=acts, currency=page.gateway.prices.currency)
+
+
+def _before(page: Page) -> float | None:
+    try:
+        return float(page.query("before"))
+    except ValueError:
+        return None
