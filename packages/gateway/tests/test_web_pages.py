@@ -239,9 +239,8 @@ async def test_a_keys_limits_and_rules_can_be_changed(stack: Stack, visitor: Vis
     record = await asyncio.to_thread(stack.gateway.store.keys.find, stack.caller.key_id)
     assert record is not None
     assert (record.name, record.tags, record.limits.requests_per_minute) == ("slower", ("x", "y"), 1)
-    again = re.findall(
-        r'name="(\w+)"(?: type="date")? value="([^"]*)"', (await visitor.get(f"{path}/edit")).body.decode()
-    )
+    form = (await visitor.get(f"{path}/edit")).body.decode()
+    again = re.findall(r'name="(\w+)"(?: type="date")? value="([^"]*)"', form)
     kept = {name: value for name, value in again if name not in {"form_token", "next", "language", "theme", "scopes"}}
     await visitor.submit(f"{path}/edit", **kept, scopes="inference")
     assert await asyncio.to_thread(stack.gateway.store.keys.find, stack.caller.key_id) == record

@@ -26,6 +26,7 @@ from deepseek_gateway.routes.generation import GenerationRoute
 from deepseek_gateway.routes.models import ModelsRoute
 from deepseek_gateway.routes.status import StatusRoutes
 from deepseek_gateway.routes.table import RouteTable
+from deepseek_gateway.web.mount import add_pages
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,6 @@ def route_table(gateway: Gateway) -> RouteTable:
     for operation in ADMIN:
         table.add(operation.method, operation.path, AdminRoute(gateway, operation))
     if gateway.settings.web:
-        from deepseek_gateway.web.app import add_pages  # templates and passwords: half of a start's imports
-
         add_pages(table, gateway)
     return table
 

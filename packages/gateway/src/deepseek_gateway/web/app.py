@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_gateway.edge.context import context_of
@@ -77,13 +77,12 @@ def pages() -> list[PageRoute]:
     ]
 
 
-def add_pages(table: RouteTable, gateway: Gateway) -> None:
-    """Add the pages of a gateway to its routes; `/` leads to them."""
-    web = web_of(gateway)
+def page_table(gateway: Gateway) -> RouteTable:
+    """The routes of a gateway's pages."""
+    web, table = web_of(gateway), RouteTable()
     for route in pages():
         table.add(route.method, route.path, PageApp(web, route))
-    table.get("/", to_pages)
-    table.get("/ui", to_pages)
+    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +136,6 @@ class PageApp:
             answer = page.html("error.html", error.status, message=error.message, number=error.status)
         answer.headers.update(error.headers)
         return answer
-
-
-async def to_pages(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/` and `/ui` lead to the pages."""
-    context_of(scope).route = "/"
-    await RedirectResponse("/ui/", 307)(scope, receive, send)
 
 
 def _secured(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -22,7 +22,7 @@ async def listing(page: Page) -> ASGIApp:
             return page.redirect(f"/ui/requests/{life.request_id}")
         found = await page.web.call(lives.find_by_client, wanted, PAGE_SIZE)
     else:
-        found = await page.web.call(lives.listing, page.query("key") or None, _before(page), PAGE_SIZE + 1)
+        found = await page.web.call(lives.listing, page.query("key") or None, None, _before(page), PAGE_SIZE + 1)
     return page.html(
         "requests.html",
         lives=[life.to_json() for life in found[:PAGE_SIZE]],
