@@ -35,6 +35,7 @@ NAVIGATION = (
     ("keys", "/ui/keys"),
     ("people", "/ui/people"),
     ("requests", "/ui/requests"),
+    ("review", "/ui/review"),
     ("audit", "/ui/audit"),
 )
 

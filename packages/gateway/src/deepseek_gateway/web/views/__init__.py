@@ -11,6 +11,7 @@ from deepseek_gateway.web.views import (
     playground,
     preferences,
     requests,
+    review,
     static,
     usage,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "playground",
     "preferences",
     "requests",
+    "review",
     "static",
     "usage",
 ]

@@ -1,0 +1,59 @@
+"""The review queue of the word filter: look at a hit, confirm it, dismiss it, allow the phrase it stood in."""
+
+from typing import cast
+
+from pydantic import ValidationError
+from starlette.types import ASGIApp
+
+from deepseek_gateway.auth.fields import refusal
+from deepseek_gateway.errors import ApiError
+from deepseek_gateway.guard.policy import rule_place
+from deepseek_gateway.guard.service import PhraseDraft, ReviewState, WordService
+from deepseek_gateway.storage.paging import Cursor
+from deepseek_gateway.web.page import Page
+
+PAGE_SIZE = 50
+STATES: tuple[ReviewState, ...] = ("new", "confirmed", "dismissed")
+
+
+async def listing(page: Page) -> ASGIApp:
+    """Hits in one state, the newest first."""
+    words, by = WordService(page.gateway.store), page.principal
+    state = cast("ReviewState", page.query("state")) if page.query("state") in STATES else "new"
+    after = Cursor.parse(page.query("after")) if page.query("after") else None
+    rows, following = await page.web.call(words.reviews, by, state, after, PAGE_SIZE)
+    counts = await page.web.call(words.counts, by)
+    return page.html("review.html", rows=rows, following=following, state=state, counts=counts, states=STATES)
+
+
+async def detail(page: Page) -> ASGIApp:
+    """One hit."""
+    return await _detail(page)
+
+
+async def decide(page: Page) -> ASGIApp:
+    """Confirm or dismiss a hit, as the form's button says; with a phrase, allow that too."""
+    words, by, review_id = WordService(page.gateway.store), page.principal, page.params["id"]
+    note, phrase = page.value("note")[:500], page.value("phrase")
+    if page.value("action") == "confirm":
+        await page.web.call(words.confirm, by, review_id, note)
+        return page.redirect("/ui/review", done="confirmed")
+    row = await page.web.call(words.review, by, review_id)
+    if phrase:
+        try:
+            name, _, _ = rule_place(row.rule)
+            await page.web.call(words.allow, by, name, PhraseDraft(phrase=phrase, note=note))
+        except ValidationError as error:
+            return await _detail(page, 422, refusal(error).message)
+        except ApiError as error:
+            return await _detail(page, error.status, error.message)
+    await page.web.call(words.dismiss, by, review_id, note)
+    return page.redirect("/ui/review", done="dismissed")
+
+
+async def _detail(page: Page, status: int = 200, fault: str = "") -> ASGIApp:
+    words, by = WordService(page.gateway.store), page.principal
+    row = await page.web.call(words.review, by, page.params["id"])
+    entry = await page.web.call(words.rule_of, by, row.rule)
+    faults = {"phrase": fault} if fault else {}
+    return page.html("review_one.html", status, row=row, entry=entry, faults=faults, phrase=page.value("phrase"))
