@@ -255,17 +255,8 @@ async def test_a_sign_in_at_another_site_leads_into_the_pages(state_dir, chromiu
             assert browser.faults == []
 
 
-PAGES = (
-    "/ui/",
-    "/ui/usage",
-    "/ui/keys",
-    "/ui/keys/new",
-    "/ui/people",
-    "/ui/requests",
-    "/ui/review",
-    "/ui/audit",
-    "/ui/playground",
-)
+NAMED = ("usage", "keys", "keys/new", "people", "requests", "review", "audit", "playground", "account")
+PAGES = ("/ui/", *(f"/ui/{name}" for name in NAMED))
 
 CONTRAST = """() => {
   const channel = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from deepseek_gateway.storage.words import ReviewRow
 from deepseek_gateway.testing.caller import Reply
 from deepseek_gateway.testing.stack import Stack
 from deepseek_gateway.testing.visitor import PASSWORD, Visitor, form_token
@@ -266,3 +267,26 @@ async def test_the_life_of_a_request_is_a_page(stack: Stack, visitor: Visitor) -
     assert (await visitor.get(f"/ui/requests?id={request_id}")).headers["location"] == f"/ui/requests/{request_id}"
     assert request_id in (await visitor.get("/ui/requests?id=order-7")).body.decode()
     assert (await visitor.get("/ui/requests/req-nothing")).status == 404
+
+
+async def test_a_hit_of_the_word_filter_is_reviewed(stack: Stack, visitor: Visitor) -> None:
+    words = stack.gateway.store.words
+    place = {
+        "request_id": "req-1",
+        "key_id": "key-1",
+        "model": None,
+        "direction": "out",
+        "field": "content",
+        "choice": 0,
+    }
+    about = {"category": "demo", "level": "review", "hit_start": 3, "hit_end": 9, "hit_hmac": "00", "choice": 0}
+    rows = [ReviewRow(f"rev-{n}", 1.0, **place, rule="demo@1:1", **about) for n in "ab"]
+    await asyncio.to_thread(words.add_reviews, rows)
+    assert "rev-a" in (await visitor.get("/ui/review")).body.decode()
+    assert "demo@1:1" in (await visitor.get("/ui/review/rev-a")).body.decode()
+    assert (await visitor.submit("/ui/review/rev-a", action="confirm", note="right")).status == 303
+    assert (await visitor.submit("/ui/review/rev-b", action="dismiss")).status == 303
+    assert await asyncio.to_thread(words.count_reviews) == {"confirmed": 1, "dismissed": 1}
+    assert "rev-b" in (await visitor.get("/ui/review?state=dismissed")).body.decode()
+    assert "review.confirmed" in (await visitor.get("/ui/audit")).body.decode()
+    assert (await visitor.get("/ui/review/rev-none")).status == 404
