@@ -279,7 +279,7 @@ async def test_a_hit_of_the_word_filter_is_reviewed(stack: Stack, visitor: Visit
         "field": "content",
         "choice": 0,
     }
-    about = {"category": "demo", "level": "review", "hit_start": 3, "hit_end": 9, "hit_hmac": "00", "choice": 0}
+    about = {"category": "demo", "level": "review", "hit_start": 3, "hit_end": 9, "hit_hmac": "00"}
     rows = [ReviewRow(f"rev-{n}", 1.0, **place, rule="demo@1:1", **about) for n in "ab"]
     await asyncio.to_thread(words.add_reviews, rows)
     assert "rev-a" in (await visitor.get("/ui/review")).body.decode()
