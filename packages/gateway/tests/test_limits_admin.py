@@ -112,3 +112,15 @@ def test_commands_set_list_and_remove_limits_and_top_up_balances(tmp_path: Path)
     assert gateway_json("balance", "top-up", "1.25", "--org", "acme", "--grant", *there)["total"] == "6.25"
     (account,) = gateway_json("balance", "show", *there)
     assert (account["topped_up"], account["granted"], account["spent"]) == ("5.00", "1.25", "0.00")
+
+
+def test_check_reads_the_prices_and_asks_redis(tmp_path: Path, redis_url: str) -> None:
+    state, prices = tmp_path / "state", tmp_path / "prices.toml"
+    prices.write_text('currency = "CNY"\nprices = 1\n')
+    assert gateway_command("migrate", "--state", state).returncode == 0
+    (state / "gateway.toml").write_text(f'prices = "{prices}"\nredis_url = "unix:///nowhere.sock"\n')
+    assert f"fault: {prices}: prices" in gateway_command("check", "--state", state).stdout
+    prices.write_text('currency = "CNY"\n')
+    assert "fault: GATEWAY_REDIS_URL: the server does not answer" in gateway_command("check", "--state", state).stdout
+    (state / "gateway.toml").write_text(f'redis_url = "{redis_url}"\n')
+    assert "REDIS" not in gateway_command("check", "--state", state).stdout.partition("\n\nfault")[2]

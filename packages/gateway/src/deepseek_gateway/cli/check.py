@@ -11,11 +11,14 @@ from deepseek_gateway.cli.common import Commands, add_state_flag, opened, source
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.config.sections import Section, is_secret
 from deepseek_gateway.errors import GatewayError, UpstreamError
+from deepseek_gateway.limits.redis_link import RedisLink, RedisUnavailableError
 from deepseek_gateway.money.prices import load_prices
 from deepseek_gateway.policy.snapshot import UpstreamPlan, plan_upstreams
 from deepseek_gateway.settings import Settings
 from deepseek_gateway.upstream.client import UpstreamClient
 from deepseek_gateway.upstream.prober import ready_url
+
+REDIS_TIMEOUT_S = 2.0
 
 
 def add_parser(commands: Commands) -> None:
@@ -94,11 +97,24 @@ def _faults(settings: Settings) -> Iterator[str]:
         load_prices(settings.prices)
     except GatewayError as error:
         yield from str(error).splitlines()
+    if settings.redis_url is not None:
+        try:
+            asyncio.run(_ping_redis(settings.redis_url.get_secret_value()))
+        except (GatewayError, RedisUnavailableError) as error:
+            yield f"GATEWAY_REDIS_URL: the server does not answer: {error}"
     if not settings.upstreams:
         yield "GATEWAY_UPSTREAMS is empty: name at least one engine, such as http://host:8080"
     plans, faults = plan_upstreams(settings)
     yield from faults
     yield from asyncio.run(_engine_faults(plans))
+
+
+async def _ping_redis(url: str) -> None:
+    link = RedisLink(url, REDIS_TIMEOUT_S)
+    try:
+        await link.ping()
+    finally:
+        await link.close()
 
 
 async def _engine_faults(plans: Sequence[UpstreamPlan]) -> list[str]:

@@ -91,6 +91,18 @@ class RedisLink:
         self._failures, self.failure = 0, None
         return cast("list[str]", reply)
 
+    async def ping(self) -> None:
+        """See whether the server answers.
+
+        Raises:
+            RedisUnavailableError: it does not.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await cast("Any", self._client.ping())
+        except self._errors as error:
+            raise RedisUnavailableError(str(error) or type(error).__name__) from error
+
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
