@@ -68,7 +68,10 @@ async def live(state_dir: Path, file: Path) -> AsyncIterator[Live]:
         write(file, urls[0], reload_poll_s=3600.0)
         running = await cleanup.enter_async_context(running_gateway(state_dir))
         session = await cleanup.enter_async_context(aiohttp.ClientSession())
-        yield Live(file, engines, urls, running, Caller(session, running.url, running.key()))
+        ready = Live(file, engines, urls, running, Caller(session, running.url, running.key()))
+        while 'config_reloads_total{result="unchanged"}' not in await ready.metrics():
+            pass  # the watch begins with a reading of its own
+        yield ready
 
 
 async def test_a_stream_goes_on_at_an_engine_that_a_reload_removes_and_its_connection_closes_then(live: Live) -> None:
