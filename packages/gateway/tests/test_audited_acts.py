@@ -6,9 +6,10 @@ import pytest
 
 from deepseek_gateway.auth.drafts import KeyChanges, KeyDraft
 from deepseek_gateway.auth.principal import Principal
-from deepseek_gateway.auth.records import ADMIN
+from deepseek_gateway.auth.records import ADMIN, Scope
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.errors import ApiError
+from deepseek_gateway.openapi.operations import OPERATIONS
 from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.people.service import OrgDraft, OwnerChanges, PeopleService, TeamDraft, UserChanges, UserDraft
 from deepseek_gateway.storage.audit import AuditTable
@@ -84,3 +85,24 @@ def test_a_change_whose_entry_cannot_be_written_is_not_made(store: Store, monkey
     assert found is not None
     assert found.revoked is None
     assert store.database.read("SELECT count(*) FROM api_keys") == [(1,)]
+
+
+def test_every_operation_of_the_admin_api_that_changes_something_is_audited() -> None:
+    """A new one is not finished before its service's acts are in the log and it stands here."""
+    changing = {f"{each.method} {each.path}" for each in OPERATIONS if each.access is Scope.ADMIN_WRITE}
+    audited = (
+        "keys",
+        "orgs",
+        "teams",
+        "users",
+        "rules",
+        "limits",
+        "balances",
+        "words",
+        "word-",
+        "payload",
+        "erasures",
+        "reviews",
+    )
+    unknown = {each for each in changing if not any(f"/admin/{name}" in each for name in audited)}
+    assert unknown <= {"GET /admin/requests/{request_id}/payload"}

@@ -12,13 +12,15 @@ from typing import Self
 from deepseek_gateway.access_log import AccessLog
 from deepseek_gateway.admit.queue import Priority
 from deepseek_gateway.admit.shed import LoopLag
+from deepseek_gateway.audit.actor import GATEWAY
 from deepseek_gateway.audit.keeper import PayloadKeeper
+from deepseek_gateway.audit.life import NODE
 from deepseek_gateway.auth.directory import KeyDirectory
 from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.edge.tracing import Tracing
 from deepseek_gateway.edge.watch import RequestWatch
-from deepseek_gateway.errors import ApiError, ConfigurationError
+from deepseek_gateway.errors import ApiError, ConfigurationError, StoreUnavailableError
 from deepseek_gateway.guard.guard import WordFilter
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
@@ -277,8 +279,19 @@ class Gateway:
         await self.pool.apply(snapshot)
         if snapshot.settings.log_level != self.settings.log_level:
             logging.getLogger().setLevel(snapshot.settings.log_level.upper())
-        self.snapshot, settings = snapshot, snapshot.settings
+        before, self.snapshot, settings = self.snapshot.version, snapshot, snapshot.settings
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.executor, self._record_reload, before, snapshot.version)
+
+    def _record_reload(self, before: str, after: str) -> None:
+        try:
+            with self.store.database.transaction() as transaction:
+                told = {"policy_version": after}
+                was, now = {"version": before}, {"version": after}
+                self.store.audit.record(transaction, GATEWAY, "config.reload", NODE, before=was, after=now, **told)
+        except StoreUnavailableError:  # the file is in force here whatever the store does
+            logger.exception("the reload to %s is not in the audit log", after)
 
     def _figures(self) -> Figures:
         queued = {str(priority): self.pool.gate.length(priority) for priority in Priority}
