@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deepseek_gateway.auth.acts import Act, record_act
@@ -42,7 +42,7 @@ class KeyService:
     """
 
     store: Store
-    pepper: bytes
+    pepper: bytes = field(repr=False)
 
     def create(self, by: Principal, draft: KeyDraft) -> IssuedKey:
         """Issue a key."""
