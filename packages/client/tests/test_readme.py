@@ -1,15 +1,19 @@
-"""Every Python block of the README runs as it stands."""
+"""Every Python block of the README and of the guide runs as it stands."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+PACKAGE = Path(__file__).parents[1]
+FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+BLOCKS = FENCE.findall((PACKAGE / "README.md").read_text())
+GUIDE = FENCE.findall((PACKAGE.parents[1] / "docs" / "client.md").read_text())
+COMPLETION = {"id": "c", "choices": [{"index": 0, "text": "Hello", "finish_reason": "stop"}]}
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_a_block_of_the_readme_runs(server, kit, monkeypatch, capsys, number):
+@pytest.mark.parametrize("block", BLOCKS + GUIDE)
+def test_a_block_of_the_docs_runs(server, kit, monkeypatch, capsys, block):
     def answer(connection):
         request = server.requests[-1]
         if "chat" in request.path and "response_format" in request.json:
@@ -18,6 +22,8 @@ def test_a_block_of_the_readme_runs(server, kit, monkeypatch, capsys, number):
             handler = kit.reply(kit.CHAT | {"choices": [choice]})
         elif "chat" in request.path:
             handler = kit.events(kit.chat_event("Hello", "stop")) if request.json.get("stream") else kit.reply(kit.CHAT)
+        elif request.path.endswith("/completions"):
+            handler = kit.reply(COMPLETION)
         elif request.json.get("stream"):
             handler = kit.events(kit.text_event("Hello", "stop", usage=kit.USAGE))
         else:
@@ -26,9 +32,10 @@ def test_a_block_of_the_readme_runs(server, kit, monkeypatch, capsys, number):
 
     server.script(answer)
     monkeypatch.setenv("DEEPSEEK_BASE_URL", server.url)
-    exec(compile(BLOCKS[number], "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(block, "a block of the docs", "exec"), {"__name__": "docs"})
     assert "Hello" in capsys.readouterr().out
 
 
-def test_the_readme_has_its_blocks():
+def test_the_docs_have_their_blocks():
     assert len(BLOCKS) == 7
+    assert len(GUIDE) >= 2

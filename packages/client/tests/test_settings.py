@@ -14,7 +14,7 @@ def test_arguments_win_over_variables_and_variables_over_defaults(monkeypatch):
     monkeypatch.setenv("DEEPSEEK_MODEL", "m1")
     settings = read_settings()
     assert (settings.base_url, settings.api_key, settings.default_model) == (
-        "https://api.deepseek.com/v1",
+        "https://api.deepseek.com",
         "sk-variable",
         "m1",
     )
@@ -31,7 +31,7 @@ def test_arguments_win_over_variables_and_variables_over_defaults(monkeypatch):
         ({"base_url": "http://x/v1?a=b"}, "without \\? and #"),
         ({"api_key": "a\r\nx: y"}, "holds characters that no key has"),
         ({"api_key": "schlüssel"}, "holds characters that no key has"),
-        ({"profile": "other"}, "profile='other' must be one of auto, gateway, openai"),
+        ({"profile": "other"}, "profile='other' must be one of auto, gateway, deepseek, openai"),
         ({"max_retries": -1}, "max_retries=-1"),
         ({"timeout": 0}, "total_s=0.0 must be a positive number"),
     ],

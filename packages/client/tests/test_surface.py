@@ -12,7 +12,7 @@ import pytest
 import deepseek_client
 from deepseek_client import errors, streaming
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import chat, completions, models
+from deepseek_client.resources import chat, completions, fim, models
 from deepseek_client.types import Generation
 
 SOURCE = Path(deepseek_client.__file__).parent
@@ -21,6 +21,7 @@ PAIRS = [
     (chat.Chat, chat.AsyncChat),
     (chat.ChatCompletions, chat.AsyncChatCompletions),
     (completions.Completions, completions.AsyncCompletions),
+    (fim.Fim, fim.AsyncFim),
     (models.Models, models.AsyncModels),
     (streaming.Stream, streaming.AsyncStream),
     (streaming.TextStream, streaming.AsyncTextStream),

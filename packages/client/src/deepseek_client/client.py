@@ -10,6 +10,7 @@ from deepseek_client.exchange import Exchange
 from deepseek_client.params import GenerateParams
 from deepseek_client.resources.chat import AsyncChat, Chat
 from deepseek_client.resources.completions import AsyncCompletions, Completions
+from deepseek_client.resources.fim import AsyncFim, Fim
 from deepseek_client.resources.models import AsyncModels, Models
 from deepseek_client.settings import Profile, Settings, Timeout, read_settings
 from deepseek_client.streaming import AsyncTextStream, TextStream
@@ -24,7 +25,8 @@ class Options(TypedDict, total=False):
         api_key: sent as a bearer token; DEEPSEEK_API_KEY by default. An engine without keys needs none.
         base_url: the server; DEEPSEEK_BASE_URL by default, then http://127.0.0.1:8080. `/v1` is added where the URL
             has no path.
-        profile: `gateway` for our gateway or engine, `openai` for other servers; `auto` (default) finds out.
+        profile: `gateway` for our gateway or engine, `deepseek` for DeepSeek's cloud, `openai` for other servers;
+            `auto` (default) is `deepseek` where the URL's host is api.deepseek.com, and finds out elsewhere.
         timeout: seconds for a whole call, or a Timeout.
         max_retries: sends after the first, 2 by default.
         default_model: the model of calls that name none; DEEPSEEK_MODEL by default, then the server's own default.
@@ -89,6 +91,7 @@ class DeepSeek(_Client):
         self._transport = transport
         self.chat = Chat(core, transport)
         self.completions = Completions(core, transport)
+        self.fim = Fim(core, transport)
         self.models = Models(core, transport)
 
     def generate(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> Generation:
@@ -146,6 +149,7 @@ class AsyncDeepSeek(_Client):
         self._transport = transport
         self.chat = AsyncChat(core, transport)
         self.completions = AsyncCompletions(core, transport)
+        self.fim = AsyncFim(core, transport)
         self.models = AsyncModels(core, transport)
 
     async def generate(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> Generation:

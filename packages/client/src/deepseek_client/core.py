@@ -1,7 +1,7 @@
 """The calls of the API, as flows: which route, which model, what the answer is. No I/O; sync and async share it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
@@ -10,6 +10,7 @@ from deepseek_client.effects import Flow
 from deepseek_client.errors import APIStatusError, ContextLengthError, DeepSeekError
 from deepseek_client.exchange import Attempts, Exchange
 from deepseek_client.params import Call, ChatParams, CompletionParams, GenerateParams, make_call
+from deepseek_client.prefixes import Continuation, continuation_of
 from deepseek_client.readings import (
     AnswerT,
     ChatReading,
@@ -20,6 +21,7 @@ from deepseek_client.readings import (
     TextReading,
     as_generation,
 )
+from deepseek_client.routes import chat_path, completions_path
 from deepseek_client.stream_core import Connected, StreamCore
 from deepseek_client.types.base import WireModel
 from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk
@@ -90,24 +92,37 @@ class Core:
     def chat(self, messages: list[Any], params: Mapping[str, Any]) -> Flow[ChatCompletion]:
         """An answer to a conversation."""
         call = self._call(ChatParams, params, messages=messages)
-        return self._with_model(call, lambda call: self._fetch("chat/completions", call, ChatCompletion))
+        path = chat_path(self.settings, call.body)
+        return self._with_model(call, lambda call: self._fetch(path, call, ChatCompletion))
 
     def open_chat(self, messages: list[Any], params: Mapping[str, Any]) -> ChatStreamCore:
         """A stream of the answer to a conversation."""
         call = self._call(ChatParams, params, messages=messages, stream=True)
         choices = int(call.body.get("n") or 1)
-        return self._stream("chat/completions", call, lambda: ChatReading(choices))
+        return self._stream(chat_path(self.settings, call.body), call, lambda: ChatReading(choices))
+
+    def continue_prefix(
+        self, messages: list[Any], prefix: str, reasoning: str | None, params: Mapping[str, Any]
+    ) -> Flow[ChatCompletion]:
+        """An answer that begins with a text of the caller's, which stands in front of it."""
+        continuation = Continuation(prefix, reasoning)
+        fields = continuation_of(self.settings, messages, continuation)
+        call = self._call(ChatParams, params, **fields)
+        completion = yield from self._with_model(
+            call, lambda call: self._fetch(chat_path(self.settings, call.body), call, ChatCompletion)
+        )
+        return continuation.joined(completion)
 
     def complete(self, prompt: object, params: Mapping[str, Any]) -> Flow[Completion]:
         """A continuation of a text."""
         call = self._call(CompletionParams, params, prompt=prompt)
-        return self._with_model(call, lambda call: self._fetch("completions", call, Completion))
+        return self._with_model(call, lambda call: self._fetch(completions_path(self.settings), call, Completion))
 
     def open_completion(self, prompt: object, params: Mapping[str, Any]) -> CompletionStreamCore:
         """A stream of the continuation of a text."""
         call = self._call(CompletionParams, params, prompt=prompt, stream=True)
         choices = int(call.body.get("n") or 1) * _num_prompts(prompt)
-        return self._stream("completions", call, lambda: CompletionReading(choices))
+        return self._stream(completions_path(self.settings), call, lambda: CompletionReading(choices))
 
     def models(self) -> Flow[ModelList]:
         """The models that the key may use."""
@@ -143,15 +158,18 @@ class Core:
 
     def _generate(self, call: Call, send: Callable[[_TextRoute, Call], Flow[T]]) -> Flow[T]:
         """Take the route that the server has; ask once, and remember."""
-        if self.settings.profile != "openai" and not self.knowledge.lacks_generate:
+        settings = self.settings
+        if settings.profile != "openai" and not settings.is_deepseek and not self.knowledge.lacks_generate:
             try:
                 return (yield from self._with_model(call, partial(send, _NATIVE)))
             except APIStatusError as error:
-                if self.settings.profile == "gateway" or not _means_no_such_route(error):
+                if settings.profile == "gateway" or not _means_no_such_route(error):
                     raise
             self.knowledge.lacks_generate = True
-        route = _RAW if call.body.get("raw") else _CHAT
-        return (yield from self._with_model(_for_openai(call), partial(send, route)))
+        call = _for_openai(call, is_deepseek=settings.is_deepseek)
+        if "messages" in call.body:
+            return (yield from self._with_model(call, partial(send, _CHAT)))
+        return (yield from self._with_model(call, partial(send, replace(_RAW, path=completions_path(self.settings)))))
 
     def _fetch_text(self, route: _TextRoute, call: Call) -> Flow[Generation]:
         answer = yield from self._fetch(route.path, call, route.answer)
@@ -184,13 +202,15 @@ class Core:
         return (yield from send(call.with_body(model=self.knowledge.model)))
 
 
-def _for_openai(call: Call) -> Call:
+def _for_openai(call: Call, *, is_deepseek: bool) -> Call:
     """A generate call as a chat (one user turn), or, with `raw`, as a completion."""
     body = {name: value for name, value in call.body.items() if name not in ("prompt", "raw")}
     if call.body.get("raw"):
         body["prompt"] = call.body["prompt"]
     else:
         body["messages"] = [{"role": "user", "content": call.body["prompt"]}]
+        if is_deepseek and "reasoning_effort" not in body:
+            body.setdefault("thinking", {"type": "disabled"})  # on by default there, it would eat max_tokens
     if body.get("stream"):
         body.setdefault("stream_options", {"include_usage": True})
     return Call(body, call.timeout, call.headers)

@@ -44,20 +44,30 @@ class SamplingParams(CallOptions, total=False):
 
 
 class GenerateParams(SamplingParams, total=False):
-    """`generate` and `generate_stream`; `raw` sends the prompt without a chat template."""
+    """`generate` and `generate_stream`; `raw` sends the prompt without a chat template.
+
+    On DeepSeek's cloud `thinking` is disabled unless it is set here: reasoning counts towards max_tokens there.
+    """
 
     raw: bool | None
+    thinking: Mapping[str, Any] | None
+    reasoning_effort: str | None
 
 
-class CompletionParams(SamplingParams, total=False):
-    """`completions.create`."""
+class FimParams(SamplingParams, total=False):
+    """`fim.create`."""
 
     max_tokens: int | None
     n: int | None
     logprobs: int | None
+    stream_options: StreamOptions | Mapping[str, bool] | None
+
+
+class CompletionParams(FimParams, total=False):
+    """`completions.create`."""
+
     echo: bool | None
     suffix: str | None
-    stream_options: StreamOptions | Mapping[str, bool] | None
 
 
 class ToolParams(SamplingParams, total=False):

@@ -27,7 +27,7 @@ class HTTPRequest:
 
 
 def build_request(settings: Settings, method: str, path: str, call: Call, *, is_stream: bool = False) -> HTTPRequest:
-    """The request for a call; `path` is relative to the base URL.
+    """The request for a call; `path` is one that `Settings.url_of` takes.
 
     Raises:
         TypeError, ValueError: a value that JSON cannot hold.
@@ -42,7 +42,7 @@ def build_request(settings: Settings, method: str, path: str, call: Call, *, is_
         headers["authorization"] = f"Bearer {settings.api_key}"
     for extra in (settings.default_headers, call.headers):
         headers.update({name.lower(): value for name, value in extra.items()})
-    return HTTPRequest(method, f"{settings.base_url}/{path}", call.timeout, headers, body)
+    return HTTPRequest(method, settings.url_of(path), call.timeout, headers, body)
 
 
 def encode_body(body: Mapping[str, Any]) -> bytes:

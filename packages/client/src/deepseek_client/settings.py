@@ -10,8 +10,11 @@ from urllib.parse import urlsplit
 
 from deepseek_client.errors import ConfigurationError
 
-Profile = Literal["auto", "gateway", "openai"]
-"""Which dialect the server speaks: our gateway or engine, any OpenAI-compatible one, or found out by asking."""
+Profile = Literal["auto", "gateway", "deepseek", "openai"]
+"""Which dialect the server speaks: our gateway or engine, DeepSeek's cloud, any other OpenAI-compatible server; `auto`
+takes api.deepseek.com for DeepSeek's cloud, and finds out about others by asking."""
+
+DEEPSEEK_HOST = "api.deepseek.com"
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8080"
 """Where `deepseek-gateway up` and `deepseek-server` listen."""
@@ -71,6 +74,19 @@ class Settings:
         return f"...{self.api_key[-4:]}" if len(self.api_key) >= 16 else "..."
 
     @property
+    def is_deepseek(self) -> bool:
+        """Whether the server is DeepSeek's cloud, which has routes under `/beta` and charges by its own list."""
+        if self.profile == "auto":
+            return urlsplit(self.base_url).hostname == DEEPSEEK_HOST
+        return self.profile == "deepseek"
+
+    def url_of(self, path: str) -> str:
+        """The URL of a path: relative to the base URL, or, with a slash in front, to the server's own root."""
+        if path.startswith("/"):
+            return self.base_url.removesuffix("/v1").removesuffix("/beta") + path
+        return f"{self.base_url}/{path}"
+
+    @property
     def is_local(self) -> bool:
         """Whether the server is on this machine, where no proxy is to be asked."""
         return urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
@@ -96,7 +112,7 @@ def read_settings(
     if max_retries < 0:
         raise ConfigurationError(f"max_retries={max_retries} must be 0 or more")
     return Settings(
-        base_url=_checked_url(base_url or os.environ.get("DEEPSEEK_BASE_URL") or DEFAULT_BASE_URL),
+        base_url=_checked_url(base_url or os.environ.get("DEEPSEEK_BASE_URL") or DEFAULT_BASE_URL, profile),
         api_key=_checked_key(api_key if api_key is not None else os.environ.get("DEEPSEEK_API_KEY")),
         profile=profile,
         timeout=as_timeout(timeout),
@@ -106,8 +122,8 @@ def read_settings(
     )
 
 
-def _checked_url(url: str) -> str:
-    """The URL that paths are appended to. One without a path gets `/v1`, which every server of this kind serves."""
+def _checked_url(url: str, profile: Profile) -> str:
+    """The URL that paths are appended to. One without a path gets `/v1`, which every server but DeepSeek's needs."""
     url = url.strip().rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -118,7 +134,8 @@ def _checked_url(url: str) -> str:
         raise ConfigurationError(f"base_url={url!r}: {error}") from error
     if parts.query or parts.fragment:
         raise ConfigurationError(f"base_url={url!r} must end with its path, without ? and #")
-    return url if parts.path else f"{url}/v1"
+    is_deepseek = profile == "deepseek" or (profile == "auto" and parts.hostname == DEEPSEEK_HOST)
+    return url if parts.path or is_deepseek else f"{url}/v1"
 
 
 def _checked_key(key: str | None) -> str | None:

@@ -54,6 +54,27 @@ class ChatCompletions:
         self._transport.run(core.start())
         return Stream(core, self._transport)
 
+    def continue_prefix(
+        self,
+        *,
+        messages: Iterable[Message],
+        prefix: str,
+        reasoning: str | None = None,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion:
+        """Answer a conversation with an answer that begins with `prefix`; the prefix is part of what comes back.
+
+        Args:
+            messages: the conversation, up to the turn that is to be answered.
+            prefix: how the answer begins, such as a fence of code; with `stop` at the next fence only code follows.
+            reasoning: the reasoning that led to the prefix, where the answer had some.
+            **params: as for `create`.
+
+        Raises:
+            DeepSeekError: see `deepseek_client.errors`.
+        """
+        return self._transport.run(self._core.continue_prefix(list(messages), prefix, reasoning, params))
+
     def parse(
         self, *, messages: Iterable[Message], response_model: type[T], repairs: int = 0, **params: Unpack[ChatParams]
     ) -> ParsedCompletion[T]:
@@ -119,6 +140,27 @@ class AsyncChatCompletions:
         core = self._core.open_chat(list(messages), params)
         await self._transport.run(core.start())
         return AsyncStream(core, self._transport)
+
+    async def continue_prefix(
+        self,
+        *,
+        messages: Iterable[Message],
+        prefix: str,
+        reasoning: str | None = None,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion:
+        """Answer a conversation with an answer that begins with `prefix`; the prefix is part of what comes back.
+
+        Args:
+            messages: the conversation, up to the turn that is to be answered.
+            prefix: how the answer begins, such as a fence of code; with `stop` at the next fence only code follows.
+            reasoning: the reasoning that led to the prefix, where the answer had some.
+            **params: as for `create`.
+
+        Raises:
+            DeepSeekError: see `deepseek_client.errors`.
+        """
+        return await self._transport.run(self._core.continue_prefix(list(messages), prefix, reasoning, params))
 
     async def parse(
         self, *, messages: Iterable[Message], response_model: type[T], repairs: int = 0, **params: Unpack[ChatParams]
