@@ -171,6 +171,19 @@ def test_check_tells_what_only_shows_as_a_whole_and_which_engines_fail_in_one_go
     assert any("deepseek-gateway migrate" in line for line in told)
 
 
+@pytest.mark.parametrize(
+    ("more", "is_warned"),
+    [("", True), ('redis_url = "redis://127.0.0.1:1/0"\n', False), ("allow_local_limits = true\n", False)],
+)
+def test_check_warns_of_limits_that_gateways_of_one_store_do_not_share(
+    state_dir: Path, file: Path, capsys, more: str, is_warned: bool
+) -> None:
+    write(file, f'store_url = "postgresql://nobody@127.0.0.1:1/none"\n{more}')
+    assert main(["check", "--state", str(state_dir)]) == 1
+    shown = capsys.readouterr().out
+    assert ("warning: GATEWAY_REDIS_URL is not set" in shown) == is_warned
+
+
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 3)), max_size=12))
 def test_each_key_of_an_array_of_tables_has_its_line(tables: list[tuple[str, int]]) -> None:
     lines: list[str] = ["top = 1"]

@@ -148,6 +148,47 @@ async def test_what_only_a_start_can_change_keeps_its_value_and_the_log_says_so(
     assert "at the next start only: port, key_cache_ttl_s" in caplog.text
 
 
+async def test_prices_are_read_again_and_broken_ones_change_nothing(live: Live, caplog) -> None:
+    prices, gateway = live.file.with_name("prices.toml"), live.running.gateway
+
+    def price(output: int, currency: str = "USD") -> None:
+        row = f'model = "fake-*"\ninput_cache_hit = 0\ninput_cache_miss = 0\noutput = {output}\n'
+        prices.write_text(f'currency = "{currency}"\n[[price]]\n{row}')
+
+    async def costs() -> list[int]:
+        assert (await live.caller.post(body={"prompt": "a", "fake": {"tokens": 2}})).status == 200
+        await gateway.ledger.flush()
+        return [row.cost_nano for row in gateway.store.ledger.rows()]
+
+    price(5)
+    write(live.file, live.urls[0], prices=str(prices))
+    assert await gateway.reload()
+    assert await costs() == [10]
+    version = gateway.snapshot.version
+    price(7)
+    assert await gateway.reload()
+    assert gateway.snapshot.version != version
+    assert await costs() == [10, 14]
+    price(-1)
+    assert not await gateway.reload()
+    assert "prices.toml: price[0].output" in caplog.text
+    price(9, "CNY")
+    assert not await gateway.reload()
+    assert "the currency CNY instead of USD needs a start" in caplog.text
+    assert await costs() == [10, 14, 14]
+
+
+async def test_changed_prices_are_noticed_without_a_signal(state_dir: Path, file: Path) -> None:
+    prices = file.with_name("prices.toml")
+    prices.write_text('currency = "USD"\n')
+    async with serving(FakeEngine()) as served:
+        write(file, served.url, reload_poll_s=0.02, prices=str(prices))
+        async with running_gateway(state_dir) as running:
+            row = 'model = "m"\ninput_cache_hit = 0\ninput_cache_miss = 0\noutput = 1\n'
+            await asyncio.to_thread(prices.write_text, f'currency = "USD"\n[[price]]\n{row}')
+            await until(lambda: running.gateway.prices.find("m", 0.0) is not None)
+
+
 async def test_a_changed_file_is_noticed_without_a_signal(state_dir: Path, file: Path) -> None:
     engine = FakeEngine()
     async with serving(engine) as served:

@@ -36,7 +36,7 @@ from deepseek_gateway.limits.rules import Kind
 from deepseek_gateway.limits.service import LimitService
 from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.metrics import GatewayMetrics, LimitFigures
-from deepseek_gateway.money.prices import Price, load_prices
+from deepseek_gateway.money.prices import Price, Prices
 from deepseek_gateway.money.service import BalanceService
 from deepseek_gateway.people.service import PeopleService
 from deepseek_gateway.policy.reload import ConfigReloader
@@ -67,7 +67,6 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self.tracing = None if settings.otel_endpoint is None else Tracing.to(settings.otel_endpoint)
         self.access_log = AccessLog(settings.access_log)
-        self.prices = load_prices(settings.prices)
         self.store, self.pepper = open_store(settings)
         try:
             self.snapshot = compile_snapshot(settings, self.pepper)
@@ -125,6 +124,11 @@ class Gateway:
     def settings(self) -> Settings:
         """The values in force; a request that needs two of the same moment reads `snapshot` once."""
         return self.snapshot.settings
+
+    @property
+    def prices(self) -> Prices:
+        """The prices in force."""
+        return self.snapshot.prices
 
     @property
     def config_fault(self) -> str | None:

@@ -26,7 +26,7 @@ LIVE = frozenset(
         "upstream_load_s", "max_attempts", "retry_share", "hedge_share", "queue_size", "queue_timeout_s",
         "shed_loop_lag_s", "shed_engine_queue", "reload_poll_s", "max_body_bytes", "max_response_bytes",
         "body_timeout_s", "max_requests", "slice_tokens", "overrun_tokens", "default_max_tokens", "abort_drain_s",
-        "drain_timeout_s", "log_level",
+        "drain_timeout_s", "log_level", "prices",
     }
 )  # fmt: skip
 """Settings that a reload changes; the others keep their value until the next start."""

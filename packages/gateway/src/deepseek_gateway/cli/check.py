@@ -42,6 +42,9 @@ def run(parsed: argparse.Namespace) -> int:
     print()
     for fault in faults:
         print(f"fault: {fault}")
+    if loaded.settings is not None:
+        for warning in _warnings(loaded.settings):
+            print(f"warning: {warning}")
     if not faults:
         print("no faults: `deepseek-gateway serve` can start")
     return 1 if faults else 0
@@ -66,7 +69,7 @@ def _shown(value: object) -> str:
         return "table"
     if isinstance(value, SecretStr) or (isinstance(value, str) and "@" in value):
         return "(set)"  # a URL with an @ may hold a password
-    return str("-" if value is None else value)
+    return str("-" if value is None or value == "" else value)
 
 
 def _print_sections(settings: Settings) -> None:
@@ -107,6 +110,16 @@ def _faults(settings: Settings) -> Iterator[str]:
     plans, faults = plan_upstreams(settings)
     yield from faults
     yield from asyncio.run(_engine_faults(plans))
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    """What works, and may not be what is meant."""
+    shares_store = settings.store_url is not None
+    if shares_store and settings.redis_url is None and not settings.allow_local_limits:
+        yield (
+            "GATEWAY_REDIS_URL is not set: if several gateways share this store, each counts limits for itself, and "
+            "callers get as many times the limit as there are gateways; GATEWAY_ALLOW_LOCAL_LIMITS=true accepts it"
+        )
 
 
 async def _ping_redis(url: str) -> None:

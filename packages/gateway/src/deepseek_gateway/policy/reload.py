@@ -63,7 +63,7 @@ class ConfigReloader:
         async with self._lock:
             loop = asyncio.get_running_loop()
             try:
-                snapshot = await loop.run_in_executor(self._executor, self._compile, current.settings)
+                snapshot = await loop.run_in_executor(self._executor, self._compile, current)
             except ConfigurationError as error:
                 self.fault = str(error)
                 snapshot = None
@@ -80,7 +80,8 @@ class ConfigReloader:
             self._reloaded("unchanged" if is_same else "applied")
             return True
 
-    def _compile(self, current: Settings) -> Snapshot:
+    def _compile(self, running: Snapshot) -> Snapshot:
+        current = running.settings
         new = self._source.load()
         if not new.upstreams:
             raise ConfigurationError("upstreams is empty: name at least one engine, such as http://host:8080")
@@ -89,7 +90,12 @@ class ConfigReloader:
         if later:
             logger.warning("these settings change at the next start only: %s", ", ".join(later))
         kept = {name: getattr(current, name) for name in fixed}
-        return compile_snapshot(new.model_copy(update=kept), self._pepper)
+        snapshot = compile_snapshot(new.model_copy(update=kept), self._pepper)
+        was, currency = running.prices.currency, snapshot.prices.currency
+        if currency != was:  # balances and budgets are in it, and what runs is priced in it
+            place = new.prices or "prices"
+            raise ConfigurationError(f"{place}: the currency {currency} instead of {was} needs a start")
+        return snapshot
 
     def _stamp(self, snapshot: Snapshot) -> _Stamps:
         path = self._source.path

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from deepseek_gateway.config.load import nearest
 from deepseek_gateway.config.sections import ModelSection, TlsSection, UpstreamSection
 from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.money.prices import Prices, load_prices
 from deepseek_gateway.settings import Settings
 
 VERSION_CHARACTERS = 12
@@ -43,10 +44,11 @@ class Snapshot:
     settings: Settings
     upstreams: tuple[UpstreamPlan, ...]
     models: Mapping[str, ModelSection]
+    prices: Prices
 
 
 def compile_snapshot(settings: Settings, pepper: bytes = b"") -> Snapshot:
-    """Check what only shows as a whole, and prepare what connections need. Reads certificate files.
+    """Check what only shows as a whole, and prepare what connections need. Reads certificate and price files.
 
     Args:
         settings: the values.
@@ -56,10 +58,15 @@ def compile_snapshot(settings: Settings, pepper: bytes = b"") -> Snapshot:
         ConfigurationError: one line for each fault.
     """
     plans, faults = plan_upstreams(settings)
+    prices = Prices()
+    try:
+        prices = load_prices(settings.prices)
+    except ConfigurationError as error:
+        faults += str(error).splitlines()
     if faults:
         raise ConfigurationError("\n".join(faults))
     models = MappingProxyType({model.name: model for model in settings.models})
-    return Snapshot(_version(settings, pepper), settings, tuple(plans), models)
+    return Snapshot(_version(settings, prices, pepper), settings, tuple(plans), models, prices)
 
 
 def plan_upstreams(settings: Settings) -> tuple[list[UpstreamPlan], list[str]]:
@@ -75,8 +82,9 @@ def plan_upstreams(settings: Settings) -> tuple[list[UpstreamPlan], list[str]]:
 
 
 def watched_files(settings: Settings) -> list[Path]:
-    """Certificate files: a change of theirs is a change of the configuration."""
-    return [path for section in settings.upstreams for path in _tls_files(section.tls)]
+    """Certificate and price files: a change of theirs is a change of the configuration."""
+    prices = [] if settings.prices is None else [settings.prices]
+    return prices + [path for section in settings.upstreams for path in _tls_files(section.tls)]
 
 
 def _plan(settings: Settings, section: UpstreamSection) -> UpstreamPlan:
@@ -138,13 +146,15 @@ def _target_faults(settings: Settings) -> Iterator[str]:
                 yield f"model {model.name}: no upstream has the tag {target.tag!r}{nearest(target.tag, tags)}"
 
 
-def _version(settings: Settings, pepper: bytes) -> str:
-    """A hash of all values, the same on every node with the same configuration and pepper."""
+def _version(settings: Settings, prices: Prices, pepper: bytes) -> str:
+    """A hash of all values, the same on every node and worker with the same configuration and pepper."""
 
     def encode(value: Any) -> object:
         if isinstance(value, SecretStr):
             return hmac.new(pepper, value.get_secret_value().encode(), "sha256").hexdigest() if pepper else "set"
         return str(value)
 
-    text = json.dumps(settings.model_dump(), sort_keys=True, default=encode)
+    values = settings.model_dump(exclude={"worker"})
+    values["prices"] = [prices.currency, *(entry.model_dump() for entry in prices.entries)]
+    text = json.dumps(values, sort_keys=True, default=encode)
     return hashlib.sha256(text.encode()).hexdigest()[:VERSION_CHARACTERS]
