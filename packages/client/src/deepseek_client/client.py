@@ -76,15 +76,19 @@ class DeepSeek(_Client):
 
     Args:
         http_client: an `httpx.Client` to send with (proxies, unix sockets, certificates); it stays yours to close.
+        transport: in its place, an httpx transport; with `deepseek_client.asgi` an app in this process answers. It is
+            closed with the client.
         **options: see `Options`.
 
     Raises:
         ConfigurationError: a setting that cannot work.
     """
 
-    def __init__(self, *, http_client: Any | None = None, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, *, http_client: Any | None = None, transport: Any | None = None, **options: Unpack[Options]
+    ) -> None:
         settings = read_settings(**options)
-        self._bind(Core(Exchange(settings)), SyncTransport(http_client, trust_env=not settings.is_local))
+        self._bind(Core(Exchange(settings)), SyncTransport(http_client, transport, trust_env=not settings.is_local))
 
     def _bind(self, core: Core, transport: SyncTransport) -> None:
         self._core = core
@@ -134,15 +138,19 @@ class AsyncDeepSeek(_Client):
 
     Args:
         http_client: an `httpx.AsyncClient` to send with (proxies, unix sockets, certificates); it stays yours to close.
+        transport: in its place, an httpx transport; with `deepseek_client.asgi` an app in this process answers. It is
+            closed with the client.
         **options: see `Options`.
 
     Raises:
         ConfigurationError: a setting that cannot work.
     """
 
-    def __init__(self, *, http_client: Any | None = None, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, *, http_client: Any | None = None, transport: Any | None = None, **options: Unpack[Options]
+    ) -> None:
         settings = read_settings(**options)
-        self._bind(Core(Exchange(settings)), AsyncTransport(http_client, trust_env=not settings.is_local))
+        self._bind(Core(Exchange(settings)), AsyncTransport(http_client, transport, trust_env=not settings.is_local))
 
     def _bind(self, core: Core, transport: AsyncTransport) -> None:
         self._core = core

@@ -43,12 +43,14 @@ class SyncTransport:
 
     Args:
         http_client: the caller's `httpx.Client` (or httpx2's), which stays the caller's to close; None makes one.
+        transport: what the one that is made sends with; None is a pool of connections.
         trust_env: whether proxies of the environment apply to the one that is made.
     """
 
-    def __init__(self, http_client: Any | None, *, trust_env: bool) -> None:
+    def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
+        _check_one(http_client, transport)
         self._is_ours = http_client is None
-        self._client: Any = http_client or httpx.Client(limits=_LIMITS, trust_env=trust_env)
+        self._client: Any = http_client or httpx.Client(limits=_LIMITS, trust_env=trust_env, transport=transport)
 
     def run(self, flow: Flow[T]) -> T:
         """Drive a flow to its result."""
@@ -161,8 +163,10 @@ class AsyncTransport:
     `asyncio.run`. Arguments as for SyncTransport.
     """
 
-    def __init__(self, http_client: Any | None, *, trust_env: bool) -> None:
+    def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
+        _check_one(http_client, transport)
         self._client: Any | None = http_client
+        self._httpx_transport = transport
         self._trust_env = trust_env
         self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
         self._is_closed = False
@@ -224,7 +228,9 @@ class AsyncTransport:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
-            pool = self._pools[loop] = httpx.AsyncClient(limits=_LIMITS, trust_env=self._trust_env)
+            pool = self._pools[loop] = httpx.AsyncClient(
+                limits=_LIMITS, trust_env=self._trust_env, transport=self._httpx_transport
+            )
         return pool
 
 
@@ -275,6 +281,11 @@ class _AsyncBody:
         """Close from a finaliser, which may run in any thread: hand it to the loop that the response belongs to."""
         if self._loop.is_running():
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+
+
+def _check_one(http_client: Any | None, transport: Any | None) -> None:
+    if http_client is not None and transport is not None:
+        raise ConfigurationError("http_client and transport: name one, since a client has a transport of its own")
 
 
 def _build(client: Any, request: HTTPRequest, timeouts: dict[str, float | None]) -> Any:
