@@ -1,10 +1,12 @@
 """A stack of fake engine, gateway and caller for each test."""
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from argon2 import PasswordHasher
 
@@ -14,6 +16,8 @@ from deepseek_gateway.testing.postgres import PostgresServer, ServerNotInstalled
 from deepseek_gateway.testing.redis_server import PROGRAMS, RedisServer, redis_program
 from deepseek_gateway.testing.redis_server import redis_server as running_redis
 from deepseek_gateway.testing.stack import Stack, running_stack
+from deepseek_gateway.testing.visitor import PASSWORD, Visitor
+from deepseek_gateway.web.accounts import Accounts
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +113,14 @@ def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr("deepseek_gateway.web.accounts._HASHER", hasher)
     monkeypatch.setattr("deepseek_gateway.web.accounts._nobody", lambda: hasher.hash("nobody"))
+
+
+@pytest.fixture
+async def visitor(stack: Stack, cheap_passwords: None) -> AsyncIterator[Visitor]:
+    """An administrator who is signed in to the pages."""
+    await asyncio.to_thread(Accounts(stack.gateway.store).create, "admin", PASSWORD)
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+        visitor = Visitor(session, stack.running.url)
+        await visitor.sign_in()
+        yield visitor

@@ -4,29 +4,15 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 
 from deepseek_gateway.storage.words import ReviewRow
 from deepseek_gateway.testing.caller import Reply
 from deepseek_gateway.testing.stack import Stack
-from deepseek_gateway.testing.visitor import PASSWORD, Visitor, form_token
-from deepseek_gateway.web.accounts import Accounts
+from deepseek_gateway.testing.visitor import Visitor, form_token
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
-
-
-@pytest.fixture
-async def visitor(stack: Stack) -> AsyncIterator[Visitor]:
-    """An administrator who is signed in."""
-    await asyncio.to_thread(Accounts(stack.gateway.store).create, "admin", PASSWORD)
-    jar = aiohttp.CookieJar(unsafe=True)
-    async with aiohttp.ClientSession(cookie_jar=jar) as session:
-        visitor = Visitor(session, stack.running.url)
-        await visitor.sign_in()
-        yield visitor
 
 
 def key_in(reply: Reply) -> str:

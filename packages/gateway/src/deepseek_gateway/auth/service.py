@@ -71,16 +71,22 @@ class KeyService:
         return self._visible(by, public_id)
 
     def page(
-        self, by: Principal, wanted: KeyFilter, *, after: Cursor | None = None, limit: int = 50
+        self,
+        by: Principal,
+        wanted: KeyFilter,
+        *,
+        after: Cursor | None = None,
+        limit: int = 50,
+        newest_first: bool = False,
     ) -> tuple[list[KeyRecord], Cursor | None]:
-        """Keys, the oldest first, and where the next page begins."""
+        """Keys, the oldest first unless said otherwise, and where the next page begins."""
         by.require(Scope.ADMIN_READ)
         if by.org_id is not None:
             if wanted.org_id not in (None, by.org_id):
                 message = f"org_id={wanted.org_id!r}: there is no such organisation"
                 raise ApiError(422, message, param="org_id")
             wanted = replace(wanted, org_id=by.org_id)
-        found = self.store.keys.page(wanted, time.time(), after, limit + 1)
+        found = self.store.keys.page(wanted, time.time(), after, limit + 1, newest_first=newest_first)
         more = len(found) > limit
         return found[:limit], Cursor(found[limit - 1].created, found[limit - 1].public_id) if more else None
 

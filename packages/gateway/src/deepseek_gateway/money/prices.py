@@ -32,6 +32,13 @@ class PriceEntry(BaseModel):
     output: NanoPerToken = Field(description="nano-units a token of the answer")
     reasoning: NanoPerToken | None = Field(None, description="nano-units a reasoning token; as output if left out")
 
+    @property
+    def since_s(self) -> float:
+        """The Unix time from which it holds."""
+        since = self.since
+        moment = since if isinstance(since, datetime) else datetime(since.year, since.month, since.day, tzinfo=UTC)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+
 
 class PriceFile(BaseModel):
     """The whole file."""
@@ -88,7 +95,7 @@ class Prices:
         self.entries = tuple(entries)
         self._exact: dict[str, list[Price]] = defaultdict(list)
         self._prefixes: dict[str, list[Price]] = defaultdict(list)
-        for entry in sorted(entries, key=_since_s):
+        for entry in sorted(entries, key=lambda entry: entry.since_s):
             is_prefix = entry.model.endswith("*")
             book = self._prefixes if is_prefix else self._exact
             book[entry.model.removesuffix("*")].append(_price(entry))
@@ -126,7 +133,7 @@ def load_prices(path: Path | None) -> Prices:
         raise ConfigurationError("\n".join(lines)) from None
     seen: set[tuple[str, float]] = set()
     for entry in parsed.price:
-        name = entry.model, _since_s(entry)
+        name = entry.model, entry.since_s
         if name in seen:
             raise ConfigurationError(f"{path}: {entry.model} has two prices from {entry.since}")
         seen.add(name)
@@ -136,18 +143,12 @@ def load_prices(path: Path | None) -> Prices:
 def _price(entry: PriceEntry) -> Price:
     return Price(
         version=f"{entry.model}@{entry.since.isoformat()}",
-        since_s=_since_s(entry),
+        since_s=entry.since_s,
         input_cache_hit=entry.input_cache_hit,
         input_cache_miss=entry.input_cache_miss,
         output=entry.output,
         reasoning=entry.output if entry.reasoning is None else entry.reasoning,
     )
-
-
-def _since_s(entry: PriceEntry) -> float:
-    since = entry.since
-    moment = since if isinstance(since, datetime) else datetime(since.year, since.month, since.day, tzinfo=UTC)
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _version_at(versions: list[Price], at_s: float) -> Price | None:

@@ -64,7 +64,7 @@ class BalanceService:
         try:
             after = self.store.balances.add(account, self.currency, draft.nano, draft.kind, draft.note)
         except BalanceError as error:
-            raise ApiError(409, str(error), param="amount") from None
+            raise ApiError(409, str(error), param="amount", code=error.code) from None
         shown = [None if each is None else balance_json(each) for each in (before, after)]
         act = Act(by, f"balance.{draft.kind}", account, draft.org_id, before=shown[0], after=shown[1])
         record_act(self.store.audit, act)
@@ -89,7 +89,8 @@ class BalanceService:
         if key is None:
             raise ApiError(404, f"key_id={key_id!r}: there is no such key", param="key_id")
         if key.org_id is not None:
-            raise ApiError(422, f"key_id={key_id!r}: its organisation {key.org_id} pays for it", param="key_id")
+            message = f"key_id={key_id!r}: its organisation {key.org_id} pays for it"
+            raise ApiError(422, message, param="key_id", code="pays_org")
         return account_of(None, key_id)
 
 

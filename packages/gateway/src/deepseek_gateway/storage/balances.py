@@ -15,7 +15,11 @@ _COLUMNS = "account, currency, topped_up_nano, granted_nano, spent_nano"
 
 
 class BalanceError(GatewayError):
-    """A top-up that does not fit: another currency, or more than can be counted."""
+    """A top-up that does not fit: another currency, or more than can be counted. `code` says which."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +95,11 @@ class BalanceTable:
             )
             balance = _balance(rows[0])
             if balance.currency != currency:
-                raise BalanceError(f"{account} is kept in {balance.currency}, not {currency}")
+                raise BalanceError(f"{account} is kept in {balance.currency}, not {currency}", "other_currency")
             if not 0 <= balance.credit_nano <= MAX_LIMIT:
                 raise BalanceError(
-                    f"{account} would have {balance.credit_nano} nano-units: 0 to {MAX_LIMIT} are allowed"
+                    f"{account} would have {balance.credit_nano} nano-units: 0 to {MAX_LIMIT} are allowed",
+                    "balance_out_of_bounds",
                 )
             transaction.write(
                 "INSERT INTO balance_entries VALUES (:id, :account, :kind, :amount, :note, :created)", entry

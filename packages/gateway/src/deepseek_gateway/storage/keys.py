@@ -83,8 +83,10 @@ class KeyTable:
         """Whether there is a key at all."""
         return bool(self.database.read("SELECT 1 FROM api_keys LIMIT 1"))
 
-    def page(self, wanted: KeyFilter, now: float, after: Cursor | None, limit: int) -> list[KeyRecord]:
-        """The next keys of a list, the oldest first; `now` tells which are expired."""
+    def page(
+        self, wanted: KeyFilter, now: float, after: Cursor | None, limit: int, *, newest_first: bool = False
+    ) -> list[KeyRecord]:
+        """The next keys of a list, by when they were made; `now` tells which are expired."""
         # A tag's own index has the order of the list, so the list follows it where a tag is asked for.
         order = "api_keys" if wanted.tag is None else "key_tags"
         sql = _SELECT if wanted.tag is None else f"{_SELECT} JOIN key_tags ON key_tags.public_id = api_keys.public_id"
@@ -95,12 +97,14 @@ class KeyTable:
         if wanted.state is not None:
             conditions.append(_STATES[wanted.state])
         if after is not None:
-            conditions.append(f"({order}.created, {order}.public_id) > (:after_created, :after_id)")
+            side = "<" if newest_first else ">"
+            conditions.append(f"({order}.created, {order}.public_id) {side} (:after_created, :after_id)")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         values = {**asdict(wanted), "now": now, "limit": limit}
         if after is not None:
             values |= {"after_created": after.created, "after_id": after.id}
-        sql = f"{sql} {where} ORDER BY {order}.created, {order}.public_id LIMIT :limit"
+        way = "DESC" if newest_first else "ASC"
+        sql = f"{sql} {where} ORDER BY {order}.created {way}, {order}.public_id {way} LIMIT :limit"
         return [_record(row) for row in self.database.read(sql, values)]
 
     def change(self, public_id: str, changes: Mapping[str, Any]) -> KeyRecord | None:

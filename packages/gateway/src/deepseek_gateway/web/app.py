@@ -14,6 +14,7 @@ from deepseek_gateway.routes.table import RouteTable
 from deepseek_gateway.web import views
 from deepseek_gateway.web.page import SESSION_COOKIE, Page
 from deepseek_gateway.web.records import Role
+from deepseek_gateway.web.refusals import PageError, told
 from deepseek_gateway.web.routes import PageRoute
 from deepseek_gateway.web.services import Web, web_of
 
@@ -64,6 +65,13 @@ def pages() -> list[PageRoute]:
         PageRoute("GET", "/ui/people/{org}", views.people.detail),
         PageRoute("POST", "/ui/people/{org}/{kind}", views.people.create_member, admin),
         PageRoute("POST", "/ui/people/{org}/{kind}/{id}", views.people.change, admin),
+        PageRoute("GET", "/ui/limits", views.limits.listing),
+        PageRoute("GET", "/ui/limits/new", views.limits.form, admin),
+        PageRoute("POST", "/ui/limits/new", views.limits.create, admin),
+        PageRoute("POST", "/ui/limits/{id}/remove", views.limits.remove, admin),
+        PageRoute("GET", "/ui/balances", views.balances.listing),
+        PageRoute("POST", "/ui/balances", views.balances.top_up, admin),
+        PageRoute("GET", "/ui/balances/{account}", views.balances.detail),
         PageRoute("GET", "/ui/requests", views.requests.listing),
         PageRoute("GET", "/ui/requests/{id}", views.requests.detail),
         PageRoute("GET", "/ui/review", views.review.listing),
@@ -110,10 +118,10 @@ class PageApp:
         except ApiError as error:
             answer = self._failure(page, error)
         except StoreSlowError:
-            answer = self._failure(page, ApiError(503, page.text("error.slow"), code="report_too_large"))
+            answer = self._failure(page, PageError(503, page.text("error.slow"), code="report_too_large"))
         except StoreUnavailableError as error:
             logger.warning("a page failed: %s", error)
-            failure = ApiError(503, page.text("error.store"), code="store_unavailable", headers={"retry-after": "2"})
+            failure = PageError(503, page.text("error.store"), code="store_unavailable", headers={"retry-after": "2"})
             answer = self._failure(page, failure)
         await answer(scope, receive, send_secured)
 
@@ -123,20 +131,21 @@ class PageApp:
             page.session = await self.web.call(self.web.sessions.find, cookie)
         if route.role is not None and page.session is None:
             if route.is_data or route.method == "POST":
-                raise ApiError(401, page.text("error.signed_out"), code="signed_out")
+                raise PageError(401, page.text("error.signed_out"), code="signed_out")
             return page.redirect("/ui/login", next=page.here)
         if route.role is not None and not page.may(route.role):
-            raise ApiError(403, page.text("error.role"), code="wrong_role")
+            raise PageError(403, page.text("error.role"), code="wrong_role")
         if route.method == "POST":
             await page.read_form()
         return await route.handler(page)
 
     def _failure(self, page: Page, error: ApiError) -> ASGIApp:
         answer: Response
+        message, detail = told(page, error)
         if self.route.is_data:
-            answer = JSONResponse({"error": {"message": error.message, "code": error.code}}, error.status)
+            answer = JSONResponse({"error": {"message": message, "code": error.code}}, error.status)
         else:
-            answer = page.html("error.html", error.status, message=error.message, number=error.status)
+            answer = page.html("error.html", error.status, message=message, detail=detail, number=error.status)
         answer.headers.update(error.headers)
         return answer
 

@@ -48,7 +48,7 @@ def money(nano: int | None, currency: str) -> str:
         return NONE
     value = nano / NANO
     digits = 2 if nano == 0 or abs(value) >= 0.1 else min(9, 1 - math.floor(math.log10(abs(value))))
-    return f"{SIGNS.get(currency, currency + chr(0xA0))}{value:,.{digits}f}"
+    return f"{'-' if nano < 0 else ''}{SIGNS.get(currency, currency + chr(0xA0))}{abs(value):,.{digits}f}"
 
 
 def moment(seconds: float | None) -> str:

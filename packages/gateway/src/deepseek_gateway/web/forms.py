@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from deepseek_gateway.auth.drafts import KeyChanges, KeyDraft
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.errors import ApiError
-from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.web import formats
+from deepseek_gateway.web.owners import find_owners
 from deepseek_gateway.web.page import Page
+from deepseek_gateway.web.refusals import fault_of
 
 LIMIT_NAMES = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "tokens_per_month")
 DAY_S = 86400
@@ -77,7 +78,9 @@ class KeyForm:
 
     def _values(self, page: Page) -> dict[str, Any]:
         values: dict[str, Any] = {"name": self.name, "scopes": self.scopes, "limits": self._limits(page)}
-        values |= {kind.field: owner_id for kind, owner_id in self._owners(page).items()}
+        owners = find_owners(page, {"org": self.org, "team": self.team, "user": self.user})
+        self.faults.update(owners.faults)
+        values |= {kind.field: owner_id for kind, owner_id in owners.ids.items()}
         for name in ("models", "cidrs"):
             if listed := _listed(getattr(self, name)):
                 values[name] = listed
@@ -107,7 +110,8 @@ class KeyForm:
         """
         if error.param is None:
             raise error
-        self._fault(page, error.param.removesuffix("_id"), error.message)
+        fault = fault_of(page, error)
+        self.faults[fault.field] = fault.message
 
     def _fault(self, page: Page, name: str, message: str) -> None:
         key = f"fault.{'limit' if name in LIMIT_NAMES else name}"
@@ -122,19 +126,6 @@ class KeyForm:
             elif digits:
                 self._fault(page, name, "")
         return numbers
-
-    def _owners(self, page: Page) -> dict[OwnerKind, str]:
-        """The owners' ids; a team's or user's name is looked up in the organisation."""
-        found: dict[OwnerKind, str] = {}
-        for kind in OwnerKind:
-            reference = getattr(self, kind.value)
-            if not reference:
-                continue
-            try:
-                found[kind] = page.web.people.find(page.principal, kind, reference, found.get(OwnerKind.ORG)).id
-            except ApiError as error:
-                self._fault(page, kind.value, error.message)
-        return found
 
 
 def _listed(text: str) -> list[str]:

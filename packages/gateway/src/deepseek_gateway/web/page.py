@@ -17,8 +17,9 @@ from deepseek_gateway.edge.context import context_of
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.routes.access import address_of
-from deepseek_gateway.web.messages import Language, preferred_language
+from deepseek_gateway.web.messages import Language, Messages, preferred_language
 from deepseek_gateway.web.records import Role, Session
+from deepseek_gateway.web.refusals import PageError
 from deepseek_gateway.web.services import Web
 from deepseek_gateway.web.sessions import form_token, is_form_token
 
@@ -34,6 +35,8 @@ NAVIGATION = (
     ("usage", "/ui/usage"),
     ("keys", "/ui/keys"),
     ("people", "/ui/people"),
+    ("limits", "/ui/limits"),
+    ("balances", "/ui/balances"),
     ("requests", "/ui/requests"),
     ("review", "/ui/review"),
     ("audit", "/ui/audit"),
@@ -110,6 +113,11 @@ class Page:
         return self.request.url.path + (f"?{query}" if query else "")
 
     @property
+    def messages(self) -> Messages:
+        """The catalogue."""
+        return self.web.messages
+
+    @property
     def base_url(self) -> str:
         """The gateway's URL, as callers write it."""
         return (self.gateway.settings.public_url or str(self.request.base_url)).rstrip("/")
@@ -174,7 +182,7 @@ class Page:
         is_ours = headers.get("sec-fetch-site", "same-origin") in {"same-origin", "none"}
         cookie = self.request.cookies.get(SESSION_COOKIE if self.session is not None else VISITOR_COOKIE, "")
         if not (is_ours and cookie and is_form_token(self.web.secret, cookie, given)):
-            raise ApiError(403, self.text("error.form_token"), code="form_token")
+            raise PageError(403, self.text("error.form_token"), code="form_token")
 
     def form_token(self) -> str:
         """The token for the forms of this page; visitors get a cookie for it with the answer."""

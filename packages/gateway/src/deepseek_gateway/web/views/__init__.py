@@ -3,7 +3,9 @@
 from deepseek_gateway.web.views import (
     account,
     audit,
+    balances,
     keys,
+    limits,
     login,
     oidc,
     overview,
@@ -19,7 +21,9 @@ from deepseek_gateway.web.views import (
 __all__ = [
     "account",
     "audit",
+    "balances",
     "keys",
+    "limits",
     "login",
     "oidc",
     "overview",

@@ -10,6 +10,7 @@ from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.storage.keys import KEY_STATES, KeyFilter, KeyState
 from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.web.forms import KeyForm
+from deepseek_gateway.web.owners import all_choices
 from deepseek_gateway.web.page import Page
 
 PAGE_SIZE = 50
@@ -17,7 +18,7 @@ GRACES = {"0": 0.0, "1h": 3600.0, "24h": 86400.0, "7d": 7 * 86400.0}
 
 
 async def listing(page: Page) -> ASGIApp:
-    """Keys, a page at a time."""
+    """Keys, the newest first, a page at a time."""
     if wanted := page.query("id"):
         return page.redirect(
             f"/ui/keys/{wanted.removeprefix('dsk_').partition('_')[0]}" if wanted.isascii() else page.here
@@ -32,7 +33,9 @@ async def listing(page: Page) -> ASGIApp:
     )
     after = Cursor.parse(page.query("after")) if page.query("after") else None
     keys = page.gateway.keys
-    records, following = await page.web.call(keys.page, page.principal, chosen, after=after, limit=PAGE_SIZE)
+    records, following = await page.web.call(
+        keys.page, page.principal, chosen, after=after, limit=PAGE_SIZE, newest_first=True
+    )
     return page.html(
         "keys.html",
         keys=records,
@@ -125,15 +128,9 @@ async def _set_disabled(page: Page, *, disabled: bool) -> ASGIApp:
 
 
 async def _form(page: Page, given: KeyForm, status: int, record: KeyRecord | None = None) -> ASGIApp:
-    choices = {kind.value: await page.web.call(_choices, page, kind) for kind in OwnerKind}
+    choices = await page.web.call(all_choices, page)
     models = page.gateway.pool.known_models()
     return page.html("key_new.html", status, form=given, models=models, choices=choices, record=record)
-
-
-def _choices(page: Page, kind: OwnerKind) -> list[str]:
-    """Names to choose from; where there are more, the rest can be written."""
-    owners, _ = page.web.people.page(page.principal, kind, limit=100)
-    return [owner.name for owner in owners]
 
 
 def _owners(page: Page, record: KeyRecord) -> dict[str, tuple[str, str]]:

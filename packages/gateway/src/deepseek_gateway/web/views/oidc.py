@@ -12,10 +12,10 @@ import orjson
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp
 
-from deepseek_gateway.errors import ApiError
 from deepseek_gateway.web.oidc import Attempt, OidcClient, OidcError
 from deepseek_gateway.web.page import Page
 from deepseek_gateway.web.records import SessionSource
+from deepseek_gateway.web.refusals import PageError
 from deepseek_gateway.web.views.login import begin_session, own_path
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ async def begin(page: Page) -> ASGIApp:
         url = await client.authorization_url(attempt, _redirect_uri(page))
     except OidcError as error:
         logger.warning("sign-in: %s", error)
-        raise ApiError(502, page.text("login.oidc_unreachable"), code="oidc") from None
+        raise PageError(502, page.text("login.oidc_unreachable"), code="oidc") from None
     response = RedirectResponse(url, 303)
     kept = {**asdict(attempt), "next": own_path(page.query("next")), "until": time.time() + ATTEMPT_S}
     # Lax: the issuer leads back here, and Strict cookies do not come along.
@@ -45,19 +45,19 @@ async def finish(page: Page) -> ASGIApp:
     kept = _verified(page, page.request.cookies.get(ATTEMPT_COOKIE, ""))
     query = page.request.query_params
     if kept is None or not hmac.compare_digest(kept["state"].encode(), query.get("state", "").encode()):
-        raise ApiError(400, page.text("login.oidc_stale"), code="oidc")
+        raise PageError(400, page.text("login.oidc_stale"), code="oidc")
     if "error" in query or "code" not in query or query.get("iss", client.config.issuer) != client.config.issuer:
         logger.warning("sign-in: the issuer says %.200r", query.get("error"))
-        raise ApiError(403, page.text("login.oidc_refused"), code="oidc")
+        raise PageError(403, page.text("login.oidc_refused"), code="oidc")
     attempt = Attempt(kept["state"], kept["nonce"], kept["verifier"])
     try:
         person = await client.redeem(query["code"], attempt, _redirect_uri(page))
     except OidcError as error:
         logger.warning("sign-in: %s", error)
-        raise ApiError(403, page.text("login.oidc_refused"), code="oidc") from None
+        raise PageError(403, page.text("login.oidc_refused"), code="oidc") from None
     if person.role is None:
         logger.warning("sign-in: %s has no role: no value of %s is mapped", person.name, client.config.role_claim)
-        raise ApiError(403, page.text("login.oidc_no_role", name=person.name), code="oidc")
+        raise PageError(403, page.text("login.oidc_no_role", name=person.name), code="oidc")
     # Not a redirect: the session's Strict cookie would not come along on one that another site began.
     response = page.html("signed_in.html", next_path=own_path(kept["next"]))
     page.set_cookie(response, ATTEMPT_COOKIE, "", 0, lax=True)
@@ -66,7 +66,7 @@ async def finish(page: Page) -> ASGIApp:
 
 def _client(page: Page) -> OidcClient:
     if page.web.oidc is None:
-        raise ApiError(404, page.text("error.not_found"), code="not_found")
+        raise PageError(404, page.text("error.not_found"), code="not_found")
     return page.web.oidc
 
 

@@ -3,12 +3,12 @@
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from deepseek_gateway.auth.fields import refusal
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.people.records import Owner, OwnerKind
 from deepseek_gateway.people.service import OrgDraft, OwnerChanges, TeamDraft, UserChanges, UserDraft
 from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.web.page import Page
+from deepseek_gateway.web.refusals import PageError, fault_of
 
 PAGE_SIZE = 100
 KINDS = {"orgs": OwnerKind.ORG, "teams": OwnerKind.TEAM, "users": OwnerKind.USER}
@@ -25,7 +25,8 @@ async def create_org(page: Page) -> ASGIApp:
     try:
         org = await page.web.call(page.web.people.create_org, page.principal, OrgDraft(name=page.value("name")))
     except (ApiError, ValidationError) as error:
-        return await _listing(page, _status(error), _fault(page, error))
+        fault = fault_of(page, error)
+        return await _listing(page, fault.status, fault.message)
     return page.redirect(f"/ui/people/{org.id}", done="created")
 
 
@@ -45,7 +46,8 @@ async def create_member(page: Page) -> ASGIApp:
             draft = UserDraft(name=name, org_id=org_id, team_id=page.value("team") or None)
             await page.web.call(people.create_user, by, draft)
     except (ApiError, ValidationError) as error:
-        return await _detail(page, _status(error), {f"{kind.value}-name": _fault(page, error)})
+        fault = fault_of(page, error)
+        return await _detail(page, fault.status, {f"{kind.value}-name": fault.message})
     return page.redirect(f"/ui/people/{org_id}", done="created")
 
 
@@ -64,7 +66,8 @@ async def change(page: Page) -> ASGIApp:
         else:
             await page.web.call(people.rename, by, kind, owner_id, OwnerChanges(name=page.value("name")))
     except (ApiError, ValidationError) as error:
-        return await _detail(page, _status(error), {owner_id: _fault(page, error)})
+        fault = fault_of(page, error)
+        return await _detail(page, fault.status, {owner_id: fault.message})
     done = {"delete": "deleted", "disable": "disabled", "enable": "enabled"}.get(action, "saved")
     is_gone = action == "delete" and kind is OwnerKind.ORG
     return page.redirect("/ui/people" if is_gone else f"/ui/people/{org_id}", done=done)
@@ -73,7 +76,7 @@ async def change(page: Page) -> ASGIApp:
 def _kind(page: Page) -> OwnerKind:
     kind = KINDS.get(page.params.get("kind", ""))
     if kind is None:
-        raise ApiError(404, page.text("error.not_found"), code="not_found")
+        raise PageError(404, page.text("error.not_found"), code="not_found")
     return kind
 
 
@@ -96,13 +99,3 @@ async def _detail(page: Page, status: int = 200, faults: dict[str, str] | None =
         found = await page.web.call(people.page, by, KINDS[name], org_id=org_id, after=after, limit=PAGE_SIZE)
         members[name], following[name] = found
     return page.html("org.html", status, org=org, members=members, following=following, faults=faults or {})
-
-
-def _status(error: ApiError | ValidationError) -> int:
-    return error.status if isinstance(error, ApiError) else 422
-
-
-def _fault(page: Page, error: ApiError | ValidationError) -> str:
-    known = error if isinstance(error, ApiError) else refusal(error)
-    key = f"fault.{known.code}" if known.code else f"fault.{(known.param or '').removesuffix('_id')}"
-    return page.text(key) if page.web.messages.has(key) else known.message

@@ -5,12 +5,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.auth.records import Scope as KeyScope
 from deepseek_gateway.edge.context import context_of
-from deepseek_gateway.errors import ApiError
 from deepseek_gateway.relay.request import Dialect
 from deepseek_gateway.routes.generation import GenerationRoute
 from deepseek_gateway.storage.keys import KeyFilter
 from deepseek_gateway.web.page import Page
 from deepseek_gateway.web.records import Role
+from deepseek_gateway.web.refusals import PageError
 
 KEY_HEADER = "x-playground-key"
 MAX_KEYS = 200
@@ -35,7 +35,7 @@ async def chat(page: Page) -> ASGIApp:
     """
     public_id = page.request.headers.get(KEY_HEADER, "")
     if not public_id:
-        raise ApiError(422, page.text("playground.no_key"), code="no_key")
+        raise PageError(422, page.text("playground.no_key"), code="no_key")
     key = await page.gateway.directory.lend(public_id)
     relay = GenerationRoute(page.gateway, Dialect.CHAT, "v1")
 

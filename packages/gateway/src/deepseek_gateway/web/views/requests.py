@@ -5,9 +5,9 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from deepseek_gateway.audit.life import Life
-from deepseek_gateway.errors import ApiError
 from deepseek_gateway.storage.audit import AuditFilter
 from deepseek_gateway.web.page import Page
+from deepseek_gateway.web.refusals import PageError
 
 PAGE_SIZE = 50
 
@@ -38,7 +38,7 @@ async def detail(page: Page) -> ASGIApp:
     store = page.gateway.store
     life: Life | None = await page.web.call(store.lives.find, page.params["id"][:100])
     if life is None:
-        raise ApiError(404, page.text("request.unknown"), code="not_found")
+        raise PageError(404, page.text("request.unknown"), code="not_found")
     told: dict[str, Any] = life.to_json()
     acts = await page.web.call(store.audit.listing, AuditFilter(request_id=life.request_id), PAGE_SIZE)
     return page.html("request.html", life=told, row=told["ledger"], acts=acts, currency=page.gateway.prices.currency)

@@ -5,12 +5,12 @@ from typing import cast
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from deepseek_gateway.auth.fields import refusal
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.guard.policy import rule_place
 from deepseek_gateway.guard.service import PhraseDraft, ReviewState, WordService
 from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.web.page import Page
+from deepseek_gateway.web.refusals import fault_of
 
 PAGE_SIZE = 50
 STATES: tuple[ReviewState, ...] = ("new", "confirmed", "dismissed")
@@ -43,10 +43,9 @@ async def decide(page: Page) -> ASGIApp:
         try:
             name, _, _ = rule_place(row.rule)
             await page.web.call(words.allow, by, name, PhraseDraft(phrase=phrase, note=note))
-        except ValidationError as error:
-            return await _detail(page, 422, refusal(error).message)
-        except ApiError as error:
-            return await _detail(page, error.status, error.message)
+        except (ApiError, ValidationError) as error:
+            fault = fault_of(page, error)
+            return await _detail(page, fault.status, fault.message)
     await page.web.call(words.dismiss, by, review_id, note)
     return page.redirect("/ui/review", done="dismissed")
 

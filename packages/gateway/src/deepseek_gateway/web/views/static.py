@@ -2,8 +2,8 @@
 
 from starlette.types import ASGIApp
 
-from deepseek_gateway.errors import ApiError
 from deepseek_gateway.web.page import Page
+from deepseek_gateway.web.refusals import PageError
 
 
 async def asset(page: Page) -> ASGIApp:
@@ -14,7 +14,7 @@ async def asset(page: Page) -> ASGIApp:
     """
     response = page.web.assets.response(page.params["version"], page.params["path"])
     if response is None:
-        raise ApiError(404, page.text("error.not_found"), code="not_found")
+        raise PageError(404, page.text("error.not_found"), code="not_found")
     return response
 
 
@@ -24,4 +24,4 @@ async def nothing(page: Page) -> ASGIApp:
     Raises:
         ApiError: 404.
     """
-    raise ApiError(404, page.text("error.not_found"), code="not_found")
+    raise PageError(404, page.text("error.not_found"), code="not_found")
