@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepseek_client import DeepSeek
+from deepseek_client import DeepSeek, ResponseTextDelta
 from processes import Stack
 
 CHAT = [{"role": "user", "content": "Explain quantum computing in two sentences."}]
@@ -25,3 +25,17 @@ def test_an_answer_goes_on_from_a_prefix(client: DeepSeek, profile: str) -> None
     assert answer.choices[0].message.content.startswith(prefix)
     assert len(answer.choices[0].message.content) > len(prefix)
     assert answer.usage.completion_tokens == 8
+
+
+def test_responses_and_their_stream_give_the_same_text(client: DeepSeek) -> None:
+    answer = client.responses.create(input=CHAT, temperature=0, max_output_tokens=8)
+    with client.responses.create(input=CHAT, temperature=0, max_output_tokens=8, stream=True) as stream:
+        text = "".join(event.delta for event in stream if isinstance(event, ResponseTextDelta))
+    assert answer.output_text == text == stream.snapshot.output_text
+    assert answer.output_text == client.chat.completions.create(messages=CHAT, **GREEDY).choices[0].message.content
+    assert answer.status == stream.snapshot.status == "incomplete"
+    assert answer.usage.output_tokens == stream.usage.completion_tokens == 8
+
+
+def test_the_gateway_shows_the_balance(client: DeepSeek) -> None:
+    assert client.user.balance().is_available

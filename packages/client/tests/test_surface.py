@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import deepseek_client
-from deepseek_client import errors, streaming
+from deepseek_client import errors, paging, streaming
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import chat, completions, fim, models
+from deepseek_client.resources import chat, completions, files, fim, models, responses, tools, user
 from deepseek_client.types import Generation
 
 SOURCE = Path(deepseek_client.__file__).parent
@@ -23,6 +23,11 @@ PAIRS = [
     (completions.Completions, completions.AsyncCompletions),
     (fim.Fim, fim.AsyncFim),
     (models.Models, models.AsyncModels),
+    (responses.Responses, responses.AsyncResponses),
+    (files.Files, files.AsyncFiles),
+    (tools.WebTools, tools.AsyncWebTools),
+    (user.User, user.AsyncUser),
+    (paging.Pager, paging.AsyncPager),
     (streaming.Stream, streaming.AsyncStream),
     (streaming.TextStream, streaming.AsyncTextStream),
 ]

@@ -41,26 +41,42 @@ if TYPE_CHECKING:
         ToolRoundsError,
         UnprocessableEntityError,
     )
+    from deepseek_client.paging import AsyncPager, Pager
     from deepseek_client.parsing import ParsedCompletion
     from deepseek_client.settings import Timeout
     from deepseek_client.streaming import AsyncStream, AsyncTextStream, Stream, TextStream
     from deepseek_client.tools.loop import ToolRun
     from deepseek_client.tools.tool import Tool, tool
+    from deepseek_client.types.account import Balance
     from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
     from deepseek_client.types.completions import Completion
+    from deepseek_client.types.files import FileDeleted, FileList, FileObject
     from deepseek_client.types.generate import Generation
     from deepseek_client.types.models import Model, ModelList
+    from deepseek_client.types.responses import (
+        Response,
+        ResponseArgumentsDelta,
+        ResponseEvent,
+        ResponseItem,
+        ResponseItemEvent,
+        ResponseLifecycleEvent,
+        ResponseReasoningDelta,
+        ResponseTextDelta,
+    )
     from deepseek_client.types.usage import Usage
+    from deepseek_client.types.web import SearchResult, SearchResults, WebPage
 
 __all__ = [
     "APIConnectionError",
     "APIStatusError",
     "APITimeoutError",
     "AsyncDeepSeek",
+    "AsyncPager",
     "AsyncStream",
     "AsyncTextStream",
     "AuthenticationError",
     "BadRequestError",
+    "Balance",
     "BlankJSONError",
     "ChatCompletion",
     "ChatCompletionChunk",
@@ -73,6 +89,9 @@ __all__ = [
     "DeepSeek",
     "DeepSeekError",
     "EmptyResponseError",
+    "FileDeleted",
+    "FileList",
+    "FileObject",
     "FinishReasonError",
     "Generation",
     "InsufficientBalanceError",
@@ -82,12 +101,23 @@ __all__ = [
     "ModelList",
     "NotFoundError",
     "OverloadedError",
+    "Pager",
     "ParsedCompletion",
     "PermissionDeniedError",
     "RateLimitError",
     "RequestTooLargeError",
+    "Response",
+    "ResponseArgumentsDelta",
     "ResponseError",
+    "ResponseEvent",
+    "ResponseItem",
+    "ResponseItemEvent",
+    "ResponseLifecycleEvent",
+    "ResponseReasoningDelta",
+    "ResponseTextDelta",
     "ResponseValidationError",
+    "SearchResult",
+    "SearchResults",
     "ServerResourceError",
     "Stream",
     "StreamError",
@@ -101,6 +131,7 @@ __all__ = [
     "ToolRun",
     "UnprocessableEntityError",
     "Usage",
+    "WebPage",
     "tool",
 ]
 
@@ -141,6 +172,10 @@ _NAMES_OF = {
         "ToolRoundsError",
         "UnprocessableEntityError",
     ),
+    "paging": (
+        "AsyncPager",
+        "Pager",
+    ),
     "parsing": ("ParsedCompletion",),
     "settings": ("Timeout",),
     "streaming": (
@@ -154,18 +189,39 @@ _NAMES_OF = {
         "Tool",
         "tool",
     ),
+    "types.account": ("Balance",),
     "types.chat": (
         "ChatCompletion",
         "ChatCompletionChunk",
         "ChatMessage",
     ),
     "types.completions": ("Completion",),
+    "types.files": (
+        "FileDeleted",
+        "FileList",
+        "FileObject",
+    ),
     "types.generate": ("Generation",),
     "types.models": (
         "Model",
         "ModelList",
     ),
+    "types.responses": (
+        "Response",
+        "ResponseArgumentsDelta",
+        "ResponseEvent",
+        "ResponseItem",
+        "ResponseItemEvent",
+        "ResponseLifecycleEvent",
+        "ResponseReasoningDelta",
+        "ResponseTextDelta",
+    ),
     "types.usage": ("Usage",),
+    "types.web": (
+        "SearchResult",
+        "SearchResults",
+        "WebPage",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
 

@@ -10,8 +10,12 @@ from deepseek_client.exchange import Exchange
 from deepseek_client.params import GenerateParams
 from deepseek_client.resources.chat import AsyncChat, Chat
 from deepseek_client.resources.completions import AsyncCompletions, Completions
+from deepseek_client.resources.files import AsyncFiles, Files
 from deepseek_client.resources.fim import AsyncFim, Fim
 from deepseek_client.resources.models import AsyncModels, Models
+from deepseek_client.resources.responses import AsyncResponses, Responses
+from deepseek_client.resources.tools import AsyncWebTools, WebTools
+from deepseek_client.resources.user import AsyncUser, User
 from deepseek_client.settings import Profile, Settings, Timeout, read_settings
 from deepseek_client.streaming import AsyncTextStream, TextStream
 from deepseek_client.transport import AsyncTransport, SyncTransport
@@ -97,6 +101,10 @@ class DeepSeek(_Client):
         self.completions = Completions(core, transport)
         self.fim = Fim(core, transport)
         self.models = Models(core, transport)
+        self.responses = Responses(core, transport)
+        self.files = Files(core, transport)
+        self.tools = WebTools(core, transport)
+        self.user = User(core, transport)
 
     def generate(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> Generation:
         """Generate text for a prompt; `str()` of the result, or `.text`, is the text.
@@ -159,6 +167,10 @@ class AsyncDeepSeek(_Client):
         self.completions = AsyncCompletions(core, transport)
         self.fim = AsyncFim(core, transport)
         self.models = AsyncModels(core, transport)
+        self.responses = AsyncResponses(core, transport)
+        self.files = AsyncFiles(core, transport)
+        self.tools = AsyncWebTools(core, transport)
+        self.user = AsyncUser(core, transport)
 
     async def generate(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> Generation:
         """Generate text for a prompt; `str()` of the result, or `.text`, is the text.

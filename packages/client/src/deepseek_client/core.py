@@ -76,12 +76,12 @@ class Core:
 
     def generate(self, prompt: str, max_tokens: int, params: Mapping[str, Any]) -> Flow[Generation]:
         """A text for a prompt: `/v1/generate`, or chat on a server that has no such route."""
-        call = self._call(GenerateParams, params, prompt=prompt, max_tokens=max_tokens)
+        call = self.call(GenerateParams, params, prompt=prompt, max_tokens=max_tokens)
         return self._generate(call, self._fetch_text)
 
     def open_text(self, prompt: str, max_tokens: int, params: Mapping[str, Any]) -> TextStreamCore:
         """A stream of the text for a prompt; nothing is sent before it is started or filled."""
-        call = self._call(GenerateParams, params, prompt=prompt, max_tokens=max_tokens, stream=True)
+        call = self.call(GenerateParams, params, prompt=prompt, max_tokens=max_tokens, stream=True)
         return StreamCore(
             lambda attempts: self._generate(call, partial(self._open_text, attempts)),
             self.exchange,
@@ -91,15 +91,15 @@ class Core:
 
     def chat(self, messages: list[Any], params: Mapping[str, Any]) -> Flow[ChatCompletion]:
         """An answer to a conversation."""
-        call = self._call(ChatParams, params, messages=messages)
+        call = self.call(ChatParams, params, messages=messages)
         path = chat_path(self.settings, call.body)
-        return self._with_model(call, lambda call: self._fetch(path, call, ChatCompletion))
+        return self.with_model(call, lambda call: self.post(path, call, ChatCompletion))
 
     def open_chat(self, messages: list[Any], params: Mapping[str, Any]) -> ChatStreamCore:
         """A stream of the answer to a conversation."""
-        call = self._call(ChatParams, params, messages=messages, stream=True)
+        call = self.call(ChatParams, params, messages=messages, stream=True)
         choices = int(call.body.get("n") or 1)
-        return self._stream(chat_path(self.settings, call.body), call, lambda: ChatReading(choices))
+        return self.stream(chat_path(self.settings, call.body), call, lambda: ChatReading(choices))
 
     def continue_prefix(
         self, messages: list[Any], prefix: str, reasoning: str | None, params: Mapping[str, Any]
@@ -107,46 +107,52 @@ class Core:
         """An answer that begins with a text of the caller's, which stands in front of it."""
         continuation = Continuation(prefix, reasoning)
         fields = continuation_of(self.settings, messages, continuation)
-        call = self._call(ChatParams, params, **fields)
-        completion = yield from self._with_model(
-            call, lambda call: self._fetch(chat_path(self.settings, call.body), call, ChatCompletion)
+        call = self.call(ChatParams, params, **fields)
+        completion = yield from self.with_model(
+            call, lambda call: self.post(chat_path(self.settings, call.body), call, ChatCompletion)
         )
         return continuation.joined(completion)
 
     def complete(self, prompt: object, params: Mapping[str, Any]) -> Flow[Completion]:
         """A continuation of a text."""
-        call = self._call(CompletionParams, params, prompt=prompt)
-        return self._with_model(call, lambda call: self._fetch(completions_path(self.settings), call, Completion))
+        call = self.call(CompletionParams, params, prompt=prompt)
+        return self.with_model(call, lambda call: self.post(completions_path(self.settings), call, Completion))
 
     def open_completion(self, prompt: object, params: Mapping[str, Any]) -> CompletionStreamCore:
         """A stream of the continuation of a text."""
-        call = self._call(CompletionParams, params, prompt=prompt, stream=True)
+        call = self.call(CompletionParams, params, prompt=prompt, stream=True)
         choices = int(call.body.get("n") or 1) * _num_prompts(prompt)
-        return self._stream(completions_path(self.settings), call, lambda: CompletionReading(choices))
+        return self.stream(completions_path(self.settings), call, lambda: CompletionReading(choices))
 
     def models(self) -> Flow[ModelList]:
         """The models that the key may use."""
-        reply = yield from self.exchange.fetch("GET", "models", Call({}, self.settings.timeout))
-        return self.exchange.parse(reply, ModelList)
+        return self.get("models", ModelList)
 
     def model(self, model_id: str) -> Flow[Model]:
         """One model."""
-        path = f"models/{quote(model_id, safe='/')}"
-        reply = yield from self.exchange.fetch("GET", path, Call({}, self.settings.timeout))
-        return self.exchange.parse(reply, Model)
+        return self.get(f"models/{quote(model_id, safe='/')}", Model)
 
-    def _call(self, schema: type, params: Mapping[str, Any], **required: object) -> Call:
+    def call(self, schema: type, params: Mapping[str, Any], **required: object) -> Call:
+        """A call of this client's; see `make_call`."""
         return make_call(self.settings, schema, required, params)
 
-    def _fetch(self, path: str, call: Call, model: type[ModelT]) -> Flow[ModelT]:
+    def get(self, path: str, model: type[ModelT], call: Call | None = None, *, method: str = "GET") -> Flow[ModelT]:
+        """Ask for something that is there."""
+        reply = yield from self.exchange.fetch(method, path, call or Call({}, self.settings.timeout))
+        return self.exchange.parse(reply, model)
+
+    def post(self, path: str, call: Call, model: type[ModelT]) -> Flow[ModelT]:
+        """Send a call and read its answer."""
         reply = yield from self.exchange.fetch("POST", path, call)
         return self.exchange.parse(reply, model)
 
-    def _stream(
+    def stream(
         self, path: str, call: Call, make_reading: Callable[[], Reading[ItemT, AnswerT]]
     ) -> StreamCore[ItemT, AnswerT]:
+        """A stream of the answer to a call; nothing is sent before it is started or filled."""
+
         def connect(attempts: Attempts) -> Flow[Connected[ItemT, AnswerT]]:
-            return self._with_model(call, lambda call: self._open(path, call, make_reading, attempts))
+            return self.with_model(call, lambda call: self._open(path, call, make_reading, attempts))
 
         return StreamCore(connect, self.exchange, call.timeout, make_reading())
 
@@ -161,24 +167,24 @@ class Core:
         settings = self.settings
         if settings.profile != "openai" and not settings.is_deepseek and not self.knowledge.lacks_generate:
             try:
-                return (yield from self._with_model(call, partial(send, _NATIVE)))
+                return (yield from self.with_model(call, partial(send, _NATIVE)))
             except APIStatusError as error:
                 if settings.profile == "gateway" or not _means_no_such_route(error):
                     raise
             self.knowledge.lacks_generate = True
         call = _for_openai(call, is_deepseek=settings.is_deepseek)
         if "messages" in call.body:
-            return (yield from self._with_model(call, partial(send, _CHAT)))
-        return (yield from self._with_model(call, partial(send, replace(_RAW, path=completions_path(self.settings)))))
+            return (yield from self.with_model(call, partial(send, _CHAT)))
+        return (yield from self.with_model(call, partial(send, replace(_RAW, path=completions_path(self.settings)))))
 
     def _fetch_text(self, route: _TextRoute, call: Call) -> Flow[Generation]:
-        answer = yield from self._fetch(route.path, call, route.answer)
+        answer = yield from self.post(route.path, call, route.answer)
         return answer if isinstance(answer, Generation) else as_generation(answer)
 
     def _open_text(self, attempts: Attempts, route: _TextRoute, call: Call) -> Flow[Connected[str, Generation]]:
         return self._open(route.path, call, route.make_reading, attempts)
 
-    def _with_model(self, call: Call, send: Callable[[Call], Flow[T]]) -> Flow[T]:
+    def with_model(self, call: Call, send: Callable[[Call], Flow[T]]) -> Flow[T]:
         """Name a model if the caller or the server wants one named.
 
         Our engine and gateway have a default. A server that requires a model says so; it is then asked for its list,

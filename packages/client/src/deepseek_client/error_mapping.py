@@ -1,7 +1,9 @@
 """From what a server sent to the exception that says so. Pure; reads every error shape seen in the field.
 
 Shapes: `{"error": {...}}` (ours, DeepSeek, OpenAI), `{"error": "text"}`, flat `{"object": "error", "message", "code"}`
-(SGLang), `{"message"}`, `{"detail": "..."}` and `{"detail": [...]}` (FastAPI), a bare string or list, HTML, nothing.
+(SGLang), `{"type": "error", "message", "code"}` and `{"type": "response.failed", "response": {"error": {...}}}` (in
+streams of Responses), `{"message"}`, `{"detail": "..."}` and `{"detail": [...]}` (FastAPI), a bare string or list,
+HTML, nothing.
 Classes follow the status, never the `type`: DeepSeek's 402 says `type: unknown_error, code: invalid_request_error`.
 """
 
@@ -130,13 +132,15 @@ def _looks_like_an_error(content: object) -> bool:
     if not isinstance(content, dict):
         return False
     body = cast("dict[str, Any]", content)
-    return bool(body.get("error")) or body.get("object") == "error"
+    return bool(body.get("error")) or body.get("object") == "error" or body.get("type") in ("error", "response.failed")
 
 
 def _fields_of(content: object) -> _Fields:
     """Find message, type, param and code in any of the shapes; nested ones by recursion."""
     if isinstance(content, dict):
         body = cast("dict[str, Any]", content)
+        if body.get("type") == "response.failed":
+            return _fields_of(body.get("response"))
         for key in ("error", "detail"):
             if body.get(key):
                 inner = _fields_of(body[key])

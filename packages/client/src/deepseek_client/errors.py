@@ -60,6 +60,8 @@ class DeepSeekError(Exception):
         """The text that had arrived before the failure; empty if none had."""
         if self.snapshot is None:
             return ""
+        if hasattr(self.snapshot, "output_text"):
+            return self.snapshot.output_text
         if hasattr(self.snapshot, "choices"):
             choice = self.snapshot.choices[0] if self.snapshot.choices else None
             text = getattr(choice, "text", None) or getattr(getattr(choice, "message", None), "content", None)

@@ -6,7 +6,7 @@ fields that are not listed here; they are sent as they are and override the rest
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from deepseek_client.settings import Settings, Timeout, as_timeout
 from deepseek_client.types.sampling import StreamOptions
@@ -16,6 +16,7 @@ class CallOptions(TypedDict, total=False):
     """What concerns this call rather than the model."""
 
     extra_body: Mapping[str, Any] | None
+    extra_query: Mapping[str, Any] | None
     extra_headers: Mapping[str, str] | None
     timeout: float | Timeout | None
 
@@ -70,6 +71,41 @@ class CompletionParams(FimParams, total=False):
     suffix: str | None
 
 
+class ResponseParams(CallOptions, total=False):
+    """`responses.create`."""
+
+    model: str | None
+    instructions: str | None
+    max_output_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    tools: Iterable[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    reasoning: Mapping[str, Any] | None
+    text: Mapping[str, Any] | None
+    user: str | None
+    metadata: Mapping[str, Any] | None
+
+
+class SearchParams(CallOptions, total=False):
+    """`tools.search`."""
+
+    count: int | None
+    need_content: bool | None
+    ori_question: str | None
+    localization: Mapping[str, Any] | str | None
+
+
+class ListParams(CallOptions, total=False):
+    """`files.list`."""
+
+    purpose: str | None
+    order: Literal["asc", "desc"] | str | None
+    limit: int | None
+    after: str | None
+
+
 class ToolParams(SamplingParams, total=False):
     """`chat.completions.run_tools`."""
 
@@ -92,12 +128,22 @@ class ChatParams(ToolParams, total=False):
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """A body that is no JSON."""
+
+    content_type: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One call as the caller stated it: the JSON body, and what is not part of it."""
+    """One call as the caller stated it: the JSON body, or another in its place, and what is not part of it."""
 
     body: Mapping[str, Any]
     timeout: Timeout
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    query: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    upload: "Upload | None" = None
 
     def with_body(self, **changes: object) -> "Call":
         """The same call with some fields of the body set."""
@@ -130,6 +176,7 @@ def make_call(settings: Settings, schema: type, required: Mapping[str, object], 
         {**body, **(params.get("extra_body") or {})},
         timeout,
         dict(params.get("extra_headers") or {}),
+        dict(params.get("extra_query") or {}),
     )
 
 

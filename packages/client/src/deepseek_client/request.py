@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
+from urllib.parse import urlencode
 
 from pydantic import BaseModel
 
@@ -32,22 +33,31 @@ def build_request(settings: Settings, method: str, path: str, call: Call, *, is_
     Raises:
         TypeError, ValueError: a value that JSON cannot hold.
     """
-    body = encode_body(call.body) if method == "POST" else None
+    upload = call.upload
+    body = upload.content if upload is not None else encode_body(call.body) if method == "POST" else None
     headers = {"user-agent": USER_AGENT, "accept": "text/event-stream" if is_stream else "application/json"}
     if is_stream:
         headers["accept-encoding"] = "identity"  # a compressor in between would hold events back
     if body is not None:
-        headers["content-type"] = "application/json"
+        headers["content-type"] = upload.content_type if upload is not None else "application/json"
     if settings.api_key:
         headers["authorization"] = f"Bearer {settings.api_key}"
     for extra in (settings.default_headers, call.headers):
         headers.update({name.lower(): value for name, value in extra.items()})
-    return HTTPRequest(method, settings.url_of(path), call.timeout, headers, body)
+    url = settings.url_of(path)
+    query = {name: _query_value(value) for name, value in call.query.items() if value is not None}
+    if query:
+        url = f"{url}?{urlencode(query)}"
+    return HTTPRequest(method, url, call.timeout, headers, body)
 
 
 def encode_body(body: Mapping[str, Any]) -> bytes:
     """Compact JSON; messages may be dicts or our models."""
     return json.dumps(body, default=_plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _query_value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _plain(value: object) -> object:

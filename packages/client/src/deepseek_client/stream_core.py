@@ -195,6 +195,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
             ) from invalid
         if item is not None:
             self.items.append(item)
+        self._is_done = self.reading.is_over
 
     def _check_end(self) -> None:
         """The body is over without `[DONE]`.

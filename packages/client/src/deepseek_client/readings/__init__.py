@@ -7,6 +7,7 @@ at the end of a long answer as at its beginning.
 from deepseek_client.readings.base import AnswerT, ItemT, Reading
 from deepseek_client.readings.chat import ChatReading
 from deepseek_client.readings.completions import CompletionReading
+from deepseek_client.readings.responses import ResponseReading
 from deepseek_client.readings.text import GenerationReading, TextReading, as_generation
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GenerationReading",
     "ItemT",
     "Reading",
+    "ResponseReading",
     "TextReading",
     "as_generation",
 ]

@@ -26,6 +26,8 @@ class Reading(ABC, Generic[ItemT, AnswerT]):
     def __init__(self, expected_choices: int = 1) -> None:
         self.expected_choices = expected_choices
         self.usage: Usage | None = None
+        self.is_over = False
+        """Whether the stream has had its last event, where the kind of stream has one other than `[DONE]`."""
         self._head: dict[str, Any] = {"id": ""}
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """The wire contract: what clients send and servers answer. Imports pydantic and nothing of ours."""
 
+from deepseek_client.types.account import Balance, BalanceInfo
 from deepseek_client.types.base import AnswerModel, WireModel
 from deepseek_client.types.chat import (
     ChatChoice,
@@ -25,13 +26,29 @@ from deepseek_client.types.completions import (
 )
 from deepseek_client.types.embeddings import Embedding, EmbeddingList, EmbeddingRequest
 from deepseek_client.types.errors import ErrorBody, ErrorDetail, error_body
+from deepseek_client.types.files import ExpiresAfter, FileDeleted, FileList, FileObject
 from deepseek_client.types.generate import GenerateRequest, Generation, GenerationChunk
 from deepseek_client.types.models import Model, ModelList
+from deepseek_client.types.responses import (
+    Response,
+    ResponseArgumentsDelta,
+    ResponseEvent,
+    ResponseItem,
+    ResponseItemEvent,
+    ResponseLifecycleEvent,
+    ResponsePart,
+    ResponseReasoningDelta,
+    ResponseTextDelta,
+    ResponseUsage,
+)
 from deepseek_client.types.sampling import SamplingFields, StreamOptions
 from deepseek_client.types.usage import CompletionTokensDetails, PromptTokensDetails, Usage
+from deepseek_client.types.web import SearchResult, SearchResults, WebPage
 
 __all__ = [
     "AnswerModel",
+    "Balance",
+    "BalanceInfo",
     "ChatChoice",
     "ChatChunkChoice",
     "ChatCompletion",
@@ -51,6 +68,10 @@ __all__ = [
     "EmbeddingRequest",
     "ErrorBody",
     "ErrorDetail",
+    "ExpiresAfter",
+    "FileDeleted",
+    "FileList",
+    "FileObject",
     "FunctionCall",
     "GenerateRequest",
     "Generation",
@@ -59,12 +80,25 @@ __all__ = [
     "ModelList",
     "PromptLogprob",
     "PromptTokensDetails",
+    "Response",
+    "ResponseArgumentsDelta",
+    "ResponseEvent",
+    "ResponseItem",
+    "ResponseItemEvent",
+    "ResponseLifecycleEvent",
+    "ResponsePart",
+    "ResponseReasoningDelta",
+    "ResponseTextDelta",
+    "ResponseUsage",
     "SamplingFields",
+    "SearchResult",
+    "SearchResults",
     "StreamOptions",
     "TokenLogprob",
     "ToolCall",
     "TopLogprob",
     "Usage",
+    "WebPage",
     "WireModel",
     "error_body",
 ]

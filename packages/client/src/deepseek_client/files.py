@@ -1,0 +1,106 @@
+"""Uploads, lists and deletions of files. Flows: no I/O but reading the caller's file."""
+
+import mimetypes
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from deepseek_client.core import Core
+from deepseek_client.effects import Flow
+from deepseek_client.params import CallOptions, ListParams, Upload
+from deepseek_client.types.files import ExpiresAfter, FileDeleted, FileList, FileObject
+
+FileInput = str | os.PathLike[str] | tuple[str, bytes] | BinaryIO
+"""A path, a name with bytes, or a file opened for reading bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One field of a form."""
+
+    name: str
+    content: bytes
+    filename: str | None = None
+
+    def to_bytes(self) -> bytes:
+        head = f'content-disposition: form-data; name="{_quoted(self.name)}"'
+        if self.filename is not None:
+            kind = mimetypes.guess_type(self.filename)[0] or "application/octet-stream"
+            head += f'; filename="{_quoted(self.filename)}"\r\ncontent-type: {kind}'
+        return head.encode() + b"\r\n\r\n" + self.content + b"\r\n"
+
+
+def create_file(
+    core: Core,
+    file: FileInput,
+    purpose: str,
+    expires_after: ExpiresAfter | Mapping[str, Any] | int | None,
+    params: Mapping[str, Any],
+) -> Flow[FileObject]:
+    """Upload a file."""
+    filename, content = _read(file)
+    extra: Mapping[str, Any] = params.get("extra_body") or {}
+    parts = [_Part("purpose", purpose.encode())]
+    if isinstance(expires_after, int):
+        expires_after = ExpiresAfter(seconds=expires_after)
+    if expires_after is not None:
+        expiry = (
+            expires_after if isinstance(expires_after, ExpiresAfter) else ExpiresAfter.model_validate(expires_after)
+        )
+        parts.append(_Part("expires_after[anchor]", expiry.anchor.encode()))
+        parts.append(_Part("expires_after[seconds]", str(expiry.seconds).encode()))
+    parts += [_Part(name, str(value).encode()) for name, value in extra.items()]
+    parts.append(_Part("file", content, filename))
+    call = replace(core.call(CallOptions, params), upload=multipart(parts))
+    return core.post("files", call, FileObject)
+
+
+def list_files(core: Core, params: Mapping[str, Any]) -> Callable[[str | None], Flow[FileList]]:
+    """What gives the page after a file, and the first one for None."""
+    call = core.call(ListParams, params)
+
+    def page(after: str | None) -> Flow[FileList]:
+        query = {**call.body, **({"after": after} if after is not None else {}), **call.query}
+        return core.get("files", FileList, replace(call, query=query))
+
+    return page
+
+
+def retrieve_file(core: Core, file_id: str, params: Mapping[str, Any]) -> Flow[FileObject]:
+    """What is known of one file."""
+    return core.get(_path(file_id), FileObject, core.call(CallOptions, params))
+
+
+def delete_file(core: Core, file_id: str, params: Mapping[str, Any]) -> Flow[FileDeleted]:
+    """Delete one."""
+    return core.get(_path(file_id), FileDeleted, core.call(CallOptions, params), method="DELETE")
+
+
+def multipart(parts: list[_Part]) -> Upload:
+    """A form of several parts. Source: RFC 7578; names quoted as browsers do."""
+    boundary = secrets.token_hex(16)
+    mark = f"--{boundary}\r\n".encode()
+    body = b"".join(mark + part.to_bytes() for part in parts)
+    return Upload(f"multipart/form-data; boundary={boundary}", body + f"--{boundary}--\r\n".encode())
+
+
+def _read(file: FileInput) -> tuple[str, bytes]:
+    if isinstance(file, tuple):
+        return file
+    if isinstance(file, str | os.PathLike):
+        path = Path(file)
+        return path.name, path.read_bytes()
+    name = getattr(file, "name", None)
+    return Path(name).name if isinstance(name, str) else "file", file.read()
+
+
+def _path(file_id: str) -> str:
+    return f"files/{quote(file_id, safe='')}"
+
+
+def _quoted(text: str) -> str:
+    return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,0 +1,73 @@
+"""`client.files`."""
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+from deepseek_client.core import Core
+from deepseek_client.files import FileInput, create_file, delete_file, list_files, retrieve_file
+from deepseek_client.paging import AsyncPager, Pager
+from deepseek_client.params import CallOptions, ListParams
+from deepseek_client.transport import AsyncTransport, SyncTransport
+from deepseek_client.types.files import ExpiresAfter, FileDeleted, FileObject
+
+
+class Files:
+    """Documents and images that messages refer to by `file_id`."""
+
+    def __init__(self, core: Core, transport: SyncTransport) -> None:
+        self._core = core
+        self._transport = transport
+
+    def create(
+        self,
+        *,
+        file: FileInput,
+        purpose: str = "user_data",
+        expires_after: ExpiresAfter | Mapping[str, Any] | int | None = None,
+        **params: Unpack[CallOptions],
+    ) -> FileObject:
+        """Upload a file: a path, a name with bytes, or an open file; `expires_after` seconds it is deleted."""
+        return self._transport.run(create_file(self._core, file, purpose, expires_after, params))
+
+    def list(self, **params: Unpack[ListParams]) -> Pager:
+        """All of them, to iterate over; pages are asked for as they are needed."""
+        return Pager(list_files(self._core, params), self._transport)
+
+    def retrieve(self, file_id: str, **params: Unpack[CallOptions]) -> FileObject:
+        """What is known of one."""
+        return self._transport.run(retrieve_file(self._core, file_id, params))
+
+    def delete(self, file_id: str, **params: Unpack[CallOptions]) -> FileDeleted:
+        """Delete one."""
+        return self._transport.run(delete_file(self._core, file_id, params))
+
+
+class AsyncFiles:
+    """Documents and images that messages refer to by `file_id`."""
+
+    def __init__(self, core: Core, transport: AsyncTransport) -> None:
+        self._core = core
+        self._transport = transport
+
+    async def create(
+        self,
+        *,
+        file: FileInput,
+        purpose: str = "user_data",
+        expires_after: ExpiresAfter | Mapping[str, Any] | int | None = None,
+        **params: Unpack[CallOptions],
+    ) -> FileObject:
+        """Upload a file: a path, a name with bytes, or an open file; `expires_after` seconds it is deleted."""
+        return await self._transport.run(create_file(self._core, file, purpose, expires_after, params))
+
+    def list(self, **params: Unpack[ListParams]) -> AsyncPager:
+        """All of them, to iterate over; pages are asked for as they are needed."""
+        return AsyncPager(list_files(self._core, params), self._transport)
+
+    async def retrieve(self, file_id: str, **params: Unpack[CallOptions]) -> FileObject:
+        """What is known of one."""
+        return await self._transport.run(retrieve_file(self._core, file_id, params))
+
+    async def delete(self, file_id: str, **params: Unpack[CallOptions]) -> FileDeleted:
+        """Delete one."""
+        return await self._transport.run(delete_file(self._core, file_id, params))
