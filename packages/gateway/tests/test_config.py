@@ -171,6 +171,18 @@ def test_check_tells_what_only_shows_as_a_whole_and_which_engines_fail_in_one_go
     assert any("deepseek-gateway migrate" in line for line in told)
 
 
+def test_check_warns_of_names_for_callers_that_cost_nothing(state_dir: Path, file: Path, capsys) -> None:
+    prices = file.with_name("prices.toml")
+    row = 'model = "fake-*"\ninput_cache_hit = 0\ninput_cache_miss = 0\noutput = 1\n'
+    prices.write_text(f'currency = "USD"\n[[price]]\n{row}')
+    models = [f'[[models]]\nname = "{name}"\ntargets = [{{upstream = "a"}}]\n' for name in ("chat", "fake-chat")]
+    write(file, f'prices = "{prices}"\n[[upstreams]]\nname = "a"\nurl = "http://127.0.0.1:9"\n{"".join(models)}')
+    main(["check", "--state", str(state_dir)])
+    shown = capsys.readouterr().out
+    assert "warning: the model chat has no price" in shown
+    assert "the model fake-chat has no price" not in shown
+
+
 @pytest.mark.parametrize(
     ("more", "is_warned"),
     [("", True), ('redis_url = "redis://127.0.0.1:1/0"\n', False), ("allow_local_limits = true\n", False)],

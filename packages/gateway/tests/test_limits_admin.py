@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_gateway.errors import ApiError
 from deepseek_gateway.limits.drafts import LimitDraft
 from deepseek_gateway.testing.caller import until
 from deepseek_gateway.testing.processes import gateway_command, gateway_json
@@ -71,6 +72,25 @@ async def test_a_rule_that_cannot_hold_is_refused_by_name(admin, draft: dict, pa
         assert param in (await answer.json())["error"]["message"]
 
 
+async def test_a_rule_that_no_request_can_match_is_refused(stack: Stack, admin) -> None:
+    service, running = stack.gateway.limits, stack.running
+    org, other = running.org("acme"), running.org("other")
+    team = (await admin.post("/admin/teams", {"name": "red", "org_id": other})).json["id"]
+    key = stack.with_key(org_id=other).key_id
+    for subjects, said in (
+        ({"org_id": "nobody"}, "org_id='nobody': there is no such organisation"),
+        ({"key_id": "nobody"}, "there is no such key"),
+        ({"user_id": "nobody"}, "there is no such user"),
+        ({"org_id": org, "team_id": team}, "no request would match"),
+        ({"org_id": org, "key_id": key}, "no request would match"),
+        ({"org_id": org, "key_id": stack.caller.key_id}, "no request would match"),
+    ):
+        with pytest.raises(ApiError, match=said):
+            await asyncio.to_thread(service.set, OPERATOR, LimitDraft(kind="tokens_per_day", limit=5, **subjects))
+    for subjects in ({"org_id": other, "team_id": team, "key_id": key}, {"org_id": "*", "team_id": team}):
+        await asyncio.to_thread(service.set, OPERATOR, LimitDraft(kind="tokens_per_day", limit=5, **subjects))
+
+
 async def test_who_administers_one_organisation_sees_its_limits_and_changes_none(stack: Stack) -> None:
     org, other = stack.running.org("acme"), stack.running.org("other")
     for name in (org, other):
@@ -110,6 +130,12 @@ def test_commands_set_list_and_remove_limits_and_top_up_balances(tmp_path: Path)
     topped = gateway_json("balance", "top-up", "5", "--org", "acme", "--note", "first", *there)
     assert (topped["account"], topped["total"], topped["currency"]) == (f"org:{org}", "5.00", "CNY")
     assert gateway_json("balance", "top-up", "1.25", "--org", "acme", "--grant", *there)["total"] == "6.25"
+    assert gateway_command("balance", "top-up", "-99", "--org", "acme", *there).stderr.startswith(
+        f"deepseek-gateway: org:{org} would have -92.75 CNY in all"
+    )
+    assert gateway_command("balance", "top-up", "0", "--org", "acme", *there).stderr.startswith(
+        "deepseek-gateway: amount='0' changes nothing"
+    )
     (account,) = gateway_json("balance", "show", *there)
     assert (account["topped_up"], account["granted"], account["spent"]) == ("5.00", "1.25", "0.00")
 

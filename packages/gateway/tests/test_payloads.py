@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from deepseek_gateway.audit.payload import Capture, Payload, Policy
 from deepseek_gateway.audit.retention import RetentionService
 from deepseek_gateway.audit.texts import joined, text_of
-from deepseek_gateway.audit.vault import Vault, VaultError, open_text, seal_text
+from deepseek_gateway.audit.vault import Vault, VaultError, create_master_key, open_text, seal_text
 from deepseek_gateway.auth.drafts import KeyDraft
 from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.errors import ApiError, ConfigurationError, StoreUnavailableError
+from deepseek_gateway.people.records import Owner, OwnerKind
 from deepseek_gateway.storage.payloads import PayloadTable, PlainPayload
 from deepseek_gateway.storage.store import Store
 from deepseek_gateway.testing.caller import until
@@ -47,7 +48,7 @@ async def keep_texts(stack: Stack, **policy: Any) -> None:
 async def shown(stack: Stack, request_id: str) -> dict[str, Any]:
     await until(lambda: stack.gateway.running == 0)
     await stack.gateway.payloads.flush()
-    service = RetentionService(stack.gateway.store, stack.gateway.vault)
+    service = RetentionService(stack.gateway.store, stack.gateway.payloads.vault)
     return await asyncio.to_thread(service.show, BY, request_id)
 
 
@@ -125,6 +126,9 @@ async def test_a_full_queue_and_a_missing_master_key_lose_texts_and_no_request(s
         await keep_texts(stack)
         assert (await stack.caller.post()).status == 200
         await until(lambda: "no master key" in (stack.gateway.payloads.failure or ""))
+        create_master_key(stack.gateway.settings.payload_key_path)  # as `payload keep` does beside a gateway
+        answer = await stack.caller.post()
+        assert "answer" in await shown(stack, answer.headers["x-request-id"])
         stack.gateway.payloads._queue_bytes = 10
         assert (await stack.caller.post()).status == 200
         await until(lambda: stack.gateway.payloads.failure == "the queue is full")
@@ -216,6 +220,23 @@ def test_erasing_destroys_the_data_key_and_leaves_a_proof_that_can_be_checked(
     assert service.check({**proof, "entry": 1}) != []
     tamper("DELETE FROM audit_log WHERE action = 'payload.erase'", store_url, tmp_path / "store.sqlite3")
     assert service.check(proof) != []
+
+
+def test_nobody_gets_a_proof_about_nobody(store: Store) -> None:
+    service = RetentionService(store)
+    for owner in (
+        Owner(OwnerKind.ORG, "org-1", "acme", 1.0),
+        Owner(OwnerKind.USER, "user-1", "ada", 1.0, None, "org-1"),
+    ):
+        store.people.insert(owner)
+    user = "user-1"
+    key = KeyService(store, b"pepper").create(BY, KeyDraft(name="k", org_id="org-1", user_id=user)).record.public_id
+    for subject, status in ((f"key:{key}", 422), ("key:none", 404), ("user:ada", 404)):
+        with pytest.raises(ApiError) as refused:
+            service.erase(BY, subject)
+        assert refused.value.status == status
+    assert [entry.action for entry in store.audit.entries()] == ["key.create"]
+    assert service.erase(BY, f"user:{user}")["payloads"] == 0
 
 
 def test_a_row_from_before_an_erasure_can_never_be_read(store: Store, vault: Vault) -> None:

@@ -46,8 +46,16 @@ def test_a_list_is_imported_tried_activated_and_exported(
     assert words("test", "bad")[0] == 0  # not in force yet
     assert "at version 1" in words("activate", "demo", "1")[1]
     assert words("test", "bad")[0] == 1
-    assert words("policy", "demo", "mask", "--scope", "key", "--id", "k1")[0] == 0
-    assert "passes as: ***" in words("test", "bad", "--key", "k1")[1]
+    assert "no key with this id" in words("policy", "demo", "mask", "--scope", "key", "--id", "k1")[1]
+    assert "no organisation 'acme'" in words("policy", "demo", "mask", "--scope", "org", "--id", "acme")[1]
+    assert main(["org", "create", "acme", "--state", str(state)]) == 0
+    org = capsys.readouterr().out.strip()
+    assert f"for org {org}" in words("policy", "demo", "listed", "--scope", "org", "--id", "acme")[1]
+    assert words("policy", "demo", "drop", "--scope", "org", "--id", org)[0] == 0
+    assert main(["key", "create", "--name", "k", "--state", str(state), "--json"]) == 0
+    key = json.loads(capsys.readouterr().out)["id"]
+    assert words("policy", "demo", "mask", "--scope", "key", "--id", key)[0] == 0
+    assert "passes as: ***" in words("test", "bad", "--key", key)[1]
     monkeypatch.setattr("sys.stdin", io.StringIO("worse\nworst\n"))
     version = json.loads(words("import", "demo", "--activate", "--json")[1])
     assert (version["version"], version["entries"]) == (2, 2)
@@ -57,7 +65,7 @@ def test_a_list_is_imported_tried_activated_and_exported(
     listed = json.loads(words("list", "--json")[1])
     assert listed["lists"][0]["active_version"] == 2
     assert listed["policies"][0]["level"] == "mask"
-    assert words("policy", "demo", "drop", "--scope", "key", "--id", "k1")[0] == 0
+    assert words("policy", "demo", "drop", "--scope", "key", "--id", key)[0] == 0
     assert "demo is off" in words("activate", "demo", "off")[1]
     assert words("import", "shown", "--demonstration", "--activate")[0] == 0
     assert "****" in words("test", "oh dagnabbit")[1]

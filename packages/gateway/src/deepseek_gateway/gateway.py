@@ -70,7 +70,7 @@ class Gateway:
         self.store, self.pepper = open_store(settings)
         try:
             self.snapshot = compile_snapshot(settings, self.pepper)
-            self.vault = open_vault(settings)
+            open_vault(settings)  # a key that cannot be used fails the start
             self._journal = Journal(settings.journal_path)
         except ConfigurationError:
             self.store.close()
@@ -189,7 +189,7 @@ class Gateway:
     def _payload_keeper(self, settings: Settings) -> PayloadKeeper:
         return PayloadKeeper(
             self.store,
-            self.vault,
+            lambda: open_vault(settings),
             self.executor,
             self.metrics.payloads,
             max_bytes=settings.payload_max_bytes,
@@ -243,7 +243,8 @@ class Gateway:
         price = self.prices.find(model, time.time())
         if price is None and plan.tightest_nano is not None:
             message = (
-                f"the model {model!r} has no price, and a limit in money cannot be kept without: see GATEWAY_PRICES"
+                f"the model {model!r} has no price, and a limit in money cannot be kept without: the file of "
+                "GATEWAY_PRICES needs a [[price]] for this name"
             )
             raise ApiError(403, message, param="model", code="model_not_priced")
         return price

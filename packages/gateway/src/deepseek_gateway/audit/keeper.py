@@ -49,7 +49,7 @@ class PayloadKeeper:
 
     Args:
         store: where they are kept.
-        vault: the master key; None where there is none, and then every text is lost.
+        vault: opens the master key; None where there is none, and then texts are lost until there is one.
         executor: where the store may block, and texts are sealed.
         count: told of texts that were `kept` or `lost`, and how many.
         max_bytes: longest request or answer that is kept whole.
@@ -61,7 +61,7 @@ class PayloadKeeper:
     def __init__(
         self,
         store: Store,
-        vault: Vault | None,
+        vault: Callable[[], Vault | None],
         executor: Executor,
         count: Callable[[str, int], None],
         *,
@@ -71,7 +71,8 @@ class PayloadKeeper:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._vault = vault
+        self._open_vault = vault
+        self._vault = vault()
         self._executor = executor
         self._count = count
         self._max_bytes = max_bytes
@@ -84,6 +85,13 @@ class PayloadKeeper:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: str | None = None
+
+    @property
+    def vault(self) -> Vault | None:
+        """The master key; looked for again while there is none: `payload keep` makes it beside a running gateway."""
+        if self._vault is None:
+            self._vault = self._open_vault()
+        return self._vault
 
     async def start(self) -> None:
         """Read the policies, then keep texts until `close`."""
@@ -170,7 +178,8 @@ class PayloadKeeper:
         return self._store.lives.purge(self._store.audit, until, SWEEP)
 
     def _keep(self, batch: list[Payload]) -> None:
-        if self._vault is None:
+        vault = self.vault
+        if vault is None:
             raise RuntimeError("there is no master key: GATEWAY_PAYLOAD_KEY, or the file payload-key")
         plain = [
             PlainPayload(
@@ -180,7 +189,7 @@ class PayloadKeeper:
             )
             for payload in batch
         ]
-        self._store.payloads.keep(plain, self._vault)
+        self._store.payloads.keep(plain, vault)
 
     def _lose(self, number: int, reason: str) -> None:
         if self.failure != reason:

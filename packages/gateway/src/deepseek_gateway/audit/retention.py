@@ -1,5 +1,6 @@
 """Administration of kept texts: whose are kept, reading one, erasing a subject's with proof."""
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -105,8 +106,13 @@ class RetentionService:
         Args:
             by: who asks.
             subject: `user:<id>`, or `key:<public id>` for a key without a user.
+
+        Raises:
+            ApiError: 404, there is nobody with this id, nor a text of such a subject; 422, the key's texts are its
+                user's. A proof about nobody would pass for one about the person who was meant.
         """
         self._may_change(by)
+        self._check_subject(subject)
         with self.store.database.transaction() as transaction:
             erased = self.store.payloads.destroy_key(transaction, subject)
             entry = self.store.audit.record(transaction, by, ERASE, subject, after=asdict(erased))
@@ -135,6 +141,17 @@ class RetentionService:
         if left:
             faults.append(f"{left} texts of {subject} from before the erasure are there, unreadable: erase again")
         return faults
+
+    def _check_subject(self, subject: str) -> None:
+        payloads, (kind, _, name) = self.store.payloads, subject.partition(":")
+        if payloads.wrapped_key(subject) is not None or payloads.count(subject, time.time()):
+            return
+        key = self.store.keys.find(name) if kind == "key" else None
+        if key is not None and key.user_id is not None:
+            message = f"the texts of the key {name} are its user's: erase the user {key.user_id}"
+            raise ApiError(422, message, param="key_id")
+        if key is None and (kind == "key" or self.store.people.find(OwnerKind.USER, name) is None):
+            raise ApiError(404, f"there is no {kind} {name[:100]!r}, and no text of it", code="not_found")
 
     def _may_change(self, by: Principal) -> None:
         by.require(Scope.ADMIN_WRITE)

@@ -51,4 +51,8 @@ def refusal(error: ValidationError) -> ApiError:
     message = first["msg"].removeprefix("Value error, ")
     shown = "" if first["type"] == "missing" else f"={str(first['input'])[:80]!r}"
     more = f" (and {len(others)} more faults)" if others else ""
-    return ApiError(422, f"{param or 'the body'}{shown}: {message}{more}", param=param or None)
+    if not param:  # our own words say where the fault is, when it only shows as a whole
+        return ApiError(422, message if first["type"] == "value_error" else f"the body: {message}")
+    if first["type"] == "extra_forbidden":
+        message = "there is no such field"
+    return ApiError(422, f"{param}{shown}: {message}{more}", param=param)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from deepseek_gateway.auth.acts import Act, record_act
@@ -231,4 +232,5 @@ def _is_revoked(public_id: str) -> ApiError:
 
 def _check_expires(expires: float | None) -> None:
     if expires is not None and expires <= time.time():
-        raise ApiError(422, f"expires={expires:g} has passed: revoke a key to end it now", param="expires")
+        shown = f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M} UTC"
+        raise ApiError(422, f"expires={expires:.0f} ({shown}) has passed: revoke a key to end it now", param="expires")

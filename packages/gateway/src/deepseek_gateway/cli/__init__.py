@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -48,12 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed.given, parsed.engine_arguments = given, engine_arguments
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr, level="INFO")
     try:
-        return parsed.run(parsed)
+        status = parsed.run(parsed)
+        sys.stdout.flush()
     except GatewayError as error:
         print(f"deepseek-gateway: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has what it wanted; nothing more can be written, at the exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -10,7 +12,7 @@ from pydantic import SecretStr
 from deepseek_gateway.cli.common import Commands, add_state_flag, opened, source_of, table
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.config.sections import Section, is_secret
-from deepseek_gateway.errors import GatewayError, UpstreamError
+from deepseek_gateway.errors import ConfigurationError, GatewayError, UpstreamError
 from deepseek_gateway.limits.redis_link import RedisLink, RedisUnavailableError
 from deepseek_gateway.money.prices import load_prices
 from deepseek_gateway.policy.snapshot import UpstreamPlan, plan_upstreams
@@ -114,12 +116,22 @@ def _faults(settings: Settings) -> Iterator[str]:
 
 def _warnings(settings: Settings) -> Iterator[str]:
     """What works, and may not be what is meant."""
+    yield from _unpriced(settings)
     shares_store = settings.store_url is not None
     if shares_store and settings.redis_url is None and not settings.allow_local_limits:
         yield (
             "GATEWAY_REDIS_URL is not set: if several gateways share this store, each counts limits for itself, and "
             "callers get as many times the limit as there are gateways; GATEWAY_ALLOW_LOCAL_LIMITS=true accepts it"
         )
+
+
+def _unpriced(settings: Settings) -> Iterator[str]:
+    """Names for callers that cost nothing, though others do: prices are of the names that callers give."""
+    with contextlib.suppress(ConfigurationError):  # it is a fault already
+        prices = load_prices(settings.prices)
+        for model in settings.models if prices.entries else ():
+            if prices.find(model.name, time.time()) is None:
+                yield f"the model {model.name} has no price in {settings.prices}: it costs nothing, whatever serves it"
 
 
 async def _ping_redis(url: str) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 from deepseek_gateway.cli.common import Commands, add_state_flag
 from deepseek_gateway.cli.payload import retention
+from deepseek_gateway.cli.people import add_org_flag, owner_id
 from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.people.records import OwnerKind
 
 
 def add_parser(commands: Commands) -> None:
@@ -15,9 +17,10 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("erase", help="destroy the kept texts of one user or key, and print a proof")
     add_state_flag(parser)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--user", metavar="ID", help="a user's id")
+    what.add_argument("--user", metavar="USER", help="a user's id, or name with --org")
     what.add_argument("--key", metavar="ID", help="the public id of a key that belongs to no user")
     what.add_argument("--check", type=Path, metavar="FILE", help="check a proof; 1 if it does not hold")
+    add_org_flag(parser)
     parser.set_defaults(run=run)
 
 
@@ -25,9 +28,15 @@ def run(parsed: argparse.Namespace) -> int:
     """Erase and print the proof, a line of JSON; or check one."""
     if parsed.check is not None:
         return _check(parsed)
-    subject = f"user:{parsed.user}" if parsed.user is not None else f"key:{parsed.key}"
-    with retention(parsed) as (service, by):
-        print(json.dumps(service.erase(by, subject)))
+    with retention(parsed) as (service, admin):
+        org_id = None if parsed.org is None else owner_id(admin, OwnerKind.ORG, parsed.org)
+        if parsed.key is not None:
+            subject = f"key:{parsed.key}"
+        elif org_id is not None:
+            subject = f"user:{owner_id(admin, OwnerKind.USER, parsed.user, org_id)}"
+        else:
+            subject = f"user:{parsed.user}"
+        print(json.dumps(service.erase(admin.by, subject)))
     return 0
 
 

@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from deepseek_gateway.audit.payload import Policy
 from deepseek_gateway.audit.retention import PolicyKind, RetentionService
 from deepseek_gateway.audit.vault import create_master_key
-from deepseek_gateway.auth.principal import Principal
-from deepseek_gateway.cli.common import Commands, add_state_flag, administering, settings_of, table
+from deepseek_gateway.cli.common import Administration, Commands, add_state_flag, administering, settings_of, table
+from deepseek_gateway.cli.people import owner_id
+from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.state_dir import open_vault
 
 
@@ -36,11 +38,12 @@ def add_parser(commands: Commands) -> None:
 def run_keep(parsed: argparse.Namespace) -> int:
     """Set a policy; makes the master key if there is none."""
     settings = settings_of(parsed)
-    if settings.payload_key is None and create_master_key(settings.payload_key_path):
-        print(f"made the master key {settings.payload_key_path}: back it up apart from the store")
-    kind, name = _whose(parsed)
-    with retention(parsed) as (service, by):
-        policy = service.set_policy(by, kind, name, Policy(parsed.days, parsed.mask_pii))
+    with retention(parsed) as (service, admin):
+        kind, name = _whose(admin, parsed)
+        if settings.payload_key is None and create_master_key(settings.payload_key_path):
+            made = f"made the master key {settings.payload_key_path}: back it up apart from the store"
+            print(made, file=sys.stderr)
+        policy = service.set_policy(admin.by, kind, name, Policy(parsed.days, parsed.mask_pii))
     print(
         json.dumps(_shown(kind, name, policy)) if parsed.json else f"texts of {kind} {name} are kept {parsed.days} days"
     )
@@ -49,17 +52,17 @@ def run_keep(parsed: argparse.Namespace) -> int:
 
 def run_stop(parsed: argparse.Namespace) -> int:
     """Remove a policy."""
-    kind, name = _whose(parsed)
-    with retention(parsed) as (service, by):
-        service.remove_policy(by, kind, name)
+    with retention(parsed) as (service, admin):
+        kind, name = _whose(admin, parsed)
+        service.remove_policy(admin.by, kind, name)
     print(json.dumps({"kind": kind, "id": name}) if parsed.json else f"texts of {kind} {name} are kept no more")
     return 0
 
 
 def run_policies(parsed: argparse.Namespace) -> int:
     """Show policies."""
-    with retention(parsed) as (service, by):
-        policies = service.policies(by)
+    with retention(parsed) as (service, admin):
+        policies = service.policies(admin.by)
     if parsed.json:
         print(json.dumps([_shown(kind, name, policy) for (kind, name), policy in policies.items()]))
         return 0
@@ -70,26 +73,26 @@ def run_policies(parsed: argparse.Namespace) -> int:
 
 def run_show(parsed: argparse.Namespace) -> int:
     """Show a request's texts."""
-    with retention(parsed) as (service, by):
-        print(json.dumps(service.show(by, parsed.id), ensure_ascii=False, indent=None if parsed.json else 2))
+    with retention(parsed) as (service, admin):
+        print(json.dumps(service.show(admin.by, parsed.id), ensure_ascii=False, indent=None if parsed.json else 2))
     return 0
 
 
 @contextmanager
-def retention(parsed: argparse.Namespace) -> Generator[tuple[RetentionService, Principal]]:
-    """The service, and who runs the command."""
+def retention(parsed: argparse.Namespace) -> Generator[tuple[RetentionService, Administration]]:
+    """The service, and all that administers the same store."""
     with administering(parsed) as admin:
-        yield RetentionService(admin.store, open_vault(settings_of(parsed))), admin.by
+        yield RetentionService(admin.store, open_vault(settings_of(parsed))), admin
 
 
 def _add_whose(parser: argparse.ArgumentParser) -> None:
     whose = parser.add_mutually_exclusive_group(required=True)
     whose.add_argument("--key", metavar="ID", help="a key's public id")
-    whose.add_argument("--org", metavar="ID", help="an organisation's id")
+    whose.add_argument("--org", metavar="ORG", help="an organisation's id or name")
 
 
-def _whose(parsed: argparse.Namespace) -> tuple[PolicyKind, str]:
-    return ("key", parsed.key) if parsed.key is not None else ("org", parsed.org)
+def _whose(admin: Administration, parsed: argparse.Namespace) -> tuple[PolicyKind, str]:
+    return ("key", parsed.key) if parsed.key is not None else ("org", owner_id(admin, OwnerKind.ORG, parsed.org))
 
 
 def _shown(kind: str, name: str, policy: Policy) -> dict[str, object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from deepseek_gateway.cli.common import Administration, Commands, add_action, administering, checked, date_text, table
+from deepseek_gateway.cli.people import owner_id
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.guard.lists import demonstration, format_of, write_list
 from deepseek_gateway.guard.service import (
@@ -22,6 +23,7 @@ from deepseek_gateway.guard.service import (
     TestDraft,
     WordService,
 )
+from deepseek_gateway.people.records import OwnerKind
 
 FORMATS = ("csv", "jsonl", "text")
 
@@ -113,8 +115,10 @@ def run_policy(parsed: argparse.Namespace) -> int:
     """Say what a list does for whom."""
     with administering(parsed) as admin:
         service = WordService(admin.store)
-        target = {"scope": parsed.scope, "scope_id": parsed.id}
-        if parsed.level == "drop":
+        is_drop = parsed.level == "drop"  # what is gone has no name any more
+        named = parsed.id if is_drop or parsed.scope != "org" else owner_id(admin, OwnerKind.ORG, parsed.id)
+        target = {"scope": parsed.scope, "scope_id": named}
+        if is_drop:
             service.drop_policy(admin.by, parsed.name, checked(PolicyTarget, target))
             _show(
                 parsed, {"dropped": True}, f"nothing is said about {parsed.name} for {parsed.scope} {parsed.id}".strip()
@@ -218,7 +222,7 @@ def _add_policy(actions: Commands) -> None:
     parser.add_argument("name")
     parser.add_argument("level", choices=(*get_args(PolicyLevel), "drop"), help="listed: what its entries say")
     parser.add_argument("--scope", choices=get_args(PolicyScope), default="all")
-    parser.add_argument("--id", default="", help="the organisation's id, the model's name or the key's public id")
+    parser.add_argument("--id", default="", help="the organisation, the model's name or the key's public id")
     parser.add_argument("--on-failure", choices=("closed", "open"), default="closed", help="when it cannot be checked")
 
 

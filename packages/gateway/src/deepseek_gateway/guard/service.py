@@ -17,6 +17,7 @@ from deepseek_gateway.guard.entries import Entry, Level, WordListError
 from deepseek_gateway.guard.lists import MAX_ENTRIES, read_list
 from deepseek_gateway.guard.policy import LoadedList, Snapshot, rule_place
 from deepseek_gateway.guard.stream import TextFilter
+from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.storage.atomic import atomic
 from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.storage.store import Store
@@ -158,10 +159,19 @@ class WordService:
         _require(by, Scope.ADMIN_WRITE)
         if (draft.scope == "all") != (draft.scope_id == ""):
             raise ApiError(422, f"scope_id={draft.scope_id!r}: empty for all, else an id or a model", param="scope_id")
+        self._check_scope(draft)
         row = PolicyRow(draft.scope, draft.scope_id, self._list(name).name, draft.level, draft.on_failure)
         self.store.words.set_policy(row)
         self._record(by, "words.policy", name, None, asdict(row))
         return row
+
+    def _check_scope(self, target: PolicyTarget) -> None:
+        """A policy for nobody would look as if it protected somebody."""
+        name = target.scope_id
+        if target.scope == "org" and self.store.people.find(OwnerKind.ORG, name) is None:
+            raise ApiError(422, f"scope_id={name!r}: there is no organisation with this id", param="scope_id")
+        if target.scope == "key" and self.store.keys.find(name) is None:
+            raise ApiError(422, f"scope_id={name[:40]!r}: there is no key with this id", param="scope_id")
 
     @atomic
     def drop_policy(self, by: Principal, name: str, target: PolicyTarget) -> None:

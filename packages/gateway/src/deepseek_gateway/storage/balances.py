@@ -7,6 +7,7 @@ from typing import Literal
 
 from deepseek_gateway.errors import GatewayError
 from deepseek_gateway.limits.rules import MAX_LIMIT
+from deepseek_gateway.money.amounts import money_text
 from deepseek_gateway.storage.database import Database, Row
 from deepseek_gateway.storage.rules import bump
 
@@ -98,7 +99,8 @@ class BalanceTable:
                 raise BalanceError(f"{account} is kept in {balance.currency}, not {currency}", "other_currency")
             if not 0 <= balance.credit_nano <= MAX_LIMIT:
                 raise BalanceError(
-                    f"{account} would have {balance.credit_nano} nano-units: 0 to {MAX_LIMIT} are allowed",
+                    f"{account} would have {money_text(balance.credit_nano)} {currency} in all, spent money included: "
+                    f"0 to {money_text(MAX_LIMIT)} can be kept",
                     "balance_out_of_bounds",
                 )
             transaction.write(

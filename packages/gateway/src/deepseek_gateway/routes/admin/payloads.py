@@ -35,7 +35,7 @@ class Erasure(Draft):
 
 
 def _service(call: AdminCall) -> RetentionService:
-    return RetentionService(call.gateway.store, call.gateway.vault)
+    return RetentionService(call.gateway.store, call.gateway.payloads.vault)
 
 
 def _shown(kind: str, name: str, policy: Policy) -> dict[str, object]:
