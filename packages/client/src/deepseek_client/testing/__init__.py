@@ -1,0 +1,69 @@
+"""For tests of programs that use this SDK: a scripted server that answers, streams, fails and breaks as real ones do.
+
+`FakeServer` listens on a real socket, or answers in process; `deepseek_server` is the pytest fixture of it.
+
+    def test_my_program(deepseek_server):
+        deepseek_server.script(*storm(2), answer("Hello"))
+        assert my_program(base_url=deepseek_server.url) == "Hello"
+        assert deepseek_server.requests[-1].json["messages"][0]["content"] == "Hi"
+"""
+
+from typing import TYPE_CHECKING
+
+from deepseek_client.testing.answers import answer, events, models, reply
+from deepseek_client.testing.connection import Connection, Handler, Request
+from deepseek_client.testing.faults import (
+    blank,
+    cut,
+    drop,
+    error,
+    flat_error,
+    html,
+    keep_alives,
+    silence,
+    slowly,
+    storm,
+)
+from deepseek_client.testing.recording import record, replay
+from deepseek_client.testing.server import FakeServer
+from deepseek_client.testing.wire import chat_chunk, chat_completion, completion, generation, text_chunk
+
+if TYPE_CHECKING:
+    from deepseek_client.testing.fixtures import deepseek_server
+
+__all__ = [
+    "Connection",
+    "FakeServer",
+    "Handler",
+    "Request",
+    "answer",
+    "blank",
+    "chat_chunk",
+    "chat_completion",
+    "completion",
+    "cut",
+    "deepseek_server",
+    "drop",
+    "error",
+    "events",
+    "flat_error",
+    "generation",
+    "html",
+    "keep_alives",
+    "models",
+    "record",
+    "replay",
+    "reply",
+    "silence",
+    "slowly",
+    "storm",
+    "text_chunk",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "deepseek_server":  # only this needs pytest
+        from deepseek_client.testing.fixtures import deepseek_server
+
+        return deepseek_server
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
