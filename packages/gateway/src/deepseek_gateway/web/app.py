@@ -20,6 +20,9 @@ from deepseek_gateway.web.services import Web, web_of
 
 logger = logging.getLogger(__name__)
 
+MAX_LIST_BYTES = 16 * 2**20
+MAX_TEXT_BYTES = 2**20  # 100,000 characters, as forms write them
+
 SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -74,6 +77,15 @@ def pages() -> list[PageRoute]:
         PageRoute("GET", "/ui/balances/{account}", views.balances.detail),
         PageRoute("GET", "/ui/requests", views.requests.listing),
         PageRoute("GET", "/ui/requests/{id}", views.requests.detail),
+        PageRoute("GET", "/ui/words", views.words.listing),
+        PageRoute("POST", "/ui/words", views.words.take, admin, max_form_bytes=MAX_LIST_BYTES),
+        PageRoute("GET", "/ui/words/test", views.words.test_form),
+        PageRoute("POST", "/ui/words/test", views.words.test, max_form_bytes=MAX_TEXT_BYTES),
+        PageRoute("GET", "/ui/words/lists/{name}", views.words.detail),
+        PageRoute("GET", "/ui/words/lists/{name}/export", views.words.export),
+        PageRoute("POST", "/ui/words/lists/{name}/activate", views.words.activate, admin),
+        PageRoute("POST", "/ui/words/lists/{name}/policy", views.words.set_policy, admin),
+        PageRoute("POST", "/ui/words/lists/{name}/policy/drop", views.words.drop_policy, admin),
         PageRoute("GET", "/ui/review", views.review.listing),
         PageRoute("GET", "/ui/review/{id}", views.review.detail),
         PageRoute("POST", "/ui/review/{id}", views.review.decide, admin),
@@ -136,7 +148,7 @@ class PageApp:
         if route.role is not None and not page.may(route.role):
             raise PageError(403, page.text("error.role"), code="wrong_role")
         if route.method == "POST":
-            await page.read_form()
+            await page.read_form(route.max_form_bytes)
         return await route.handler(page)
 
     def _failure(self, page: Page, error: ApiError) -> ASGIApp:

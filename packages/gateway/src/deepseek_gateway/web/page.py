@@ -18,6 +18,7 @@ from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.routes.access import address_of
 from deepseek_gateway.web.messages import Language, Messages, preferred_language
+from deepseek_gateway.web.multipart import Upload, read_multipart
 from deepseek_gateway.web.records import Role, Session
 from deepseek_gateway.web.refusals import PageError
 from deepseek_gateway.web.services import Web
@@ -26,7 +27,7 @@ from deepseek_gateway.web.sessions import form_token, is_form_token
 SESSION_COOKIE, VISITOR_COOKIE = "dsg_session", "dsg_visitor"
 LANGUAGE_COOKIE, THEME_COOKIE = "dsg_language", "dsg_theme"
 THEMES = ("auto", "light", "dark")
-MAX_FORM_BYTES, MAX_FORM_FIELDS = 128 * 1024, 500
+MAX_FORM_FIELDS = 500
 YEAR_S = 365 * 86400
 
 NAVIGATION = (
@@ -38,6 +39,7 @@ NAVIGATION = (
     ("limits", "/ui/limits"),
     ("balances", "/ui/balances"),
     ("requests", "/ui/requests"),
+    ("words", "/ui/words"),
     ("review", "/ui/review"),
     ("audit", "/ui/audit"),
 )
@@ -53,6 +55,7 @@ class Page:
     params: Mapping[str, str]
     session: Session | None = None
     form: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    files: dict[str, Upload] = field(default_factory=dict[str, Upload])
     _visitor: str | None = None
 
     @property
@@ -159,22 +162,40 @@ class Page:
         """All values of a field that may stand in a form several times."""
         return self.form.get(name, [])
 
-    async def read_form(self) -> None:
+    async def read_form(self, max_bytes: int) -> None:
         """Read the form of a POST.
 
         Raises:
             ApiError: 403, it is not a form of ours; 413 or 400, it cannot be read.
         """
-        settings = self.gateway.settings
-        if self.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            body = await read_body(self.request.scope, self.request.receive, MAX_FORM_BYTES, settings.body_timeout_s)
+        kind = self.request.headers.get("content-type", "")
+        if kind.startswith(("application/x-www-form-urlencoded", "multipart/form-data")):
+            body = await self._body(max_bytes)
             try:
-                pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
+                pairs = await self._pairs(kind, body)
             except ValueError as error:
                 raise ApiError(400, f"the form cannot be read: {error}") from None
             for name, value in pairs:
                 self.form.setdefault(name, []).append(value)
         self._check_form_token()
+
+    async def _body(self, max_bytes: int) -> bytes:
+        try:
+            timeout_s = self.gateway.settings.body_timeout_s
+            return await read_body(self.request.scope, self.request.receive, max_bytes, timeout_s)
+        except ApiError as error:
+            if error.status != 413:
+                raise
+            size = f"{max_bytes / 2**20:g} MiB" if max_bytes >= 2**20 else f"{max_bytes // 1024} KiB"
+            message = self.text("error.too_large", size=size)
+            raise PageError(413, message, code=error.code, headers=error.headers) from None
+
+    async def _pairs(self, kind: str, body: bytes) -> list[tuple[str, str]]:
+        if not kind.startswith("multipart/form-data"):
+            return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS)
+        parts = await self.web.call(read_multipart, kind, body)
+        self.files.update(parts.files)
+        return parts.texts
 
     def _check_form_token(self) -> None:
         headers = self.request.headers

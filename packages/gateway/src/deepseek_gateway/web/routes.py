@@ -8,6 +8,8 @@ from starlette.types import ASGIApp
 from deepseek_gateway.web.page import Page
 from deepseek_gateway.web.records import Role
 
+MAX_FORM_BYTES = 128 * 1024
+
 Handler = Callable[[Page], Awaitable[ASGIApp]]
 
 
@@ -21,6 +23,7 @@ class PageRoute:
         handler: gives the answer.
         role: what somebody must at least be; None is everybody, signed in or not.
         is_data: it answers a script: errors are JSON, not pages.
+        max_form_bytes: the most that a form may hold, files and all.
     """
 
     method: str
@@ -28,3 +31,4 @@ class PageRoute:
     handler: Handler
     role: Role | None = Role.VIEWER
     is_data: bool = False
+    max_form_bytes: int = MAX_FORM_BYTES

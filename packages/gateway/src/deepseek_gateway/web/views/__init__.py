@@ -16,6 +16,7 @@ from deepseek_gateway.web.views import (
     review,
     static,
     usage,
+    words,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "review",
     "static",
     "usage",
+    "words",
 ]
