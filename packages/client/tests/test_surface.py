@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import deepseek_client
-from deepseek_client import errors, paging, streaming
+from deepseek_client import errors, paging, raw, streaming
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
 from deepseek_client.resources import chat, completions, files, fim, models, responses, tools, user
 from deepseek_client.types import Generation
@@ -28,6 +28,7 @@ PAIRS = [
     (tools.WebTools, tools.AsyncWebTools),
     (user.User, user.AsyncUser),
     (paging.Pager, paging.AsyncPager),
+    (raw.StreamingResponse, raw.AsyncStreamingResponse),
     (streaming.Stream, streaming.AsyncStream),
     (streaming.TextStream, streaming.AsyncTextStream),
 ]

@@ -41,8 +41,11 @@ if TYPE_CHECKING:
         ToolRoundsError,
         UnprocessableEntityError,
     )
+    from deepseek_client.middleware import AsyncHTTPResponse, HTTPResponse
     from deepseek_client.paging import AsyncPager, Pager
     from deepseek_client.parsing import ParsedCompletion
+    from deepseek_client.raw import AsyncStreamingResponse, RawResponse, StreamingResponse
+    from deepseek_client.request import HTTPRequest
     from deepseek_client.settings import Timeout
     from deepseek_client.streaming import AsyncStream, AsyncTextStream, Stream, TextStream
     from deepseek_client.tools.loop import ToolRun
@@ -71,8 +74,10 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AsyncDeepSeek",
+    "AsyncHTTPResponse",
     "AsyncPager",
     "AsyncStream",
+    "AsyncStreamingResponse",
     "AsyncTextStream",
     "AuthenticationError",
     "BadRequestError",
@@ -94,6 +99,8 @@ __all__ = [
     "FileObject",
     "FinishReasonError",
     "Generation",
+    "HTTPRequest",
+    "HTTPResponse",
     "InsufficientBalanceError",
     "InternalServerError",
     "LengthFinishReasonError",
@@ -105,6 +112,7 @@ __all__ = [
     "ParsedCompletion",
     "PermissionDeniedError",
     "RateLimitError",
+    "RawResponse",
     "RequestTooLargeError",
     "Response",
     "ResponseArgumentsDelta",
@@ -123,6 +131,7 @@ __all__ = [
     "StreamError",
     "StreamProtocolError",
     "StreamTruncatedError",
+    "StreamingResponse",
     "TextStream",
     "Timeout",
     "Tool",
@@ -172,11 +181,21 @@ _NAMES_OF = {
         "ToolRoundsError",
         "UnprocessableEntityError",
     ),
+    "middleware": (
+        "AsyncHTTPResponse",
+        "HTTPResponse",
+    ),
     "paging": (
         "AsyncPager",
         "Pager",
     ),
     "parsing": ("ParsedCompletion",),
+    "raw": (
+        "AsyncStreamingResponse",
+        "RawResponse",
+        "StreamingResponse",
+    ),
+    "request": ("HTTPRequest",),
     "settings": ("Timeout",),
     "streaming": (
         "AsyncStream",

@@ -1,13 +1,15 @@
 """DeepSeek and AsyncDeepSeek: settings in, resources out."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack, cast
 
 from deepseek_client.core import Core
 from deepseek_client.exchange import Exchange
+from deepseek_client.middleware import AsyncMiddleware, Middleware
 from deepseek_client.params import GenerateParams
+from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.resources.chat import AsyncChat, Chat
 from deepseek_client.resources.completions import AsyncCompletions, Completions
 from deepseek_client.resources.files import AsyncFiles, Files
@@ -22,11 +24,13 @@ from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.generate import Generation
 
 
-class Options(TypedDict, total=False):
-    """The settings of a client, all optional.
+class _SharedOptions(TypedDict, total=False):
+    """The settings of both clients, all optional.
 
     Attributes:
-        api_key: sent as a bearer token; DEEPSEEK_API_KEY by default. An engine without keys needs none.
+        api_key: sent as a bearer token; DEEPSEEK_API_KEY by default. An engine without keys needs none. A function is
+            asked for it at each attempt; it may be a coroutine function for AsyncDeepSeek.
+        middleware: functions around each attempt, the outermost first; see `deepseek_client.middleware`.
         base_url: the server; DEEPSEEK_BASE_URL by default, then http://127.0.0.1:8080. `/v1` is added where the URL
             has no path.
         profile: `gateway` for our gateway or engine, `deepseek` for DeepSeek's cloud, `openai` for other servers;
@@ -37,13 +41,26 @@ class Options(TypedDict, total=False):
         default_headers: sent with every request.
     """
 
-    api_key: str | None
     base_url: str | None
     profile: Profile
     timeout: float | Timeout | None
     max_retries: int
     default_model: str | None
     default_headers: Mapping[str, str] | None
+
+
+class Options(_SharedOptions, total=False):
+    """The settings of DeepSeek."""
+
+    api_key: str | Callable[[], str | None] | None
+    middleware: Iterable[Middleware]
+
+
+class AsyncOptions(_SharedOptions, total=False):
+    """The settings of AsyncDeepSeek."""
+
+    api_key: str | Callable[[], str | Awaitable[str | None] | None] | None
+    middleware: Iterable[AsyncMiddleware]
 
 
 class _Client:
@@ -60,9 +77,9 @@ class _Client:
         settings = self._core.settings
         return f"{type(self).__name__}(base_url={settings.base_url!r}, api_key={settings.masked_key!r})"
 
-    def _core_with(self, options: Options) -> Core:
+    def _core_with(self, options: Options | AsyncOptions) -> Core:
         """A core with some settings changed; it keeps what was learned if the server stays the same."""
-        settings = _changed(self._core.settings, options)
+        settings = _changed(self._core.settings, cast("Mapping[str, Any]", options))
         is_same_server = (settings.base_url, settings.profile) == (
             self._core.settings.base_url,
             self._core.settings.profile,
@@ -70,9 +87,10 @@ class _Client:
         return Core(Exchange(settings), self._core.knowledge if is_same_server else None)
 
 
-def _changed(settings: Settings, options: Options) -> Settings:
+def _changed(settings: Settings, options: Mapping[str, Any]) -> Settings:
     fresh = read_settings(**options)
-    return replace(settings, **{name: getattr(fresh, name) for name in options})
+    names = {*options, "key_provider"} if "api_key" in options else {*options}
+    return replace(settings, **{name: getattr(fresh, name) for name in names})
 
 
 class DeepSeek(_Client):
@@ -122,6 +140,16 @@ class DeepSeek(_Client):
         """
         return TextStream(self._core.open_text(prompt, max_tokens, params), self._transport)
 
+    @property
+    def with_raw_response(self) -> "DeepSeekWithRawResponse":
+        """`generate`, giving its answer with status, headers and bytes; the resources have properties of this name."""
+        return DeepSeekWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "DeepSeekWithStreamingResponse":
+        """`generate`, giving an answer whose body is read as it is asked for; so have the resources."""
+        return DeepSeekWithStreamingResponse(self)
+
     def with_options(self, **options: Unpack[Options]) -> Self:
         """A client with some settings changed, over the same connections."""
         copy = object.__new__(type(self))
@@ -148,14 +176,14 @@ class AsyncDeepSeek(_Client):
         http_client: an `httpx.AsyncClient` to send with (proxies, unix sockets, certificates); it stays yours to close.
         transport: in its place, an httpx transport; with `deepseek_client.asgi` an app in this process answers. It is
             closed with the client.
-        **options: see `Options`.
+        **options: see `AsyncOptions`.
 
     Raises:
         ConfigurationError: a setting that cannot work.
     """
 
     def __init__(
-        self, *, http_client: Any | None = None, transport: Any | None = None, **options: Unpack[Options]
+        self, *, http_client: Any | None = None, transport: Any | None = None, **options: Unpack[AsyncOptions]
     ) -> None:
         settings = read_settings(**options)
         self._bind(Core(Exchange(settings)), AsyncTransport(http_client, transport, trust_env=not settings.is_local))
@@ -190,7 +218,17 @@ class AsyncDeepSeek(_Client):
         """
         return AsyncTextStream(self._core.open_text(prompt, max_tokens, params), self._transport)
 
-    def with_options(self, **options: Unpack[Options]) -> Self:
+    @property
+    def with_raw_response(self) -> "AsyncDeepSeekWithRawResponse":
+        """`generate`, giving its answer with status, headers and bytes; the resources have properties of this name."""
+        return AsyncDeepSeekWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "AsyncDeepSeekWithStreamingResponse":
+        """`generate`, giving an answer whose body is read as it is asked for; so have the resources."""
+        return AsyncDeepSeekWithStreamingResponse(self)
+
+    def with_options(self, **options: Unpack[AsyncOptions]) -> Self:
         """A client with some settings changed, over the same connections."""
         copy = object.__new__(type(self))
         copy._bind(self._core_with(options), self._transport)
@@ -211,3 +249,31 @@ class AsyncDeepSeek(_Client):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class DeepSeekWithRawResponse:
+    """`with_raw_response` of the client itself."""
+
+    def __init__(self, client: DeepSeek) -> None:
+        self.generate = raw(client.generate)
+
+
+class DeepSeekWithStreamingResponse:
+    """`with_streaming_response` of the client itself."""
+
+    def __init__(self, client: DeepSeek) -> None:
+        self.generate = streaming(client.generate)
+
+
+class AsyncDeepSeekWithRawResponse:
+    """`with_raw_response` of the client itself."""
+
+    def __init__(self, client: AsyncDeepSeek) -> None:
+        self.generate = async_raw(client.generate)
+
+
+class AsyncDeepSeekWithStreamingResponse:
+    """`with_streaming_response` of the client itself."""
+
+    def __init__(self, client: AsyncDeepSeek) -> None:
+        self.generate = async_streaming(client.generate)

@@ -199,7 +199,7 @@ class Core:
             if not _asks_for_a_model(error):
                 raise
             try:
-                models = yield from self.models()
+                models = yield from self.get("models", ModelList, Call({}, self.settings.timeout, is_aside=True))
             except DeepSeekError:
                 raise error from None
             if not models.data:

@@ -10,12 +10,13 @@ two drivers in `transport` know how to do each effect, and nothing else.
 | `Read`  | the next bytes, `b""` at the end of the body                                              |
 | `Close` | None; a body that was not read to its end takes its connection with it                    |
 | `Sleep` | None                                                                                      |
+| `AskKey` | the API key that the caller's function gave                                             |
 | `CallTools` | what each function gave, in order; the text of its failure where it raised              |
 
 A driver throws APIConnectionError or APITimeoutError into the core, and nothing else.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,18 +46,24 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Send a request and read the whole answer; `deadline` is on the monotonic clock."""
+    """Send a request and read the whole answer; `deadline` is on the monotonic clock.
+
+    `middleware` holds the caller's functions around this one attempt, the outermost first.
+    """
 
     request: HTTPRequest
     deadline: float | None
+    middleware: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Send a request that asks for a stream."""
+    """Send a request that asks for a stream; with `is_any` every successful answer is one, whatever its type."""
 
     request: HTTPRequest
     deadline: float | None
+    middleware: tuple[Any, ...] = ()
+    is_any: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,13 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
+class AskKey:
+    """Ask the caller's function for the API key."""
+
+    provider: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class ToolRequest:
     """A model's wish to have a function called; `tool` is None where it named none of `known`."""
 
@@ -99,9 +113,14 @@ class CallTools:
     requests: list[ToolRequest]
 
 
-Effect = Fetch | Open | Read | Close | Sleep | CallTools
+Effect = Fetch | Open | Read | Close | Sleep | AskKey | CallTools
 Flow = Generator[Effect, Any, ResultT]
 """A generator of effects that returns a ResultT."""
+
+
+def is_wanted(effect: Open, status: int, headers: dict[str, str]) -> bool:
+    """Whether a response is left open for its reader."""
+    return 200 <= status < 300 if effect.is_any else is_event_stream(status, headers)
 
 
 def is_event_stream(status: int, headers: dict[str, str]) -> bool:

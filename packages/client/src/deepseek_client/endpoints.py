@@ -28,7 +28,7 @@ def respond(core: Core, given: str | Iterable[Any], params: Mapping[str, Any]) -
     if response.status == "failed":
         failed = json.dumps({"type": "response.failed", "response": response.to_wire()})
         headers = {"x-request-id": response.request_id} if response.request_id else {}
-        error = error_of_event(failed, headers, secret=core.settings.api_key)
+        error = error_of_event(failed, headers, secret=core.exchange.secret)
         assert error is not None, "a failed response always gives one"
         raise error
     return response

@@ -3,17 +3,18 @@
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from deepseek_client.effects import Fetch, Flow, Open, Opened, Reply, Sleep
+from deepseek_client.effects import AskKey, Fetch, Flow, Open, Opened, Reply, Sleep
 from deepseek_client.error_mapping import error_of_event, error_of_response, excerpt, request_id_of
 from deepseek_client.errors import DeepSeekError, EmptyResponseError, ResponseValidationError, StreamProtocolError
 from deepseek_client.params import Call
-from deepseek_client.request import build_request
+from deepseek_client.request import HTTPRequest, build_request
 from deepseek_client.retries import RetryPolicy, retry_delay_s
-from deepseek_client.settings import Settings, Timeout
+from deepseek_client.settings import Settings, Timeout, checked_key
 from deepseek_client.types.base import AnswerModel, WireModel
 
 ModelT = TypeVar("ModelT", bound=WireModel)
@@ -70,6 +71,7 @@ class Exchange:
         self.settings = settings
         self.clock = clock
         self._chance = chance
+        self._provided_key: str | None = None
 
     def attempts(self, timeout: Timeout) -> Attempts:
         """Start counting the attempts of a call."""
@@ -86,7 +88,8 @@ class Exchange:
         while True:
             attempts.note_sent()
             try:
-                reply: Reply = yield Fetch(request, attempts.deadline)
+                prepared = yield from self._prepared(request, attempts)
+                reply: Reply = yield Fetch(prepared, attempts.deadline, self.settings.middleware)
                 self._check(reply)
             except DeepSeekError as error:
                 delay = attempts.next_delay_s(error)
@@ -102,7 +105,8 @@ class Exchange:
         while True:
             attempts.note_sent()
             try:
-                answer: Opened | Reply = yield Open(request, attempts.deadline)
+                prepared = yield from self._prepared(request, attempts)
+                answer: Opened | Reply = yield Open(prepared, attempts.deadline, self.settings.middleware)
                 if isinstance(answer, Opened):
                     return answer
                 self._check(answer)
@@ -128,8 +132,23 @@ class Exchange:
             answer.with_request_id(request_id_of(reply.headers))
         return answer
 
+    @property
+    def secret(self) -> str | None:
+        """The key in use, to be kept out of messages."""
+        return self.settings.api_key or self._provided_key
+
+    def _prepared(self, request: HTTPRequest, attempts: Attempts) -> Flow[HTTPRequest]:
+        """The request of one attempt: with its number, and with the key that the caller's function gives for it."""
+        provider = self.settings.key_provider
+        if provider is not None and "authorization" not in request.headers:
+            self._provided_key = checked_key((yield AskKey(provider)))
+            if self._provided_key is not None:
+                headers = {**request.headers, "authorization": f"Bearer {self._provided_key}"}
+                request = replace(request, headers=headers)
+        return replace(request, retries_taken=attempts.retries_taken) if attempts.retries_taken else request
+
     def _check(self, reply: Reply) -> None:
-        secret = self.settings.api_key
+        secret = self.secret
         if not 200 <= reply.status < 300:
             raise error_of_response(reply.status, reply.headers, reply.body, secret=secret, now_s=time.time())
         if not reply.body.strip():
@@ -138,7 +157,7 @@ class Exchange:
             )
 
     def _not_a_stream(self, reply: Reply) -> DeepSeekError:
-        secret = self.settings.api_key
+        secret = self.secret
         error = error_of_event(
             reply.body.decode("utf-8", "replace"), reply.headers, secret=secret, is_error_event=False
         )
@@ -149,7 +168,7 @@ class Exchange:
         )
 
     def _unreadable(self, reply: Reply, name: str, invalid: ValidationError) -> DeepSeekError:
-        secret = self.settings.api_key
+        secret = self.secret
         error = error_of_event(
             reply.body.decode("utf-8", "replace"), reply.headers, secret=secret, is_error_event=False
         )

@@ -144,6 +144,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     query: Mapping[str, Any] = field(default_factory=dict[str, Any])
     upload: "Upload | None" = None
+    is_aside: bool = False
 
     def with_body(self, **changes: object) -> "Call":
         """The same call with some fields of the body set."""

@@ -25,6 +25,16 @@ class HTTPRequest:
     timeout: Timeout
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(default=None, repr=False)
+    retries_taken: int = 0
+    """How often it was sent before."""
+    is_aside: bool = False
+    """It asks what is needed to make the caller's own request, such as for the list of models."""
+
+    @property
+    def json(self) -> Any:
+        """The body, where it is JSON; else None."""
+        is_json = self.body is not None and self.headers.get("content-type") == "application/json"
+        return json.loads(self.body or b"null") if is_json else None
 
 
 def build_request(settings: Settings, method: str, path: str, call: Call, *, is_stream: bool = False) -> HTTPRequest:
@@ -48,7 +58,7 @@ def build_request(settings: Settings, method: str, path: str, call: Call, *, is_
     query = {name: _query_value(value) for name, value in call.query.items() if value is not None}
     if query:
         url = f"{url}?{urlencode(query)}"
-    return HTTPRequest(method, url, call.timeout, headers, body)
+    return HTTPRequest(method, url, call.timeout, headers, body, is_aside=call.is_aside)
 
 
 def encode_body(body: Mapping[str, Any]) -> bytes:

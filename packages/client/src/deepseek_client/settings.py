@@ -2,10 +2,10 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from deepseek_client.errors import ConfigurationError
@@ -65,10 +65,15 @@ class Settings:
     max_retries: int
     default_model: str | None
     default_headers: Mapping[str, str] = field(repr=False)
+    key_provider: Callable[[], Any] | None = field(default=None, repr=False)
+    """Gives the key of each attempt, in place of `api_key`; a coroutine function for the async client."""
+    middleware: tuple[Any, ...] = field(default=(), repr=False)
 
     @property
     def masked_key(self) -> str | None:
         """The key's last four characters, enough to tell keys apart."""
+        if self.key_provider is not None:
+            return "asked for at each attempt"
         if self.api_key is None:
             return None
         return f"...{self.api_key[-4:]}" if len(self.api_key) >= 16 else "..."
@@ -94,13 +99,14 @@ class Settings:
 
 def read_settings(
     *,
-    api_key: str | None = None,
+    api_key: str | Callable[[], Any] | None = None,
     base_url: str | None = None,
     profile: Profile = "auto",
     timeout: "float | Timeout | None" = Timeout(),
     max_retries: int = 2,
     default_model: str | None = None,
     default_headers: Mapping[str, str] | None = None,
+    middleware: Iterable[Any] = (),
 ) -> Settings:
     """Settle arguments, DEEPSEEK_API_KEY, DEEPSEEK_BASE_URL, DEEPSEEK_MODEL and defaults.
 
@@ -113,12 +119,16 @@ def read_settings(
         raise ConfigurationError(f"max_retries={max_retries} must be 0 or more")
     return Settings(
         base_url=_checked_url(base_url or os.environ.get("DEEPSEEK_BASE_URL") or DEFAULT_BASE_URL, profile),
-        api_key=_checked_key(api_key if api_key is not None else os.environ.get("DEEPSEEK_API_KEY")),
+        api_key=None
+        if callable(api_key)
+        else checked_key(api_key if api_key is not None else os.environ.get("DEEPSEEK_API_KEY")),
         profile=profile,
         timeout=as_timeout(timeout),
         max_retries=max_retries,
         default_model=default_model or os.environ.get("DEEPSEEK_MODEL") or None,
         default_headers=MappingProxyType(dict(default_headers or {})),
+        key_provider=api_key if callable(api_key) else None,
+        middleware=tuple(middleware),
     )
 
 
@@ -138,7 +148,12 @@ def _checked_url(url: str, profile: Profile) -> str:
     return url if parts.path or is_deepseek else f"{url}/v1"
 
 
-def _checked_key(key: str | None) -> str | None:
+def checked_key(key: str | None) -> str | None:
+    """The key without blanks around it; None where there is none.
+
+    Raises:
+        ConfigurationError: it holds what no header can.
+    """
     key = (key or "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError("api_key (or DEEPSEEK_API_KEY) holds characters that no key has; was it copied whole?")

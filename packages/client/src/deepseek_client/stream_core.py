@@ -62,7 +62,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         self._connect = connect
         self._timeout = timeout
         self._clock = exchange.clock
-        self._secret = exchange.settings.api_key
+        self._exchange = exchange
         self._make_attempts = exchange.attempts
         self._attempts: Attempts | None = None
         self._opened: Opened | None = None
@@ -182,16 +182,16 @@ class StreamCore(Generic[ItemT, AnswerT]):
             self._is_done = True
             return
         if event.event == "error":
-            error = error_of_event(event.data, self.headers, secret=self._secret)
+            error = error_of_event(event.data, self.headers, secret=self._exchange.secret)
             assert error is not None, "an event named error always gives one"
             raise error
         try:
             item = self.reading.read(event.data)
         except ValueError as invalid:
-            error = error_of_event(event.data, self.headers, secret=self._secret, is_error_event=False)
+            error = error_of_event(event.data, self.headers, secret=self._exchange.secret, is_error_event=False)
             raise error or ResponseValidationError(
                 f"an event of the stream is not what the contract names: {describe(invalid)}; "
-                f"it begins: {excerpt(event.data.encode(), self._secret)}"
+                f"it begins: {excerpt(event.data.encode(), self._exchange.secret)}"
             ) from invalid
         if item is not None:
             self.items.append(item)
@@ -214,7 +214,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         if not self._has_data and not self._has_comment and b"data:" not in self._sniffed:
             kind = self.headers.get("content-type", "no content type")
             raise StreamProtocolError(
-                f"asked for a stream of events, got {kind}: {excerpt(self._sniffed, self._secret)}"
+                f"asked for a stream of events, got {kind}: {excerpt(self._sniffed, self._exchange.secret)}"
             )
         raise StreamTruncatedError("the stream ended before the answer did: no [DONE], and no finish_reason")
 

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
 
 from deepseek_client.effects import (
+    AskKey,
     CallTools,
     Close,
     Effect,
@@ -24,9 +26,11 @@ from deepseek_client.effects import (
     Read,
     Reply,
     Sleep,
-    is_event_stream,
+    is_wanted,
 )
 from deepseek_client.errors import APIConnectionError, APITimeoutError, ConfigurationError, DeepSeekError, Phase
+from deepseek_client.keys import ask_key, ask_key_async
+from deepseek_client.middleware import AsyncWatchedBody, WatchedBody
 from deepseek_client.read_guard import ReadGuard
 from deepseek_client.request import HTTPRequest
 from deepseek_client.tools.calling import call_tool, call_tool_async
@@ -81,14 +85,20 @@ class SyncTransport:
                 return time.sleep(effect.seconds)
             case CallTools():
                 return [call_tool(request) for request in effect.requests]
+            case AskKey():
+                return ask_key(effect.provider)
             case Fetch():
-                body = self._send(effect.request, effect.deadline)
-                return body.read_reply(effect.deadline, None)
+                return _read_reply(self._begin(effect), effect.deadline, None)
             case Open():
-                body = self._send(effect.request, effect.deadline)
-                if is_event_stream(body.status, body.headers):
+                body = self._begin(effect)
+                if is_wanted(effect, body.status, body.headers):
                     return Opened(body.status, body.headers, body)
-                return body.read_reply(effect.deadline, _MAX_REFUSAL_BYTES)
+                return _read_reply(body, effect.deadline, _MAX_REFUSAL_BYTES)
+
+    def _begin(self, effect: Fetch | Open) -> "_SyncBody | WatchedBody":
+        if not effect.middleware:
+            return self._send(effect.request, effect.deadline)
+        return WatchedBody(effect.middleware, effect.request, lambda request: self._send(request, effect.deadline))
 
     def _send(self, request: HTTPRequest, deadline: float | None) -> "_SyncBody":
         timeouts, phase = _timeouts(request, deadline)
@@ -112,6 +122,7 @@ class _SyncBody:
         sock = stream.get_extra_info("socket") if stream is not None else None
         self._guard = ReadGuard(sock) if sock is not None else None
         self._is_reading = False
+        self.limits: tuple[float | None, Phase] = (None, "total")
 
     def read(self, deadline: float | None, phase: Phase) -> bytes:
         """The next bytes, `b""` at the end."""
@@ -135,17 +146,10 @@ class _SyncBody:
             raise _late(self._url, phase)
         return chunk
 
-    def read_reply(self, deadline: float | None, limit: int | None) -> Reply:
-        """The rest of the body, up to a limit in bytes."""
-        content = bytearray()
-        try:
-            while chunk := self.read(deadline, "total"):
-                content += chunk
-                if limit is not None and len(content) >= limit:
-                    break
-        finally:
-            self.close()
-        return Reply(self.status, self.headers, bytes(content))
+    def chunks(self) -> Iterator[bytes]:
+        """The body, each read within `limits`."""
+        while chunk := self.read(*self.limits):
+            yield chunk
 
     def close(self) -> None:
         """Release the connection: to the pool if the body was read to its end, else for good."""
@@ -202,14 +206,22 @@ class AsyncTransport:
                 return await asyncio.sleep(effect.seconds)
             case CallTools():
                 return await asyncio.gather(*map(call_tool_async, effect.requests))
+            case AskKey():
+                return await ask_key_async(effect.provider)
             case Fetch():
-                body = await self._send(effect.request, effect.deadline)
-                return await body.read_reply(effect.deadline, None)
+                return await _read_reply_async(await self._begin(effect), effect.deadline, None)
             case Open():
-                body = await self._send(effect.request, effect.deadline)
-                if is_event_stream(body.status, body.headers):
+                body = await self._begin(effect)
+                if is_wanted(effect, body.status, body.headers):
                     return Opened(body.status, body.headers, body)
-                return await body.read_reply(effect.deadline, _MAX_REFUSAL_BYTES)
+                return await _read_reply_async(body, effect.deadline, _MAX_REFUSAL_BYTES)
+
+    async def _begin(self, effect: Fetch | Open) -> "_AsyncBody | AsyncWatchedBody":
+        if not effect.middleware:
+            return await self._send(effect.request, effect.deadline)
+        return await AsyncWatchedBody().open(
+            effect.middleware, effect.request, lambda request: self._send(request, effect.deadline)
+        )
 
     async def _send(self, request: HTTPRequest, deadline: float | None) -> "_AsyncBody":
         timeouts, phase = _timeouts(request, deadline)
@@ -244,6 +256,7 @@ class _AsyncBody:
         self._url = url
         self._chunks = response.aiter_bytes() if "content-encoding" in self.headers else response.aiter_raw()
         self._loop = asyncio.get_running_loop()
+        self.limits: tuple[float | None, Phase] = (None, "total")
 
     async def read(self, deadline: float | None, phase: Phase) -> bytes:
         """The next bytes, `b""` at the end."""
@@ -258,17 +271,10 @@ class _AsyncBody:
         except _library_errors() as error:
             raise _translate(error, self._url, phase) from error
 
-    async def read_reply(self, deadline: float | None, limit: int | None) -> Reply:
-        """The rest of the body, up to a limit in bytes."""
-        content = bytearray()
-        try:
-            while chunk := await self.read(deadline, "total"):
-                content += chunk
-                if limit is not None and len(content) >= limit:
-                    break
-        finally:
-            await self.close()
-        return Reply(self.status, self.headers, bytes(content))
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, each read within `limits`."""
+        while chunk := await self.read(*self.limits):
+            yield chunk
 
     async def close(self) -> None:
         """Release the connection: to the pool if the body was read to its end, else for good."""
@@ -281,6 +287,32 @@ class _AsyncBody:
         """Close from a finaliser, which may run in any thread: hand it to the loop that the response belongs to."""
         if self._loop.is_running():
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+
+
+def _read_reply(body: _SyncBody | WatchedBody, deadline: float | None, limit: int | None) -> Reply:
+    """The whole body, up to a limit in bytes."""
+    content = bytearray()
+    try:
+        while chunk := body.read(deadline, "total"):
+            content += chunk
+            if limit is not None and len(content) >= limit:
+                break
+    finally:
+        body.close()
+    return Reply(body.status, body.headers, bytes(content))
+
+
+async def _read_reply_async(body: _AsyncBody | AsyncWatchedBody, deadline: float | None, limit: int | None) -> Reply:
+    """The whole body, up to a limit in bytes."""
+    content = bytearray()
+    try:
+        while chunk := await body.read(deadline, "total"):
+            content += chunk
+            if limit is not None and len(content) >= limit:
+                break
+    finally:
+        await body.close()
+    return Reply(body.status, body.headers, bytes(content))
 
 
 def _check_one(http_client: Any | None, transport: Any | None) -> None:

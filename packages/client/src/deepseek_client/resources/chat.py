@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 from deepseek_client.core import Core
 from deepseek_client.params import ChatParams, ToolParams
 from deepseek_client.parsing import ParsedCompletion, parse
+from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.streaming import AsyncStream, Stream
 from deepseek_client.tools.loop import DEFAULT_MAX_ROUNDS, ToolRun, run_tools
 from deepseek_client.tools.tool import Tool
@@ -27,6 +28,16 @@ class ChatCompletions:
     def __init__(self, core: Core, transport: SyncTransport) -> None:
         self._core = core
         self._transport = transport
+
+    @property
+    def with_raw_response(self) -> "ChatCompletionsWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return ChatCompletionsWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "ChatCompletionsWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return ChatCompletionsWithStreamingResponse(self)
 
     @overload
     def create(
@@ -114,6 +125,16 @@ class AsyncChatCompletions:
     def __init__(self, core: Core, transport: AsyncTransport) -> None:
         self._core = core
         self._transport = transport
+
+    @property
+    def with_raw_response(self) -> "AsyncChatCompletionsWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return AsyncChatCompletionsWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "AsyncChatCompletionsWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return AsyncChatCompletionsWithStreamingResponse(self)
 
     @overload
     async def create(
@@ -207,3 +228,43 @@ class AsyncChat:
 
     def __init__(self, core: Core, transport: AsyncTransport) -> None:
         self.completions = AsyncChatCompletions(core, transport)
+
+
+class ChatCompletionsWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: ChatCompletions) -> None:
+        self.create = raw(resource.create)
+        self.continue_prefix = raw(resource.continue_prefix)
+        self.parse = raw(resource.parse)
+        self.run_tools = raw(resource.run_tools)
+
+
+class ChatCompletionsWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `with`."""
+
+    def __init__(self, resource: ChatCompletions) -> None:
+        self.create = streaming(resource.create)
+        self.continue_prefix = streaming(resource.continue_prefix)
+        self.parse = streaming(resource.parse)
+        self.run_tools = streaming(resource.run_tools)
+
+
+class AsyncChatCompletionsWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: AsyncChatCompletions) -> None:
+        self.create = async_raw(resource.create)
+        self.continue_prefix = async_raw(resource.continue_prefix)
+        self.parse = async_raw(resource.parse)
+        self.run_tools = async_raw(resource.run_tools)
+
+
+class AsyncChatCompletionsWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `async with`."""
+
+    def __init__(self, resource: AsyncChatCompletions) -> None:
+        self.create = async_streaming(resource.create)
+        self.continue_prefix = async_streaming(resource.continue_prefix)
+        self.parse = async_streaming(resource.parse)
+        self.run_tools = async_streaming(resource.run_tools)

@@ -4,6 +4,7 @@ from typing import Literal, Unpack, overload
 
 from deepseek_client.core import Core
 from deepseek_client.params import CompletionParams
+from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.streaming import AsyncStream, Stream
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.completions import Completion
@@ -19,6 +20,16 @@ class Completions:
     def __init__(self, core: Core, transport: SyncTransport) -> None:
         self._core = core
         self._transport = transport
+
+    @property
+    def with_raw_response(self) -> "CompletionsWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return CompletionsWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "CompletionsWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return CompletionsWithStreamingResponse(self)
 
     @overload
     def create(
@@ -54,6 +65,16 @@ class AsyncCompletions:
         self._core = core
         self._transport = transport
 
+    @property
+    def with_raw_response(self) -> "AsyncCompletionsWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return AsyncCompletionsWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "AsyncCompletionsWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return AsyncCompletionsWithStreamingResponse(self)
+
     @overload
     async def create(
         self, *, prompt: Prompt, stream: Literal[False] = False, **params: Unpack[CompletionParams]
@@ -79,3 +100,31 @@ class AsyncCompletions:
         core = self._core.open_completion(prompt, params)
         await self._transport.run(core.start())
         return AsyncStream(core, self._transport)
+
+
+class CompletionsWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: Completions) -> None:
+        self.create = raw(resource.create)
+
+
+class CompletionsWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `with`."""
+
+    def __init__(self, resource: Completions) -> None:
+        self.create = streaming(resource.create)
+
+
+class AsyncCompletionsWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: AsyncCompletions) -> None:
+        self.create = async_raw(resource.create)
+
+
+class AsyncCompletionsWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `async with`."""
+
+    def __init__(self, resource: AsyncCompletions) -> None:
+        self.create = async_streaming(resource.create)

@@ -7,6 +7,7 @@ from deepseek_client.core import Core
 from deepseek_client.files import FileInput, create_file, delete_file, list_files, retrieve_file
 from deepseek_client.paging import AsyncPager, Pager
 from deepseek_client.params import CallOptions, ListParams
+from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.files import ExpiresAfter, FileDeleted, FileObject
 
@@ -17,6 +18,16 @@ class Files:
     def __init__(self, core: Core, transport: SyncTransport) -> None:
         self._core = core
         self._transport = transport
+
+    @property
+    def with_raw_response(self) -> "FilesWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return FilesWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "FilesWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return FilesWithStreamingResponse(self)
 
     def create(
         self,
@@ -49,6 +60,16 @@ class AsyncFiles:
         self._core = core
         self._transport = transport
 
+    @property
+    def with_raw_response(self) -> "AsyncFilesWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return AsyncFilesWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "AsyncFilesWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return AsyncFilesWithStreamingResponse(self)
+
     async def create(
         self,
         *,
@@ -71,3 +92,39 @@ class AsyncFiles:
     async def delete(self, file_id: str, **params: Unpack[CallOptions]) -> FileDeleted:
         """Delete one."""
         return await self._transport.run(delete_file(self._core, file_id, params))
+
+
+class FilesWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: Files) -> None:
+        self.create = raw(resource.create)
+        self.retrieve = raw(resource.retrieve)
+        self.delete = raw(resource.delete)
+
+
+class FilesWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `with`."""
+
+    def __init__(self, resource: Files) -> None:
+        self.create = streaming(resource.create)
+        self.retrieve = streaming(resource.retrieve)
+        self.delete = streaming(resource.delete)
+
+
+class AsyncFilesWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: AsyncFiles) -> None:
+        self.create = async_raw(resource.create)
+        self.retrieve = async_raw(resource.retrieve)
+        self.delete = async_raw(resource.delete)
+
+
+class AsyncFilesWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `async with`."""
+
+    def __init__(self, resource: AsyncFiles) -> None:
+        self.create = async_streaming(resource.create)
+        self.retrieve = async_streaming(resource.retrieve)
+        self.delete = async_streaming(resource.delete)

@@ -4,6 +4,7 @@ from typing import Literal, Unpack, overload
 
 from deepseek_client.core import Core
 from deepseek_client.params import FimParams
+from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.resources.completions import AsyncCompletionStream, CompletionStream
 from deepseek_client.streaming import AsyncStream, Stream
 from deepseek_client.transport import AsyncTransport, SyncTransport
@@ -16,6 +17,16 @@ class Fim:
     def __init__(self, core: Core, transport: SyncTransport) -> None:
         self._core = core
         self._transport = transport
+
+    @property
+    def with_raw_response(self) -> "FimWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return FimWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "FimWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return FimWithStreamingResponse(self)
 
     @overload
     def create(
@@ -52,6 +63,16 @@ class AsyncFim:
         self._core = core
         self._transport = transport
 
+    @property
+    def with_raw_response(self) -> "AsyncFimWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return AsyncFimWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "AsyncFimWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return AsyncFimWithStreamingResponse(self)
+
     @overload
     async def create(
         self, *, prompt: str, suffix: str | None = None, stream: Literal[False] = False, **params: Unpack[FimParams]
@@ -78,3 +99,31 @@ class AsyncFim:
         core = self._core.open_completion(prompt, merged)
         await self._transport.run(core.start())
         return AsyncStream(core, self._transport)
+
+
+class FimWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: Fim) -> None:
+        self.create = raw(resource.create)
+
+
+class FimWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `with`."""
+
+    def __init__(self, resource: Fim) -> None:
+        self.create = streaming(resource.create)
+
+
+class AsyncFimWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: AsyncFim) -> None:
+        self.create = async_raw(resource.create)
+
+
+class AsyncFimWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `async with`."""
+
+    def __init__(self, resource: AsyncFim) -> None:
+        self.create = async_streaming(resource.create)

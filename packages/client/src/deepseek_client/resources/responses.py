@@ -6,6 +6,7 @@ from typing import Any, Literal, Unpack, overload
 from deepseek_client.core import Core
 from deepseek_client.endpoints import open_response, respond
 from deepseek_client.params import ResponseParams
+from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.streaming import AsyncStream, Stream
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.base import WireModel
@@ -24,6 +25,16 @@ class Responses:
     def __init__(self, core: Core, transport: SyncTransport) -> None:
         self._core = core
         self._transport = transport
+
+    @property
+    def with_raw_response(self) -> "ResponsesWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return ResponsesWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "ResponsesWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return ResponsesWithStreamingResponse(self)
 
     @overload
     def create(self, *, input: Input, stream: Literal[False] = False, **params: Unpack[ResponseParams]) -> Response: ...
@@ -57,6 +68,16 @@ class AsyncResponses:
         self._core = core
         self._transport = transport
 
+    @property
+    def with_raw_response(self) -> "AsyncResponsesWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return AsyncResponsesWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "AsyncResponsesWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return AsyncResponsesWithStreamingResponse(self)
+
     @overload
     async def create(
         self, *, input: Input, stream: Literal[False] = False, **params: Unpack[ResponseParams]
@@ -86,3 +107,31 @@ class AsyncResponses:
         core = open_response(self._core, input, params)
         await self._transport.run(core.start())
         return AsyncStream(core, self._transport)
+
+
+class ResponsesWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: Responses) -> None:
+        self.create = raw(resource.create)
+
+
+class ResponsesWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `with`."""
+
+    def __init__(self, resource: Responses) -> None:
+        self.create = streaming(resource.create)
+
+
+class AsyncResponsesWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: AsyncResponses) -> None:
+        self.create = async_raw(resource.create)
+
+
+class AsyncResponsesWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `async with`."""
+
+    def __init__(self, resource: AsyncResponses) -> None:
+        self.create = async_streaming(resource.create)

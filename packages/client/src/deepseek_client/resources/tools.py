@@ -5,6 +5,7 @@ from typing import Unpack
 from deepseek_client.core import Core
 from deepseek_client.endpoints import fetch_page, search
 from deepseek_client.params import CallOptions, SearchParams
+from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.web import SearchResults, WebPage
 
@@ -15,6 +16,16 @@ class WebTools:
     def __init__(self, core: Core, transport: SyncTransport) -> None:
         self._core = core
         self._transport = transport
+
+    @property
+    def with_raw_response(self) -> "WebToolsWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return WebToolsWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "WebToolsWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return WebToolsWithStreamingResponse(self)
 
     def search(self, query: str, **params: Unpack[SearchParams]) -> SearchResults:
         """Find pages. `count` is how many, `need_content` asks for their text as well.
@@ -40,6 +51,16 @@ class AsyncWebTools:
         self._core = core
         self._transport = transport
 
+    @property
+    def with_raw_response(self) -> "AsyncWebToolsWithRawResponse":
+        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
+        return AsyncWebToolsWithRawResponse(self)
+
+    @property
+    def with_streaming_response(self) -> "AsyncWebToolsWithStreamingResponse":
+        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
+        return AsyncWebToolsWithStreamingResponse(self)
+
     async def search(self, query: str, **params: Unpack[SearchParams]) -> SearchResults:
         """Find pages. `count` is how many, `need_content` asks for their text as well.
 
@@ -55,3 +76,35 @@ class AsyncWebTools:
             NotFoundError: the server cannot fetch.
         """
         return await self._transport.run(fetch_page(self._core, url, params))
+
+
+class WebToolsWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: WebTools) -> None:
+        self.search = raw(resource.search)
+        self.fetch = raw(resource.fetch)
+
+
+class WebToolsWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `with`."""
+
+    def __init__(self, resource: WebTools) -> None:
+        self.search = streaming(resource.search)
+        self.fetch = streaming(resource.fetch)
+
+
+class AsyncWebToolsWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: AsyncWebTools) -> None:
+        self.search = async_raw(resource.search)
+        self.fetch = async_raw(resource.fetch)
+
+
+class AsyncWebToolsWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `async with`."""
+
+    def __init__(self, resource: AsyncWebTools) -> None:
+        self.search = async_streaming(resource.search)
+        self.fetch = async_streaming(resource.fetch)
