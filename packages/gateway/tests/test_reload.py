@@ -198,6 +198,10 @@ async def test_a_changed_file_is_noticed_without_a_signal(state_dir: Path, file:
             await until(lambda: running.gateway.settings.max_requests == 3)
             await asyncio.to_thread(file.write_text, "nonsense")
             await until(lambda: running.gateway.config_fault is not None)
+            write(file, served.url, reload_poll_s=0.02, upstream_key="secret")
+            await until(lambda: "chmod 600" in (running.gateway.config_fault or ""))
+            await asyncio.to_thread(file.chmod, 0o600)
+            await until(lambda: running.gateway.config_fault is None)
             write(file, served.url, reload_poll_s=0.02, max_requests=4)
             await until(lambda: running.gateway.settings.max_requests == 4)
             assert running.gateway.config_fault is None

@@ -105,7 +105,9 @@ def _faults(settings: Settings) -> Iterator[str]:
     if settings.redis_url is not None:
         try:
             asyncio.run(_ping_redis(settings.redis_url.get_secret_value()))
-        except (GatewayError, RedisUnavailableError) as error:
+        except GatewayError as error:
+            yield str(error)
+        except RedisUnavailableError as error:
             yield f"GATEWAY_REDIS_URL: the server does not answer: {error}"
     if not settings.upstreams:
         yield "GATEWAY_UPSTREAMS is empty: name at least one engine, such as http://host:8080"

@@ -112,7 +112,7 @@ class RedisLink:
         self._failures += 1
         self.failure = f"{type(error).__name__}: no answer within {self.timeout_s * 1000:.0f} ms or no connection"
         if self._failures in {1, FAILURES_TO_OPEN}:
-            logger.warning("Redis does not answer (%d in a row): %s", self._failures, error)
+            logger.warning("Redis does not answer (%d in a row): %s", self._failures, str(error) or self.failure)
 
 
 def load_scripts() -> dict[str, tuple[str, str]]:

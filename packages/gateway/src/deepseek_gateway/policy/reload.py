@@ -12,7 +12,7 @@ from deepseek_gateway.settings import LIVE, ConfigSource, Settings
 
 logger = logging.getLogger(__name__)
 
-_Stamps = dict[Path, tuple[int, int, int] | None]
+_Stamps = dict[Path, tuple[int, ...] | None]
 
 
 class ConfigReloader:
@@ -103,9 +103,9 @@ class ConfigReloader:
         return {path: _stamp_of(path) for path in paths}
 
 
-def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+def _stamp_of(path: Path) -> tuple[int, ...] | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode  # who may read it can be a fault

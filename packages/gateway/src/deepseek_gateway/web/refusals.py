@@ -63,5 +63,5 @@ def fault_of(speaker: Speaker, error: ApiError | ValidationError, prefix: str = 
 
 def _named_in(message: str) -> str:
     """The field that a message such as `time_zone='x' is no ...` begins with: a draft's own checks name none else."""
-    match = re.match(r"(?:the body=.*?: )?([a-z_]+)=", message, re.DOTALL)
+    match = re.match(r"([a-z_]+)=", message)
     return match[1] if match is not None else ""
