@@ -2,8 +2,6 @@
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
@@ -17,7 +15,8 @@ PROGRAM = [sys.executable, "-m", "deepseek_client.cli"]
 
 def environment(server, **more):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DEEPSEEK_")}
-    return kept | {"DEEPSEEK_BASE_URL": server.url, "DEEPSEEK_API_KEY": "dsk_key"} | more
+    ours = {"DEEPSEEK_BASE_URL": server.url, "DEEPSEEK_API_KEY": "dsk_key", "DEEPSEEK_STATE_DIR": ""}
+    return kept | ours | more
 
 
 def run(server, *arguments, stdin="", **more):
@@ -168,35 +167,6 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(server, kit):
         assert (process.returncode, out) == (0, "\nagain\n")
         assert "(stopped)" in err
     assert server.requests[1].json["messages"][1] == {"role": "assistant", "content": "Hel"}
-
-
-def test_the_arrow_keys_bring_earlier_lines_back_in_a_terminal(server, kit):
-    server.script(kit.events(kit.chat_event("Hello", "stop")))
-    ours, theirs = pty.openpty()
-    environ = environment(server, TERM="xterm")
-    with subprocess.Popen([*PROGRAM, "chat"], env=environ, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        unread = bytearray()
-
-        def read_until(wanted):
-            while wanted not in unread:
-                assert select.select([ours], [], [], 10)[0], bytes(unread)
-                unread.extend(os.read(ours, 4096))
-            del unread[: unread.index(wanted) + len(wanted)]
-
-        read_until(b"> ")
-        os.write(ours, b"Hi there\r")
-        read_until(b"Hello\r\n")
-        read_until(b"> ")
-        os.write(ours, b"\x1b[A")
-        read_until(b"Hi there")
-        os.write(ours, b"\r")
-        read_until(b"Hello\r\n")
-        read_until(b"> ")
-        os.write(ours, b"/exit\r")
-        assert process.wait(30) == 0
-    os.close(ours)
-    assert [request.json["messages"][-1]["content"] for request in server.requests] == ["Hi there"] * 2
 
 
 def test_a_failed_turn_is_not_remembered_and_the_conversation_goes_on(server, kit):

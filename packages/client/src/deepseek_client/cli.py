@@ -1,4 +1,4 @@
-"""`deepseek`: generate, chat and models in the terminal.
+"""`deepseek`: generate, chat, models, balance, usage and completion in the terminal.
 
 Exit codes: 0 done, 1 the server or the connection failed, 2 wrong arguments or settings, 130 stopped with Ctrl-C.
 """
@@ -6,23 +6,32 @@ Exit codes: 0 done, 1 the server or the connection failed, 2 wrong arguments or 
 import argparse
 import contextlib
 import io
+import json
 import math
 import os
 import sys
+import time
 from collections.abc import Sequence
-from typing import Any, TextIO
+from dataclasses import asdict
+from typing import Any
 
-from deepseek_client.chat_loop import ChatLoop
 from deepseek_client.client import DeepSeek
 from deepseek_client.errors import AuthenticationError, ConfigurationError, DeepSeekError
-from deepseek_client.interrupts import acting_on_interrupts
 from deepseek_client.request import USER_AGENT
+from deepseek_client.terminal.answer_writer import AnswerWriter, is_styled
+from deepseek_client.terminal.chat_loop import HELP, ChatLoop
+from deepseek_client.terminal.completion import SHELLS, completion_script
+from deepseek_client.terminal.interrupts import acting_on_interrupts
+from deepseek_client.terminal.lines import PipedLines, TypedLines
+from deepseek_client.terminal.state import keep_usage, read_usage
 from deepseek_client.types.generate import Generation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = _parser().parse_args(argv)
+    if arguments.offline is not None:
+        return arguments.offline(arguments)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # one broken byte, or one that the terminal lacks, ends nothing
@@ -63,23 +72,40 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(generate, max_tokens=512)
     generate.set_defaults(command=_generate)
 
-    chat = commands.add_parser("chat", help="a conversation; /exit, /reset, /system TEXT; Ctrl-C stops an answer")
+    chat = commands.add_parser("chat", help="a conversation; /help says what can be typed; Ctrl-C stops an answer")
     chat.add_argument(
         "--system", type=_text, metavar="TEXT", help="instructions for the model, before the conversation"
     )
+    chat.add_argument("--json", action="store_true", help="print each answer as one line of JSON, when it is whole")
     _add_sampling(chat, max_tokens=None)
+    chat.add_argument("--thinking", choices=("on", "off"), help="whether the model thinks first (default: its own)")
+    chat.add_argument("--effort", metavar="LEVEL", help="how much it thinks: low, medium, high, as the server knows")
     chat.set_defaults(command=_chat)
 
     models = commands.add_parser("models", help="the models that the key may use")
     models.add_argument("--json", action="store_true", help="print the server's list as one line of JSON")
     models.set_defaults(command=_models, model=None)
 
-    for command in (generate, chat, models):
+    balance = commands.add_parser("balance", help="what the account has left")
+    balance.add_argument("--json", action="store_true", help="print the server's answer as one line of JSON")
+    balance.set_defaults(command=_balance, model=None)
+
+    for command in (generate, chat, models, balance):
         command.add_argument(
             "--base-url", type=_text, metavar="URL", help="the server (default: $DEEPSEEK_BASE_URL, then local)"
         )
         command.add_argument("--api-key", metavar="KEY", help="the key (default: $DEEPSEEK_API_KEY)")
         command.add_argument("--timeout", type=float, metavar="SECONDS", help="limit for a whole answer")
+        command.set_defaults(offline=None)
+
+    usage = commands.add_parser("usage", help="tokens that this program used, by day and model")
+    usage.add_argument("--days", type=int, default=30, metavar="N", help="how far back (default: 30)")
+    usage.add_argument("--json", action="store_true", help="print one line of JSON for each day and model")
+    usage.set_defaults(offline=_usage)
+
+    completion = commands.add_parser("completion", help="a script that completes commands and flags in a shell")
+    completion.add_argument("shell", choices=SHELLS, help='bash and zsh: eval "$(deepseek completion bash)"')
+    completion.set_defaults(offline=_completion)
     return parser
 
 
@@ -88,6 +114,7 @@ def _add_sampling(parser: argparse.ArgumentParser, *, max_tokens: int | None) ->
         "--model", type=_text, metavar="ID", help="the model (default: $DEEPSEEK_MODEL, then the server's)"
     )
     parser.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help="the longest answer, in tokens")
+    parser.add_argument("--plain", action="store_true", help="no styles, also on a terminal (so does NO_COLOR)")
     parser.add_argument("--temperature", type=_number, metavar="T", help="0 is greedy; the server has its own default")
 
 
@@ -113,22 +140,19 @@ def _generate(client: DeepSeek, arguments: argparse.Namespace) -> int:
     if arguments.json or arguments.no_stream:
         answer = client.generate(prompt, **sampling)
         print(answer.model_dump_json(exclude_unset=True) if arguments.json else answer.text)
+        keep_usage(answer.model, answer.usage)
         return 0
+    writer = AnswerWriter(sys.stdout, styled=is_styled(sys.stdout, plain=arguments.plain))
     with client.generate_stream(prompt, **sampling) as stream:
-        _write_stream(stream, sys.stdout)
-        _report(stream.generation)
+        try:
+            for piece in stream:
+                writer.content(piece)
+        finally:
+            writer.end()  # a line end after the last piece, so that the shell's prompt stands alone
+        answer = stream.generation
+    keep_usage(answer.model, answer.usage)
+    _report(answer)
     return 0
-
-
-def _write_stream(pieces: Any, out: TextIO) -> None:
-    """Write pieces as they come, and a line end after the last, so that the shell's prompt stands alone."""
-    try:
-        for piece in pieces:
-            out.write(piece)
-            out.flush()
-    finally:
-        out.write("\n")
-        out.flush()
 
 
 def _report(answer: Generation) -> None:
@@ -138,16 +162,24 @@ def _report(answer: Generation) -> None:
 
 
 def _chat(client: DeepSeek, arguments: argparse.Namespace) -> int:
+    params: dict[str, Any] = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
+    if arguments.thinking is not None:
+        params["thinking"] = {"type": "enabled" if arguments.thinking == "on" else "disabled"}
+    if arguments.effort is not None:
+        params["reasoning_effort"] = arguments.effort
+    is_typed = sys.stdin.isatty()
     loop = ChatLoop(
         client,
-        max_tokens=arguments.max_tokens,
-        temperature=arguments.temperature,
+        params,
         system=arguments.system,
-        source=sys.stdin,
+        lines=TypedLines(tuple(HELP)) if is_typed else PipedLines(sys.stdin),
         out=sys.stdout,
         notes=sys.stderr,
+        styled=is_styled(sys.stdout, plain=arguments.plain),
+        as_json=arguments.json,
+        model=arguments.model,
     )
-    return loop.run()
+    return loop.run(greets=is_typed)
 
 
 def _models(client: DeepSeek, arguments: argparse.Namespace) -> int:
@@ -157,6 +189,33 @@ def _models(client: DeepSeek, arguments: argparse.Namespace) -> int:
         return 0
     for model in models.data:
         print(model.id)
+    return 0
+
+
+def _balance(client: DeepSeek, arguments: argparse.Namespace) -> int:
+    balance = client.user.balance()
+    if arguments.json:
+        print(balance.model_dump_json(exclude_unset=True))
+        return 0
+    for info in balance.balance_infos:
+        parts = f"{info.granted_balance} granted, {info.topped_up_balance} topped up"
+        print(f"{info.total_balance} {info.currency} ({parts})")
+    if not balance.balance_infos:
+        print("not prepaid")
+    if not balance.is_available:
+        print("not enough for a request", file=sys.stderr)
+    return 0
+
+
+def _usage(arguments: argparse.Namespace) -> int:
+    for (day, model), totals in read_usage(time.time() - arguments.days * 86_400).items():
+        row = {"day": day, "model": model, **asdict(totals)}
+        print(json.dumps(row) if arguments.json else f"{day}  {model}  {totals}")
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    sys.stdout.write(completion_script(_parser(), arguments.shell))
     return 0
 
 
