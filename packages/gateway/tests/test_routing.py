@@ -327,11 +327,13 @@ async def test_what_engines_say_of_their_load_counts(state_dir: Path) -> None:
 async def test_a_slow_engine_gets_fewer_requests_than_a_fast_one(state_dir: Path) -> None:
     async with fleet(state_dir, 2) as at:
         slow, fast = at.engines
+        at_slow, at_fast = at.pool.upstreams
         asking: list[asyncio.Task[Reply]] = []
         fast.allow(1000)
         for _ in range(30):
             asking.append(asyncio.create_task(at.caller.post(body=GATED)))
             await until(lambda: len(slow.running) + len(fast.finished) == len(asking))
+            await until(lambda: (at_slow.in_flight, at_fast.in_flight) == (len(slow.running), 0))
         assert len(slow.running) <= 2  # nothing more while it has those
         slow.allow(1000)
         assert {(await reply).status for reply in asking} == {200}

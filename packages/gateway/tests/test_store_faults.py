@@ -1,18 +1,25 @@
-"""The disk fills up, the clock jumps: nothing accepted is lost, and all heals by itself."""
+"""The store goes away, the disk fills up, the clock jumps: nothing accepted is lost, and all heals by itself."""
 
+import asyncio
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import httpx
+import psycopg
+import pytest
 
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import Admission, TokenCounts
 from deepseek_gateway.storage.store import Store, open_store
+from deepseek_gateway.testing.caller import until
+from deepseek_gateway.testing.postgres import PostgresServer, postgres_server
 from deepseek_gateway.testing.processes import FAKE_ENGINE, RunningProcess, make_state
+from deepseek_gateway.testing.stack import Stack, running_stack
 
 FULL = """
 import resource, signal, sys
@@ -32,6 +39,60 @@ from deepseek_gateway.cli import main
 sys.exit(main(sys.argv[2:]))
 """
 """A gateway whose disk is full from SIGUSR1 to SIGUSR2: no file of it may become larger."""
+
+
+@pytest.fixture
+def own_postgres(postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that a test may kill; only where PostgreSQL is installed."""
+    with postgres_server() as server:
+        yield server
+
+
+async def ask(stack: Stack) -> int:
+    return (await stack.caller.post(body={"prompt": "a b", "stream": True})).status
+
+
+async def test_rows_wait_while_postgresql_is_down_and_reach_it_when_it_is_back(
+    state_dir: Path, own_postgres: PostgresServer
+) -> None:
+    url = own_postgres.new_database()
+    async with running_stack(state_dir, store_url=url, key_cache_ttl_s=5) as stack:
+        assert await ask(stack) == 200
+        await stack.running.rows(1)
+        await asyncio.to_thread(own_postgres.stop)
+        assert {await ask(stack) for _ in range(3)} == {200}  # the key is known for some seconds
+        assert stack.gateway.ledger.pending_rows == 3
+        await asyncio.to_thread(own_postgres.start)
+        await until(lambda: stack.gateway.ledger.pending_rows == 0, timeout_s=30)
+        rows = await stack.running.rows(4)
+        truth = stack.engine.truth
+        store = stack.gateway.store
+        assert (await asyncio.to_thread(store.audit.verify))[1] is None
+    assert sum(row.prompt_tokens + row.completion_tokens for row in rows) == truth.prompt + truth.completion
+
+
+async def test_rows_wait_while_postgresql_is_read_only(state_dir: Path, postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+
+    def set_read_only(value: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            name = connection.info.dbname
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}".encode())
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+                (name,),
+            )
+
+    async with running_stack(state_dir, store_url=url) as stack:
+        assert await ask(stack) == 200
+        await stack.running.rows(1)
+        await asyncio.to_thread(set_read_only, "on")
+        assert {await ask(stack) for _ in range(2)} == {200}
+        assert stack.gateway.ledger.pending_rows == 2
+        await asyncio.to_thread(set_read_only, "off")
+        await until(lambda: stack.gateway.ledger.pending_rows == 0, timeout_s=30)
+        assert len(await stack.running.rows(3)) == 3
 
 
 def post(url: str, key: str) -> int:

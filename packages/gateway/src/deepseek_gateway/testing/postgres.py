@@ -81,8 +81,17 @@ class PostgresServer:
             else:
                 return
 
+    def stop(self) -> None:
+        """End it in good order, whoever is connected: what was committed is there after the next start."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)  # SIGTERM would wait until all have disconnected
+        self.process.wait()
+
     def kill(self) -> None:
-        """End it at once, its sessions too, with nothing written: the next start recovers as after a power cut."""
+        """End it at once, its sessions too, with nothing written: the next start recovers as after a power cut.
+
+        Without fsync, as it runs here, the last commits may be lost.
+        """
         assert self.process is not None
         self.process.send_signal(signal.SIGQUIT)  # SIGKILL would leave sessions that run on for a moment
         self.process.wait()
@@ -118,8 +127,7 @@ def postgres_server() -> Generator[PostgresServer]:
             yield server
         finally:
             if server.process is not None and server.process.poll() is None:
-                server.process.terminate()
-                server.process.wait()
+                server.stop()
 
 
 def _user(name: str) -> pwd.struct_passwd | None:

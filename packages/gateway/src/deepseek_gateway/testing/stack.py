@@ -18,7 +18,7 @@ from deepseek_gateway.limits.local import LocalLimiter
 from deepseek_gateway.people.service import OrgDraft
 from deepseek_gateway.settings import ConfigSource
 from deepseek_gateway.state_dir import prepare_state
-from deepseek_gateway.testing.caller import Caller, until
+from deepseek_gateway.testing.caller import DEADLINE_S, Caller, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
 from deepseek_gateway.testing.serving import Served, serving
 
@@ -65,13 +65,18 @@ class RunningGateway:
         return self.gateway.people.create_org(OPERATOR, OrgDraft(name=name)).id
 
     async def rows(self, number: int = 0) -> list[LedgerRow]:
-        """The ledger, once it has at least so many rows."""
-        while True:
-            await self.gateway.ledger.flush()
-            rows = await asyncio.to_thread(self.gateway.store.ledger.rows)
-            if len(rows) >= number:
-                return rows
-            await asyncio.sleep(0.005)
+        """The ledger, once it has at least so many rows.
+
+        Raises:
+            TimeoutError: it has not within the deadline of all waits.
+        """
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                await self.gateway.ledger.flush()
+                rows = await asyncio.to_thread(self.gateway.store.ledger.rows)
+                if len(rows) >= number:
+                    return rows
+                await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
