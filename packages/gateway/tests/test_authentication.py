@@ -75,6 +75,16 @@ async def test_a_key_with_an_allow_list_sees_and_uses_only_its_models(stack: Sta
     assert (refused.status, refused.error["param"], refused.error["code"]) == (403, "model", "model_not_allowed")
 
 
+async def test_without_a_model_in_the_body_a_key_gets_the_first_that_it_may_use(stack: Stack) -> None:
+    stack.engine.models = ("fake-model", "other-model")
+    (upstream,) = stack.gateway.pool.upstreams
+    upstream.models = stack.engine.models
+    stack.gateway.pool.models_changed()
+    caller = stack.with_key(models=("other-model",))
+    assert (await caller.post(body={"prompt": "a"})).json["model"] == "other-model"
+    assert (await stack.with_key(models=("nothing",)).post(body={"prompt": "a"})).status == 403
+
+
 @pytest.mark.parametrize(
     ("allowed", "model", "status"),
     [

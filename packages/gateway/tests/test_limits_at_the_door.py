@@ -1,6 +1,7 @@
 """Limits as callers meet them."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ async def test_the_months_budget_is_a_402_that_says_when_it_resets(stack: Stack)
     assert (refused.status, refused.error["code"]) == (402, "insufficient_balance")
     assert "it resets at 20" in refused.error["message"]
     assert "retry-after" not in refused.headers
+
+
+async def test_a_refusal_of_a_budget_names_numbers_that_add_up(stack: Stack) -> None:
+    caller = stack.with_key(tokens_per_month=60)
+    assert (await caller.post(body={"prompt": "a", "fake": {"tokens": 45, "prompt_tokens": 10}})).status == 200
+    for body in ({"prompt": "a"}, {"prompt": "a", "max_tokens": 30}):
+        refused = await caller.post(body=body)
+        said = re.search(r"about ([0-9]+) \(([0-9]+) tokens .* and ([0-9]+) for", refused.error["message"])
+        assert said is not None
+        whole, prompt, answer = map(int, said.groups())
+        assert whole == prompt + answer
 
 
 async def test_a_restart_does_not_reset_the_months_budget(state_dir: Path) -> None:

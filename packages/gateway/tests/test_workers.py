@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.orphans import journal_path
 from deepseek_gateway.ledger.records import Admission
+from deepseek_gateway.stack.workers import hold_port
 from deepseek_gateway.storage.store import Store, open_store
 from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, gateway_command, make_state
 
@@ -100,6 +102,27 @@ def test_workers_without_shared_limits_are_refused(state_dir: Path) -> None:
     done = gateway_command("serve", "--state", state_dir, "--upstream", "http://127.0.0.1:9", "--workers", "3")
     assert done.returncode == 1
     assert "GATEWAY_REDIS_URL" in done.stderr
+
+
+def test_the_port_of_a_gateway_that_just_ended_can_be_held() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as before:
+        address = before.getsockname()
+        caller = socket.create_connection(address)
+        before.accept()[0].close()  # the side that closes first keeps the connection, in TIME_WAIT
+        assert caller.recv(1) == b""
+        caller.close()
+    hold_port(*address).close()
+
+
+def test_check_tells_what_serve_would_refuse(state_dir: Path, tmp_path: Path) -> None:
+    make_state(state_dir)
+    flags = ("--state", state_dir, "--upstream", "http://127.0.0.1:9")
+    (state_dir / "gateway.toml").write_text(
+        f'workers = 2\ntls_certificate = "{tmp_path}/a"\ntls_key = "{tmp_path}/b"\n'
+    )
+    told = gateway_command("check", *flags).stdout
+    assert f"fault: TLS: {tmp_path}/a and {tmp_path}/b cannot be used: No such file or directory" in told
+    assert "fault: 2 workers would each count limits for itself" in told
 
 
 def test_workers_that_cannot_start_end_their_parent(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

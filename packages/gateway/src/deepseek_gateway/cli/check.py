@@ -12,11 +12,13 @@ from pydantic import SecretStr
 from deepseek_gateway.cli.common import Commands, add_state_flag, opened, source_of, table
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.config.sections import Section, is_secret
+from deepseek_gateway.edge.tls import tls_files
 from deepseek_gateway.errors import ConfigurationError, GatewayError, UpstreamError
 from deepseek_gateway.limits.redis_link import RedisLink, RedisUnavailableError
 from deepseek_gateway.money.prices import load_prices
 from deepseek_gateway.policy.snapshot import UpstreamPlan, plan_upstreams
 from deepseek_gateway.settings import Settings
+from deepseek_gateway.stack.workers import check_shared_limits
 from deepseek_gateway.upstream.client import UpstreamClient
 from deepseek_gateway.upstream.prober import ready_url
 
@@ -102,6 +104,17 @@ def _faults(settings: Settings) -> Iterator[str]:
         load_prices(settings.prices)
     except GatewayError as error:
         yield from str(error).splitlines()
+    try:
+        tls = tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        if tls is not None:
+            tls.load()
+    except ConfigurationError as error:
+        yield str(error)
+    if settings.workers > 1:
+        try:
+            check_shared_limits(settings)
+        except ConfigurationError as error:
+            yield str(error)
     if settings.redis_url is not None:
         try:
             asyncio.run(_ping_redis(settings.redis_url.get_secret_value()))
@@ -120,7 +133,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
     """What works, and may not be what is meant."""
     yield from _unpriced(settings)
     shares_store = settings.store_url is not None
-    if shares_store and settings.redis_url is None and not settings.allow_local_limits:
+    if shares_store and settings.workers == 1 and settings.redis_url is None and not settings.allow_local_limits:
         yield (
             "GATEWAY_REDIS_URL is not set: if several gateways share this store, each counts limits for itself, and "
             "callers get as many times the limit as there are gateways; GATEWAY_ALLOW_LOCAL_LIMITS=true accepts it"

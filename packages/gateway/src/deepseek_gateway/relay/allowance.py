@@ -54,7 +54,7 @@ def ask_of(request: GenerationRequest, plan: Plan, price: Price | None, sizes: S
         least = min(wanted, LEAST_ANSWER_TOKENS)
     else:
         wanted = least = longest
-    return Ask(prompt, wanted, _amounts(price, prompt, wanted), _amounts(price, prompt, least))
+    return Ask(prompt, least, _amounts(price, prompt, wanted), _amounts(price, prompt, least))
 
 
 def clamp_of(request: GenerationRequest, reservation: Reservation, price: Price | None) -> int | None:

@@ -92,12 +92,15 @@ class GenerationRoute:
         return self.dialect.translate(parse_body(body))
 
     def _model(self, request: GenerationRequest, key: KeyRecord) -> str | None:
-        """The model asked for, or the engines' first; None when none is known.
+        """The model asked for, or the first that the key may use; None when none is known.
 
         Raises:
             ApiError: 403, the key may not use it.
         """
-        model = request.model or next(iter(self.gateway.pool.known_models()), None)
+        model = request.model
+        if not model:
+            known = self.gateway.pool.known_models()
+            model = next((name for name in known if key.allows_model(name)), next(iter(known), None))
         if not key.allows_model(model):
             allowed = ", ".join(key.models or ())
             message = f"the key {key.public_id} may not use the model {model!r}, only: {allowed}"

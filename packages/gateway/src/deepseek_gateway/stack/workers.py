@@ -138,6 +138,7 @@ def hold_port(host: str, port: int) -> socket.socket:
             trial.listen(1)
             chosen = (address[0], trial.getsockname()[1], *address[2:])
         holder = socket.socket(family, kind)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a gateway before it may linger
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder.bind(chosen)
     except OSError as error:
