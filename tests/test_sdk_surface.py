@@ -39,3 +39,9 @@ def test_responses_and_their_stream_give_the_same_text(client: DeepSeek) -> None
 
 def test_the_gateway_shows_the_balance(client: DeepSeek) -> None:
     assert client.user.balance().is_available
+
+
+def test_tokens_are_counted_as_the_engine_counts_them(client: DeepSeek) -> None:
+    count = client.tokens.count(CHAT)
+    assert count.tokens == client.generate(CHAT[0]["content"], **GREEDY).usage.prompt_tokens
+    assert len(client.tokens.count("Hello").token_ids) == client.tokens.count("Hello").tokens

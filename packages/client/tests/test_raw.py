@@ -7,7 +7,7 @@ import pytest
 
 from deepseek_client import AuthenticationError, ResponseValidationError, StreamTruncatedError
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import chat, completions, files, fim, models, responses, tools, user
+from deepseek_client.resources import chat, completions, files, fim, models, responses, tokens, tools, user
 
 
 async def test_a_raw_answer_has_status_headers_id_retries_and_time(server, connect, kit):
@@ -129,6 +129,7 @@ RESOURCES = [
     models.Models,
     responses.Responses,
     files.Files,
+    tokens.Tokens,
     tools.WebTools,
     user.User,
     chat.AsyncChatCompletions,
@@ -137,11 +138,17 @@ RESOURCES = [
     models.AsyncModels,
     responses.AsyncResponses,
     files.AsyncFiles,
+    tokens.AsyncTokens,
     tools.AsyncWebTools,
     user.AsyncUser,
 ]
-GIVES_NO_ANSWER = {(files.Files, "list"), (files.AsyncFiles, "list")}
-"""Iterators, which ask later."""
+GIVES_NO_ANSWER = {
+    (files.Files, "list"),
+    (files.AsyncFiles, "list"),
+    (tokens.Tokens, "estimate"),
+    (tokens.AsyncTokens, "estimate"),
+}
+"""Iterators, which ask later, and what asks nobody."""
 
 
 @pytest.mark.parametrize("cls", RESOURCES)

@@ -14,6 +14,7 @@ RESPONSE = {"id": "r", "status": "completed", "output": [MESSAGE]}
 OTHERS = {
     "/user/balance": {"is_available": True, "balance_infos": [{"currency": "CNY", "total_balance": "1.50"}]},
     "/v1/models": {"object": "list", "data": [{"id": "m"}]},
+    "/tokenize": {"count": 9, "tokens": [1, 2, 3]},
     "/v1/tools/search": {"results": [{"title": "Hello", "url": "https://example.com"}]},
     "/v1/tools/fetch": {"title": "Hello", "markdown": "# Hello"},
 }

@@ -12,7 +12,7 @@ import pytest
 import deepseek_client
 from deepseek_client import errors, paging, raw, streaming
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import chat, completions, files, fim, models, responses, tools, user
+from deepseek_client.resources import chat, completions, files, fim, models, responses, tokens, tools, user
 from deepseek_client.types import Generation
 
 SOURCE = Path(deepseek_client.__file__).parent
@@ -25,6 +25,7 @@ PAIRS = [
     (models.Models, models.AsyncModels),
     (responses.Responses, responses.AsyncResponses),
     (files.Files, files.AsyncFiles),
+    (tokens.Tokens, tokens.AsyncTokens),
     (tools.WebTools, tools.AsyncWebTools),
     (user.User, user.AsyncUser),
     (paging.Pager, paging.AsyncPager),

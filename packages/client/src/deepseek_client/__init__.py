@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deepseek_client.accounting import UsageTotals
     from deepseek_client.client import AsyncDeepSeek, DeepSeek
     from deepseek_client.errors import (
         APIConnectionError,
@@ -44,10 +45,12 @@ if TYPE_CHECKING:
     from deepseek_client.middleware import AsyncHTTPResponse, HTTPResponse
     from deepseek_client.paging import AsyncPager, Pager
     from deepseek_client.parsing import ParsedCompletion
+    from deepseek_client.prices import ModelPrice, PriceTable, Rates, cost
     from deepseek_client.raw import AsyncStreamingResponse, RawResponse, StreamingResponse
     from deepseek_client.request import HTTPRequest
     from deepseek_client.settings import Timeout
     from deepseek_client.streaming import AsyncStream, AsyncTextStream, Stream, TextStream
+    from deepseek_client.tokens import TokenCount
     from deepseek_client.tools.loop import ToolRun
     from deepseek_client.tools.tool import Tool, tool
     from deepseek_client.types.account import Balance
@@ -106,12 +109,15 @@ __all__ = [
     "LengthFinishReasonError",
     "Model",
     "ModelList",
+    "ModelPrice",
     "NotFoundError",
     "OverloadedError",
     "Pager",
     "ParsedCompletion",
     "PermissionDeniedError",
+    "PriceTable",
     "RateLimitError",
+    "Rates",
     "RawResponse",
     "RequestTooLargeError",
     "Response",
@@ -134,17 +140,21 @@ __all__ = [
     "StreamingResponse",
     "TextStream",
     "Timeout",
+    "TokenCount",
     "Tool",
     "ToolArgumentsError",
     "ToolRoundsError",
     "ToolRun",
     "UnprocessableEntityError",
     "Usage",
+    "UsageTotals",
     "WebPage",
+    "cost",
     "tool",
 ]
 
 _NAMES_OF = {
+    "accounting": ("UsageTotals",),
     "client": (
         "AsyncDeepSeek",
         "DeepSeek",
@@ -190,6 +200,12 @@ _NAMES_OF = {
         "Pager",
     ),
     "parsing": ("ParsedCompletion",),
+    "prices": (
+        "ModelPrice",
+        "PriceTable",
+        "Rates",
+        "cost",
+    ),
     "raw": (
         "AsyncStreamingResponse",
         "RawResponse",
@@ -203,6 +219,7 @@ _NAMES_OF = {
         "Stream",
         "TextStream",
     ),
+    "tokens": ("TokenCount",),
     "tools.loop": ("ToolRun",),
     "tools.tool": (
         "Tool",

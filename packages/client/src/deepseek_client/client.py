@@ -5,10 +5,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack, cast
 
+from deepseek_client.accounting import UsageTotals
 from deepseek_client.core import Core
 from deepseek_client.exchange import Exchange
 from deepseek_client.middleware import AsyncMiddleware, Middleware
 from deepseek_client.params import GenerateParams
+from deepseek_client.prices import PriceTable
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.resources.chat import AsyncChat, Chat
 from deepseek_client.resources.completions import AsyncCompletions, Completions
@@ -16,6 +18,7 @@ from deepseek_client.resources.files import AsyncFiles, Files
 from deepseek_client.resources.fim import AsyncFim, Fim
 from deepseek_client.resources.models import AsyncModels, Models
 from deepseek_client.resources.responses import AsyncResponses, Responses
+from deepseek_client.resources.tokens import AsyncTokens, Tokens
 from deepseek_client.resources.tools import AsyncWebTools, WebTools
 from deepseek_client.resources.user import AsyncUser, User
 from deepseek_client.settings import Profile, Settings, Timeout, read_settings
@@ -39,6 +42,7 @@ class _SharedOptions(TypedDict, total=False):
         max_retries: sends after the first, 2 by default.
         default_model: the model of calls that name none; DEEPSEEK_MODEL by default, then the server's own default.
         default_headers: sent with every request.
+        prices: what answers cost, for `.cost` and `client.usage`; DeepSeek's own list at its cloud, none elsewhere.
     """
 
     base_url: str | None
@@ -47,6 +51,7 @@ class _SharedOptions(TypedDict, total=False):
     max_retries: int
     default_model: str | None
     default_headers: Mapping[str, str] | None
+    prices: PriceTable | None
 
 
 class Options(_SharedOptions, total=False):
@@ -73,6 +78,11 @@ class _Client:
         """The URL that paths are appended to."""
         return self._core.settings.base_url
 
+    @property
+    def usage(self) -> UsageTotals:
+        """The tokens of all answers so far and what they cost; one count for a client and its `with_options` copies."""
+        return self._core.ledger.totals
+
     def __repr__(self) -> str:
         settings = self._core.settings
         return f"{type(self).__name__}(base_url={settings.base_url!r}, api_key={settings.masked_key!r})"
@@ -84,7 +94,7 @@ class _Client:
             self._core.settings.base_url,
             self._core.settings.profile,
         )
-        return Core(Exchange(settings), self._core.knowledge if is_same_server else None)
+        return Core(Exchange(settings), self._core.knowledge if is_same_server else None, self._core.ledger)
 
 
 def _changed(settings: Settings, options: Mapping[str, Any]) -> Settings:
@@ -121,6 +131,7 @@ class DeepSeek(_Client):
         self.models = Models(core, transport)
         self.responses = Responses(core, transport)
         self.files = Files(core, transport)
+        self.tokens = Tokens(core, transport)
         self.tools = WebTools(core, transport)
         self.user = User(core, transport)
 
@@ -197,6 +208,7 @@ class AsyncDeepSeek(_Client):
         self.models = AsyncModels(core, transport)
         self.responses = AsyncResponses(core, transport)
         self.files = AsyncFiles(core, transport)
+        self.tokens = AsyncTokens(core, transport)
         self.tools = AsyncWebTools(core, transport)
         self.user = AsyncUser(core, transport)
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
+from deepseek_client.accounting import Entry, Ledger, entry_of
 from deepseek_client.effects import Flow
 from deepseek_client.errors import APIStatusError, ContextLengthError, DeepSeekError
 from deepseek_client.exchange import Attempts, Exchange
 from deepseek_client.params import Call, ChatParams, CompletionParams, GenerateParams, make_call
 from deepseek_client.prefixes import Continuation, continuation_of
+from deepseek_client.prices import DEEPSEEK_PRICES, PriceTable
 from deepseek_client.readings import (
     AnswerT,
     ChatReading,
@@ -23,7 +26,7 @@ from deepseek_client.readings import (
 )
 from deepseek_client.routes import chat_path, completions_path
 from deepseek_client.stream_core import Connected, StreamCore
-from deepseek_client.types.base import WireModel
+from deepseek_client.types.base import AnswerModel, WireModel
 from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk
 from deepseek_client.types.completions import Completion
 from deepseek_client.types.generate import Generation
@@ -69,10 +72,14 @@ _RAW = _TextRoute("completions", Completion, lambda: TextReading(CompletionReadi
 class Core:
     """Every call of the API, for one server."""
 
-    def __init__(self, exchange: Exchange, knowledge: Knowledge | None = None) -> None:
+    def __init__(self, exchange: Exchange, knowledge: Knowledge | None = None, ledger: Ledger | None = None) -> None:
         self.exchange = exchange
         self.settings = exchange.settings
         self.knowledge = knowledge or Knowledge()
+        self.ledger = ledger or Ledger()
+        self._prices: PriceTable | None = self.settings.prices or (
+            DEEPSEEK_PRICES if self.settings.is_deepseek else None
+        )
 
     def generate(self, prompt: str, max_tokens: int, params: Mapping[str, Any]) -> Flow[Generation]:
         """A text for a prompt: `/v1/generate`, or chat on a server that has no such route."""
@@ -87,6 +94,7 @@ class Core:
             self.exchange,
             call.timeout,
             GenerationReading(),
+            self.enter,
         )
 
     def chat(self, messages: list[Any], params: Mapping[str, Any]) -> Flow[ChatCompletion]:
@@ -144,7 +152,15 @@ class Core:
     def post(self, path: str, call: Call, model: type[ModelT]) -> Flow[ModelT]:
         """Send a call and read its answer."""
         reply = yield from self.exchange.fetch("POST", path, call)
-        return self.exchange.parse(reply, model)
+        answer = self.exchange.parse(reply, model)
+        entry = entry_of(answer, call.body.get("model"))
+        if entry is not None and isinstance(answer, AnswerModel):
+            answer.with_cost(self.enter(entry))
+        return answer
+
+    def enter(self, entry: Entry) -> Decimal | None:
+        """Count an answer; its price, None where it is not known."""
+        return self.ledger.enter(entry, self._prices)
 
     def stream(
         self, path: str, call: Call, make_reading: Callable[[], Reading[ItemT, AnswerT]]
@@ -154,13 +170,13 @@ class Core:
         def connect(attempts: Attempts) -> Flow[Connected[ItemT, AnswerT]]:
             return self.with_model(call, lambda call: self._open(path, call, make_reading, attempts))
 
-        return StreamCore(connect, self.exchange, call.timeout, make_reading())
+        return StreamCore(connect, self.exchange, call.timeout, make_reading(), self.enter)
 
     def _open(
         self, path: str, call: Call, make_reading: Callable[[], Reading[ItemT, AnswerT]], attempts: Attempts
     ) -> Flow[Connected[ItemT, AnswerT]]:
         opened = yield from self.exchange.open(path, call, attempts)
-        return Connected(opened, make_reading())
+        return Connected(opened, make_reading(), call.body.get("model"))
 
     def _generate(self, call: Call, send: Callable[[_TextRoute, Call], Flow[T]]) -> Flow[T]:
         """Take the route that the server has; ask once, and remember."""

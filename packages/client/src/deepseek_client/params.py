@@ -97,6 +97,13 @@ class SearchParams(CallOptions, total=False):
     localization: Mapping[str, Any] | str | None
 
 
+class CountParams(CallOptions, total=False):
+    """`tokens.count`."""
+
+    model: str | None
+    add_special_tokens: bool | None
+
+
 class ListParams(CallOptions, total=False):
     """`files.list`."""
 

@@ -68,6 +68,8 @@ class Settings:
     key_provider: Callable[[], Any] | None = field(default=None, repr=False)
     """Gives the key of each attempt, in place of `api_key`; a coroutine function for the async client."""
     middleware: tuple[Any, ...] = field(default=(), repr=False)
+    prices: Any = None
+    """The price table that the caller gave; None is the built-in one, at DeepSeek's cloud only."""
 
     @property
     def masked_key(self) -> str | None:
@@ -107,6 +109,7 @@ def read_settings(
     default_model: str | None = None,
     default_headers: Mapping[str, str] | None = None,
     middleware: Iterable[Any] = (),
+    prices: Any = None,
 ) -> Settings:
     """Settle arguments, DEEPSEEK_API_KEY, DEEPSEEK_BASE_URL, DEEPSEEK_MODEL and defaults.
 
@@ -129,6 +132,7 @@ def read_settings(
         default_headers=MappingProxyType(dict(default_headers or {})),
         key_provider=api_key if callable(api_key) else None,
         middleware=tuple(middleware),
+        prices=prices,
     )
 
 

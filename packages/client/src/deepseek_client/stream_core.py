@@ -3,8 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Generic
 
+from deepseek_client.accounting import Entry
 from deepseek_client.effects import Close, Flow, Opened, Read, Sleep
 from deepseek_client.error_mapping import error_of_event, excerpt, request_id_of
 from deepseek_client.errors import (
@@ -29,10 +31,11 @@ _SNIFF_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Connected(Generic[ItemT, AnswerT]):
-    """A stream that has begun, and how its events are to be read."""
+    """A stream that has begun, how its events are to be read, and the model that was asked for."""
 
     opened: Opened
     reading: Reading[ItemT, AnswerT]
+    model: str | None = None
 
 
 class StreamCore(Generic[ItemT, AnswerT]):
@@ -46,6 +49,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         exchange: the client's.
         timeout: the call's limits.
         reading: what `answer` reports from before the stream has begun.
+        enter: counts the answer when it is over, and tells its price.
     """
 
     def __init__(
@@ -54,11 +58,15 @@ class StreamCore(Generic[ItemT, AnswerT]):
         exchange: Exchange,
         timeout: Timeout,
         reading: Reading[ItemT, AnswerT],
+        enter: Callable[[Entry], Decimal | None] = lambda _entry: None,
     ) -> None:
         self.items: deque[ItemT] = deque()
         self.is_over = False
         self.headers: Mapping[str, str] = {}
         self.reading = reading
+        self.cost: Decimal | None = None
+        self._enter = enter
+        self._model: str | None = None
         self._connect = connect
         self._timeout = timeout
         self._clock = exchange.clock
@@ -98,7 +106,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         """
         attempts = self._attempts = self._attempts or self._make_attempts(self._timeout)
         connected = yield from self._connect(attempts)
-        self._opened, self.reading = connected.opened, connected.reading
+        self._opened, self.reading, self._model = connected.opened, connected.reading, connected.model
         self.headers = connected.opened.headers
         self._parser = SSEParser(on_comment=self._note_comment)
         self._head_s = self._clock() - attempts.sent_at
@@ -135,6 +143,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         """Let go of the response; the server sees a disconnect if it was not done."""
         opened, self._opened = self._opened, None
         if opened is not None:
+            self._account()
             yield Close(opened.body)
 
     def close(self) -> Flow[None]:
@@ -142,6 +151,12 @@ class StreamCore(Generic[ItemT, AnswerT]):
         self.is_over = True
         self.items.clear()
         yield from self.release()
+
+    def _account(self) -> None:
+        """Count what the server says that the answer took."""
+        if self.reading.usage is not None:
+            model, created = self.reading.origin
+            self.cost = self._enter(Entry(self.reading.usage, self._model or model, created))
 
     def _note_comment(self, _text: str) -> None:
         self._has_comment = True

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
+from decimal import Decimal
 from types import TracebackType
 from typing import Generic, Self
 
 from deepseek_client.readings import AnswerT, ItemT
 from deepseek_client.stream_core import StreamCore
 from deepseek_client.transport import AsyncTransport, SyncTransport
+from deepseek_client.types.base import AnswerModel
 from deepseek_client.types.generate import Generation
 from deepseek_client.types.usage import Usage
 
@@ -24,6 +26,11 @@ class _StreamState(Generic[ItemT, AnswerT]):
         return self._core.reading.usage
 
     @property
+    def cost(self) -> Decimal | None:
+        """What it cost, by the client's price table, once it is over; None where that is not known."""
+        return self._core.cost
+
+    @property
     def finish_reason(self) -> str | None:
         """Why the first choice ended; None while it has not."""
         return self._core.reading.finish_reasons.get(0)
@@ -31,7 +38,10 @@ class _StreamState(Generic[ItemT, AnswerT]):
     @property
     def snapshot(self) -> AnswerT:
         """All that has arrived, in the shape of a plain call's answer; built when asked for."""
-        return self._core.reading.answer()
+        answer = self._core.reading.answer()
+        if isinstance(answer, AnswerModel):
+            answer.with_cost(self._core.cost)
+        return answer
 
     @property
     def request_id(self) -> str | None:

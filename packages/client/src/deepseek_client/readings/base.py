@@ -43,6 +43,11 @@ class Reading(ABC, Generic[ItemT, AnswerT]):
         """
 
     @property
+    def origin(self) -> tuple[str, float | None]:
+        """The model that the answer names, and when it began, in seconds since the epoch."""
+        return self._head.get("model", ""), self._head.get("created") or None
+
+    @property
     @abstractmethod
     def finish_reasons(self) -> dict[int, str]:
         """The finish_reason of each choice that has one."""

@@ -60,6 +60,11 @@ class ResponseReading(Reading[ResponseEvent, Response]):
 
     @property
     @override
+    def origin(self) -> tuple[str, float | None]:
+        return self._response.model, self._response.created_at or None
+
+    @property
+    @override
     def finish_reasons(self) -> dict[int, str]:
         if not self.is_over:
             return {}

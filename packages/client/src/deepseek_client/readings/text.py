@@ -65,6 +65,11 @@ class TextReading(Reading[str, Generation]):
 
     @property
     @override
+    def origin(self) -> tuple[str, float | None]:
+        return self._inner.origin
+
+    @property
+    @override
     def finish_reasons(self) -> dict[int, str]:
         return self._inner.finish_reasons
 

@@ -1,5 +1,6 @@
 """WireModel: the base of every request and response on the wire."""
 
+from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, PrivateAttr
@@ -36,11 +37,21 @@ class AnswerModel(WireModel):
     """A whole answer. Beside the body it knows the id under which the server's logs have the request."""
 
     _request_id: str | None = PrivateAttr(default=None)
+    _cost: Decimal | None = PrivateAttr(default=None)
 
     @property
     def request_id(self) -> str | None:
         """The response's `x-request-id` (or a server's own name for it); never on the wire."""
         return self._request_id
+
+    @property
+    def cost(self) -> Decimal | None:
+        """What its tokens cost, by the client's price table; None where that is not known. Never on the wire."""
+        return self._cost
+
+    def with_cost(self, cost: Decimal | None) -> None:
+        """Note the price."""
+        self._cost = cost
 
     def with_request_id(self, request_id: str | None) -> "AnswerModel":
         """Note the id that came in the response's headers, and return self."""
