@@ -101,6 +101,18 @@ def test_markdown_is_styled_and_reasoning_dimmed_on_a_terminal_and_plain_in_a_pi
     assert run(environ, "generate", "Hi").stdout == f"{text}\n"
 
 
+def test_an_answer_cannot_steer_the_terminal(server, environ, open_chat):
+    steering = "a\x1b[2J\x9b1Ab\x07\r\nc\td"
+    server.script(answer(steering))
+    for options in ([], ["--plain"]):
+        terminal = open_chat(*options)
+        terminal.read_until("> ")
+        terminal.type("Hi\r")
+        terminal.read_until("a\ufffd[2J\ufffd1Ab\ufffd\r\nc\td\r\n")
+        terminal.leave()
+    assert run(environ, "chat", stdin="Hi\n").stdout == steering.replace("\r\n", "\n") + "\n"
+
+
 def test_plain_shows_no_styles(server, open_chat):
     server.script(answer("**a**"))
     terminal = open_chat("--plain")

@@ -145,8 +145,9 @@ class ChatLoop:
         messages = [*self._conversation(), question]
         writer = AnswerWriter(self.out, styled=self.styled)
         answer: list[str] = []
+        finish: str | None = None
         try:
-            self._whole(messages, answer) if self.as_json else self._stream(messages, answer, writer)
+            finish = self._whole(messages, answer) if self.as_json else self._stream(messages, answer, writer)
         except KeyboardInterrupt:
             writer.end()
             self._note("(stopped)")
@@ -161,11 +162,13 @@ class ChatLoop:
         else:
             if not self.as_json:
                 writer.end()
+            if finish == "length" and self.styled:  # it looks finished otherwise
+                self._note("[stopped at the token limit]")
         if answer:
             self.history += [question, ChatMessage(role="assistant", content="".join(answer))]
         return True
 
-    def _stream(self, messages: list[ChatMessage], answer: list[str], writer: AnswerWriter) -> None:
+    def _stream(self, messages: list[ChatMessage], answer: list[str], writer: AnswerWriter) -> str | None:
         params: dict[str, Any] = {"stream_options": {"include_usage": True}, **self.params}
         with contextlib.closing(
             self.client.chat.completions.create(messages=messages, stream=True, model=self.model, **params)
@@ -178,10 +181,9 @@ class ChatLoop:
                     answer.append(delta.content)
                     writer.content(delta.content)
             self._count(stream.snapshot)
-            if stream.finish_reason == "length":
-                self._note("\n[stopped at --max-tokens]")
+            return stream.finish_reason
 
-    def _whole(self, messages: list[ChatMessage], answer: list[str]) -> None:
+    def _whole(self, messages: list[ChatMessage], answer: list[str]) -> str | None:
         completion = self.client.chat.completions.create(
             messages=messages, stream=False, model=self.model, **self.params
         )
@@ -190,6 +192,7 @@ class ChatLoop:
         self.out.write(completion.model_dump_json(exclude_unset=True) + "\n")
         self.out.flush()
         self._count(completion)
+        return completion.choices[0].finish_reason
 
     def _count(self, completion: ChatCompletion) -> None:
         self.totals.add(completion.usage)
