@@ -109,7 +109,7 @@ async def test_a_key_lives_its_life_in_the_pages(stack: Stack, browser: Browser)
     assert await row.locator(".number").first.inner_text() == "3"
     await page.click("nav >> text=Overview")
     assert await browser.text('[data-tile="requests"]') == "3"
-    assert await page.locator(".plot canvas").count() == 4
+    assert await page.locator(".plot canvas").count() == 5
     await page.click("nav >> text=API keys")
     await page.click("text=from the browser")
     await page.click("button:has-text('Revoke')")
@@ -211,6 +211,37 @@ async def test_a_refusal_is_told_in_the_conversation(stack: Stack, browser: Brow
     await page.wait_for_selector(".turn.assistant .meta button")
 
 
+async def test_a_limit_and_a_word_list_are_made_in_the_browser(browser: Browser) -> None:
+    page = browser.page
+    await page.click("nav >> text=Limits")
+    await page.click("text=New limit")
+    await page.select_option("#kind", "money_per_day")
+    await page.fill("#limit", "much")
+    await page.click("text=Create limit")
+    assert "12.50" in await browser.text("#limit-fault")
+    browser.forgive("422")
+    await page.fill("#limit", "12.50")
+    await page.fill("#org", "*")
+    await page.click("text=Create limit")
+    await page.wait_for_selector("td >> text=Money a day")
+    await page.click("button:has-text('Remove')")
+    await page.click("dialog button[value=yes]")
+    await page.wait_for_selector("text=Removed")
+    await page.click("nav >> text=Word lists")
+    await page.fill("#name", "house")
+    await page.set_input_files(
+        "#file", {"name": "w.txt", "mimeType": "text/plain", "buffer": "sesame\n禁词\n".encode()}
+    )
+    await page.check("[name=activate]")
+    await page.click("button:has-text('Import')")
+    await page.wait_for_selector("text=In force")
+    await page.click("text=Try a text")
+    await page.fill("#text", "a 禁词 of sesame")
+    await page.click("button:has-text('Try')")
+    assert await browser.text("mark.block") == "禁词"
+    assert "Blocked" in await browser.text("[role=status]")
+
+
 async def test_everything_can_be_reached_by_keyboard(stack: Stack, browser: Browser) -> None:
     page = browser.page
     await browser.open("/ui/keys/new")
@@ -255,7 +286,10 @@ async def test_a_sign_in_at_another_site_leads_into_the_pages(state_dir, chromiu
             assert browser.faults == []
 
 
-NAMED = ("usage", "keys", "keys/new", "people", "requests", "review", "audit", "playground", "account")
+NAMED = (
+    *("usage", "keys", "keys/new", "people", "limits", "limits/new", "balances", "requests", "words", "words/test"),
+    *("review", "audit", "config", "playground", "account"),
+)
 PAGES = ("/ui/", *(f"/ui/{name}" for name in NAMED))
 
 CONTRAST = """() => {

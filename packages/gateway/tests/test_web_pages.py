@@ -165,8 +165,10 @@ async def test_figures_of_the_overview_are_those_of_the_ledger(stack: Stack, vis
     assert sum(figures["requests"]["finished"]) == 1
     assert len(figures["times"]) == len(figures["latency"]["p50"]) == 60
     live = (await visitor.get("/ui/live")).json
-    assert live["upstreams"][0]["health"] == "up"
+    assert live["upstreams"][0]["state"] == "up"
     assert live["running"] == 0
+    assert live["queued"] == {"high": 0, "normal": 0, "low": 0}
+    assert live["upstreams"][0].keys() >= {"in_flight", "load", "waiting", "kv_use", "models"}
 
 
 async def test_language_and_theme_are_kept_and_lead_back(visitor: Visitor) -> None:

@@ -49,7 +49,7 @@ async def test_a_list_is_imported_tried_put_in_force_and_switched_off(stack: Sta
         while (await stack.caller.post(body={"prompt": "open sesame"})).status != 400:
             pass
     page = (await visitor.get(path)).body.decode()
-    for told in ("in force 1", "first &lt;one&gt;", "dagnabbit", "doors", "session:admin"):
+    for told in ("in force: 1", "first &lt;one&gt;", "dagnabbit", "doors", "session:admin"):
         assert told in page, told
     exported = await visitor.get(f"{path}/export?version=1")
     assert exported.headers["content-disposition"] == 'attachment; filename="house-1.csv"'

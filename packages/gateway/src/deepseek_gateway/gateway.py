@@ -39,7 +39,7 @@ from deepseek_gateway.metrics import GatewayMetrics, LimitFigures
 from deepseek_gateway.money.prices import Price, Prices
 from deepseek_gateway.money.service import BalanceService
 from deepseek_gateway.people.service import PeopleService
-from deepseek_gateway.policy.reload import ConfigReloader
+from deepseek_gateway.policy.reload import ConfigReloader, Reading
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot
 from deepseek_gateway.relay.allowance import SliceSizes
 from deepseek_gateway.replay.book import ReplayBook
@@ -96,7 +96,7 @@ class Gateway:
         if source is not None:
             counted = self.metrics.routing.reloaded
             self._reloader = ConfigReloader(source, self.pepper, self._apply, self.executor, counted)
-        self.metrics.routing.watch(self._figures)
+        self.metrics.routing.watch(self.figures)
         self.watches: set[RequestWatch] = set()
         self.on_hangup: list[Callable[[], None]] = []
         """Called on SIGHUP: what reads its files again."""
@@ -134,6 +134,16 @@ class Gateway:
     def config_fault(self) -> str | None:
         """What is wrong with the configuration's file since it was changed, if anything is."""
         return None if self._reloader is None else self._reloader.fault
+
+    @property
+    def config_source(self) -> ConfigSource | None:
+        """Where the settings come from, and are read from again."""
+        return None if self._reloader is None else self._reloader.source
+
+    @property
+    def config_read(self) -> Reading | None:
+        """The last reading of the configuration since the start."""
+        return None if self._reloader is None else self._reloader.last
 
     @property
     def running(self) -> int:
@@ -298,7 +308,8 @@ class Gateway:
         except StoreUnavailableError:  # the file is in force here whatever the store does
             logger.exception("the reload to %s is not in the audit log", after)
 
-    def _figures(self) -> Figures:
+    def figures(self) -> Figures:
+        """Engines, queues and the event loop as they are now."""
         queued = {str(priority): self.pool.gate.length(priority) for priority in Priority}
         is_stale = self.config_fault is not None
         return Figures(self.pool.figures(), queued, self.loop_lag.seconds, self.snapshot.version, is_stale)

@@ -5,13 +5,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import cast
-
-from pydantic import SecretStr
 
 from deepseek_gateway.cli.common import Commands, add_state_flag, opened, source_of, table
-from deepseek_gateway.config.load import LoadedConfig
-from deepseek_gateway.config.sections import Section, is_secret
+from deepseek_gateway.config.effective import effective_settings
 from deepseek_gateway.edge.tls import tls_files
 from deepseek_gateway.errors import ConfigurationError, GatewayError, UpstreamError
 from deepseek_gateway.limits.redis_link import RedisLink, RedisUnavailableError
@@ -37,7 +33,8 @@ def run(parsed: argparse.Namespace) -> int:
     """Print settings, then faults; 1 if there are any."""
     loaded = source_of(parsed).read()
     print(f"file: {loaded.path or 'none'}\n")
-    print(table(("setting", "value", "from", "meaning"), [_row(loaded, name) for name in Settings.model_fields]))
+    rows = [[each.name, each.value, each.origin, each.meaning] for each in effective_settings(Settings, loaded)]
+    print(table(("setting", "value", "from", "meaning"), rows))
     if loaded.settings is not None:
         _print_sections(loaded.settings)
     faults = list(loaded.faults)
@@ -52,28 +49,6 @@ def run(parsed: argparse.Namespace) -> int:
     if not faults:
         print("no faults: `deepseek-gateway serve` can start")
     return 1 if faults else 0
-
-
-def _row(loaded: LoadedConfig[Settings], name: str) -> list[object]:
-    field = Settings.model_fields[name]
-    if loaded.settings is not None:
-        value: object = getattr(loaded.settings, name)
-    else:
-        value = loaded.sources.values.get(name, field.get_default(call_default_factory=True, validated_data={}))
-    shown = "(set)" if is_secret(field) and value is not None else _shown(value)
-    return [name, shown, loaded.sources.origins.get(name, "default"), field.description]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return ",".join(_shown(item) for item in cast("Sequence[object]", value)) or "-"
-    if isinstance(value, Section):
-        return str(getattr(value, "name", "table"))
-    if isinstance(value, dict):
-        return "table"
-    if isinstance(value, SecretStr) or (isinstance(value, str) and "@" in value):
-        return "(set)"  # a URL with an @ may hold a password
-    return str("-" if value is None or value == "" else value)
 
 
 def _print_sections(settings: Settings) -> None:

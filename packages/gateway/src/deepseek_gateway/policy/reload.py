@@ -2,17 +2,33 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from deepseek_gateway.config.effective import waiting_for_a_start
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot, watched_files
-from deepseek_gateway.settings import LIVE, ConfigSource, Settings
+from deepseek_gateway.settings import LIVE, ConfigSource
 
 logger = logging.getLogger(__name__)
 
+Result = Literal["applied", "unchanged", "failed"]
+
 _Stamps = dict[Path, tuple[int, ...] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The last time that the configuration was read: at a Unix time, with what came of it."""
+
+    at: float
+    result: Result
+    version: str
+    faults: tuple[str, ...] = ()
 
 
 class ConfigReloader:
@@ -34,14 +50,19 @@ class ConfigReloader:
         executor: Executor,
         reloaded: Callable[[str], None],
     ) -> None:
-        self._source = source
+        self.source = source
         self._pepper = pepper
         self._apply = apply
         self._executor = executor
         self._reloaded = reloaded
         self._lock = asyncio.Lock()
         self._stamps: _Stamps = {}
-        self.fault: str | None = None
+        self.last: Reading | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the configuration since it was last read, if anything is."""
+        return "\n".join(self.last.faults) if self.last is not None and self.last.faults else None
 
     async def watch(self, current: Callable[[], Snapshot]) -> None:
         """Look at the files every `reload_poll_s`, until cancelled."""
@@ -65,31 +86,32 @@ class ConfigReloader:
             try:
                 snapshot = await loop.run_in_executor(self._executor, self._compile, current)
             except ConfigurationError as error:
-                self.fault = str(error)
-                snapshot = None
-            if snapshot is None:
-                self._reloaded("failed")
-                for line in (self.fault or "").splitlines():
-                    logger.error("the configuration is broken, %s stays in force: %s", current.version, line)
+                self._failed(current, str(error).splitlines())
                 return False
-            self.fault = None
             is_same = snapshot.version == current.version and snapshot.upstreams == current.upstreams
+            result: Result = "unchanged" if is_same else "applied"
+            self.last = Reading(time.time(), result, snapshot.version)
             if not is_same:
                 await self._apply(snapshot)
                 logger.info("configuration %s is in force instead of %s", snapshot.version, current.version)
-            self._reloaded("unchanged" if is_same else "applied")
+            self._reloaded(result)
             return True
+
+    def _failed(self, current: Snapshot, faults: list[str]) -> None:
+        self.last = Reading(time.time(), "failed", current.version, tuple(faults))
+        self._reloaded("failed")
+        for fault in faults:
+            logger.error("the configuration is broken, %s stays in force: %s", current.version, fault)
 
     def _compile(self, running: Snapshot) -> Snapshot:
         current = running.settings
-        new = self._source.load()
+        new = self.source.load()
         if not new.upstreams:
             raise ConfigurationError("upstreams is empty: name at least one engine, such as http://host:8080")
-        fixed = [name for name in Settings.model_fields if name not in LIVE]
-        later = [name for name in fixed if getattr(new, name) != getattr(current, name)]
+        later = waiting_for_a_start(LIVE, current, new)
         if later:
             logger.warning("these settings change at the next start only: %s", ", ".join(later))
-        kept = {name: getattr(current, name) for name in fixed}
+        kept = {name: getattr(current, name) for name in later}
         snapshot = compile_snapshot(new.model_copy(update=kept), self._pepper)
         was, currency = running.prices.currency, snapshot.prices.currency
         if currency != was:  # balances and budgets are in it, and what runs is priced in it
@@ -98,7 +120,7 @@ class ConfigReloader:
         return snapshot
 
     def _stamp(self, snapshot: Snapshot) -> _Stamps:
-        path = self._source.path
+        path = self.source.path
         paths = [*([] if path is None else [path]), *watched_files(snapshot.settings)]
         return {path: _stamp_of(path) for path in paths}
 

@@ -91,6 +91,7 @@ def pages() -> list[PageRoute]:
         PageRoute("POST", "/ui/review/{id}", views.review.decide, admin),
         PageRoute("GET", "/ui/audit", views.audit.listing),
         PageRoute("POST", "/ui/audit/verify", views.audit.verify),
+        PageRoute("GET", "/ui/config", views.config.page),
         PageRoute("GET", "/ui/playground", views.playground.page),
         PageRoute("POST", "/ui/playground/chat", views.playground.chat, admin, is_data=True),
         PageRoute("GET", "/ui/account", views.account.page),

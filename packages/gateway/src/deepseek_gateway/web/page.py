@@ -42,6 +42,7 @@ NAVIGATION = (
     ("words", "/ui/words"),
     ("review", "/ui/review"),
     ("audit", "/ui/audit"),
+    ("config", "/ui/config"),
 )
 
 

@@ -37,7 +37,8 @@ export class TimeChart {
 
   #config() {
     const { width, height } = this.plot.getBoundingClientRect();
-    const { colors, isStacked, format } = this.options;
+    const { isStacked, format } = this.options;
+    const colors = this.options.colors.slice(0, this.lines.length); // uPlot draws nothing when it misses a line
     const order = isStacked ? [...colors].reverse() : colors;
     const text = color(this.plot, "--muted");
     const grid = { stroke: color(this.plot, "--line"), width: 1 };

@@ -26,3 +26,14 @@ export function percent(value) {
   if (value == null) return NONE;
   return value > 0 && value < 0.0995 ? `${(value * 100).toFixed(1)} %` : `${(value * 100).toFixed(0)} %`;
 }
+
+const SIGNS = { USD: "$", CNY: "¥", EUR: "€", GBP: "£", JPY: "¥" };
+
+/** $1,234.50, ¥0.0042: two digits after the point, or as many as show two that are not zero. */
+export function money(value, currency) {
+  if (value == null) return NONE;
+  const size = Math.abs(value);
+  const digits = size === 0 || size >= 0.1 ? 2 : Math.min(9, 1 - Math.floor(Math.log10(size)));
+  const amount = size.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return `${value < 0 ? "-" : ""}${SIGNS[currency] ?? `${currency}\u00a0`}${amount}`;
+}

@@ -1,7 +1,7 @@
 // The overview: charts, and figures that follow what happens.
 
 import { text } from "./app.js";
-import { milliseconds, percent, short } from "./formats.js";
+import { milliseconds, money, percent, short } from "./formats.js";
 import { TimeChart } from "./charts.js";
 
 const FIGURES_EVERY_MS = 15_000;
@@ -17,13 +17,14 @@ const charts = [...document.querySelectorAll("[data-chart]")].map((figure) => {
   return new TimeChart(figure, {
     colors: COLORS[name] ?? COLORS.others,
     isStacked: !isLatency,
-    format: isLatency ? milliseconds : short,
+    format: isLatency ? milliseconds : name === "cost" ? (value) => money(value, figures.currency) : short,
     lines: () => linesOf(name),
   });
 });
 
 function linesOf(name) {
   const values = figures[name];
+  if (name === "cost") return [figures.cost];
   if (name === "requests") return [values.finished, values.cancelled, values.failed];
   if (name === "tokens") {
     const computed = values.prompt.map((prompt, at) => prompt - values.cached[at]);
@@ -54,15 +55,18 @@ function draw() {
 
 function show(live) {
   for (const place of document.querySelectorAll("[data-now]")) place.textContent = short(live[place.dataset.now]);
+  for (const place of document.querySelectorAll("[data-queued] span")) place.textContent = short(live.queued[place.parentElement.dataset.queued]);
   say(live.problem ?? text("ready"), live.problem !== null);
   const rows = live.upstreams.map((upstream) => {
     const row = document.createElement("tr");
-    const badge = element("span", text(upstream.health), `badge ${upstream.health}`);
+    const badge = element("span", text(upstream.state), `badge ${upstream.state}`);
     const health = document.createElement("td");
     health.append(badge);
     const models = upstream.models.join(", ") || "–";
     row.append(
-      element("td", upstream.name, "mono"), health, element("td", short(upstream.in_flight), "number"), element("td", models),
+      element("td", upstream.name, "mono"), health, element("td", short(upstream.in_flight), "number"),
+      element("td", short(upstream.load), "number"), element("td", short(upstream.waiting), "number"),
+      element("td", percent(upstream.kv_use), "number"), element("td", models),
     );
     return row;
   });

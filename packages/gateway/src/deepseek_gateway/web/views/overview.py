@@ -100,21 +100,13 @@ def figures_of(store: Store, currency: str, choice: Range, now: float) -> dict[s
 def live_of(page: Page) -> dict[str, Any]:
     """This process's state, from memory."""
     gateway = page.gateway
-    upstreams = [
-        {
-            "name": upstream.name,
-            "health": upstream.health.value,
-            "in_flight": upstream.in_flight,
-            "models": list(upstream.models),
-        }
-        for upstream in gateway.pool.upstreams
-    ]
-    problem = gateway.not_ready()
+    figures, models = gateway.figures(), {upstream.name: upstream.models for upstream in gateway.pool.upstreams}
     return {
         "running": gateway.running,
         "pending_rows": gateway.ledger.pending_rows,
-        "problem": problem,
-        "upstreams": upstreams,
+        "queued": figures.queued,
+        "problem": gateway.not_ready(),
+        "upstreams": [{**asdict(one), "models": models.get(one.name, ())} for one in figures.upstreams],
     }
 
 
