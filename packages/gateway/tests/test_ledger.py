@@ -212,3 +212,21 @@ async def test_a_failed_batch_leaves_nothing_behind(store: Store) -> None:
     assert store.ledger.rows() == []
     store.ledger.insert([row("r1")])
     assert len(store.ledger.rows()) == 1
+
+
+async def test_a_closed_journal_writes_to_nobodys_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.start_segment()
+    journal.append({"t": "a"})
+    await journal.close()
+    others = [
+        (tmp_path / f"other{number}").open("wb+") for number in range(8)
+    ]  # they get the numbers that are free now
+    for other in others:
+        other.write(b"theirs")
+        other.flush()
+    with pytest.raises(JournalError, match="closed"):
+        journal.append({"t": "b"})
+    assert [Path(other.name).read_bytes() for other in others] == [b"theirs"] * 8
+    for other in others:
+        other.close()

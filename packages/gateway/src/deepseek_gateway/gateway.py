@@ -52,6 +52,8 @@ from deepseek_gateway.upstream.pool import UpstreamPool
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 2.0
+LAST_WORDS_S = 1.0
+"""What a running request has, at a second signal, to end itself; and as much again once it is cancelled."""
 
 
 class Gateway:
@@ -167,7 +169,8 @@ class Gateway:
             self._tasks.append(asyncio.create_task(self._reloader.watch(lambda: self.snapshot)))
 
     async def close(self) -> None:
-        """Bring the ledger into the store and let everything go."""
+        """End what still runs, bring the ledger into the store and let everything go."""
+        await self._end_requests()
         tasks = [*self._tasks, *self._making]
         for task in tasks:
             task.cancel()
@@ -189,6 +192,14 @@ class Gateway:
         self.executor.shutdown()
         self.page_executor.shutdown()
         self.store.close()
+
+    async def _end_requests(self) -> None:
+        """Nothing runs after a drain; at a second signal, what does settles before the journal is closed."""
+        for end in (RequestWatch.stop, RequestWatch.cancel):
+            for watch in list(self.watches):
+                end(watch)
+            if await self._is_idle_within(LAST_WORDS_S):
+                return
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run something that outlives the request that began it; it ends with the gateway."""

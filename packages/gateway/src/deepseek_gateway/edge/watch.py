@@ -98,6 +98,10 @@ class RequestWatch:
         """End the request: the gateway stops."""
         self._end(StoppingError())
 
+    def cancel(self) -> None:
+        """End the task itself, whatever it does: there is no time for more."""
+        self._task.cancel()
+
     def allow_last_words(self) -> None:
         """After StoppingError: let the task tell its caller. What else ends a wait still does."""
         if isinstance(self._ending, StoppingError):

@@ -94,6 +94,8 @@ class Journal:
         if len(payload) > MAX_RECORD_BYTES:  # a reader would take it for the torn end of the file
             raise JournalError(f"a record of {len(payload)} bytes is longer than {MAX_RECORD_BYTES}")
         data = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+        if self._fd < 0:
+            raise JournalError("the journal is closed")
         try:
             written = os.write(self._fd, data)
             if written != len(data):
@@ -144,7 +146,9 @@ class Journal:
         if self._syncing is not None:
             await self._syncing
         self._executor.shutdown()
-        for descriptor in (*self._retired_fds, self._fd, self._lock_fd):
+        descriptors = (*self._retired_fds, self._fd, self._lock_fd)
+        self._retired_fds, self._fd = [], -1  # the number may soon be another file's: nothing may be written to it
+        for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
 
