@@ -35,6 +35,8 @@ def test_a_text_file_is_a_pattern_a_line() -> None:
         Entry("bad", Level.MASK),
         Entry("worse", Level.MASK),
     ]
+    texts = ("pattern,level\nbad,mask", '{"pattern": "bad"}', "pattern, of words\nbad", "pattern", "")
+    assert [format_of("-", text) for text in texts] == ["csv", "jsonl", "text", "csv", "text"]
     assert [format_of(name) for name in ("a.csv", "a.JSONL", "a.txt", "a")] == ["csv", "jsonl", "text", "text"]
 
 

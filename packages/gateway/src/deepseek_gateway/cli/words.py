@@ -59,9 +59,10 @@ def run_import(parsed: argparse.Namespace) -> int:
                 admin.by, parsed.name, entries, note="the demonstration list", activate=parsed.activate
             )
         else:
+            text = _read(parsed.file)
             fields = {
-                "text": _read(parsed.file),
-                "format": parsed.format or format_of(parsed.file or ""),
+                "text": text,
+                "format": parsed.format or format_of(parsed.file or "", text),
                 "level": parsed.level,
                 "note": parsed.note,
                 "activate": parsed.activate,
@@ -208,7 +209,7 @@ def _add_import(actions: Commands) -> None:
     parser = add_action(actions, "import", run_import, "keep a new version of a list")
     parser.add_argument("name", help="letters, digits, _ and -")
     parser.add_argument("file", nargs="?", help="CSV, JSON lines or a pattern a line; - or none: standard input")
-    parser.add_argument("--format", choices=FORMATS, help="(by the file's name)")
+    parser.add_argument("--format", choices=FORMATS, help="(by the file's name or first line)")
     parser.add_argument(
         "--level", choices=("block", "mask", "review", "allow"), default="block", help="of entries without"
     )

@@ -18,10 +18,14 @@ COLUMNS = tuple(field.name for field in fields(Entry))
 _MAX_FAULTS = 10
 
 
-def format_of(name: str) -> Format:
-    """The format that a file's name tells."""
+def format_of(name: str, text: str = "") -> Format:
+    """The format that a file's name tells, or else its first line: a line of columns or an object is no pattern."""
     ending = name.rpartition(".")[2].lower()
-    return "jsonl" if ending in {"jsonl", "ndjson", "json"} else "csv" if ending == "csv" else "text"
+    first = text.removeprefix("\ufeff").lstrip().partition("\n")[0].strip()
+    titles = {title.strip() for title in first.split(",")}
+    if ending in {"jsonl", "ndjson", "json"} or first.startswith('{"pattern"'):
+        return "jsonl"
+    return "csv" if ending == "csv" or ("pattern" in titles and titles <= {*COLUMNS}) else "text"
 
 
 def read_list(text: str, form: Format, default: Level = Level.BLOCK) -> list[Entry]:
