@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import deepseek_client
-from deepseek_client import errors, paging, raw, streaming
+from deepseek_client import chat_stream, errors, paging, raw, streaming
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
 from deepseek_client.resources import chat, completions, files, fim, models, responses, tokens, tools, user
 from deepseek_client.types import Generation
@@ -32,6 +32,7 @@ PAIRS = [
     (raw.StreamingResponse, raw.AsyncStreamingResponse),
     (streaming.Stream, streaming.AsyncStream),
     (streaming.TextStream, streaming.AsyncTextStream),
+    (chat_stream.ChatStream, chat_stream.AsyncChatStream),
 ]
 
 

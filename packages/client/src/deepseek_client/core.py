@@ -10,6 +10,7 @@ from urllib.parse import quote
 from deepseek_client.accounting import Entry, Ledger, entry_of
 from deepseek_client.effects import Flow
 from deepseek_client.errors import APIStatusError, ContextLengthError, DeepSeekError
+from deepseek_client.events import ChatEvent
 from deepseek_client.exchange import Attempts, Exchange
 from deepseek_client.params import Call, ChatParams, CompletionParams, GenerateParams, make_call
 from deepseek_client.prefixes import Continuation, continuation_of
@@ -18,6 +19,7 @@ from deepseek_client.readings import (
     AnswerT,
     ChatReading,
     CompletionReading,
+    EventReading,
     GenerationReading,
     ItemT,
     Reading,
@@ -36,6 +38,7 @@ T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=WireModel)
 
 ChatStreamCore = StreamCore[ChatCompletionChunk, ChatCompletion]
+ChatEventCore = StreamCore[ChatEvent, ChatCompletion]
 CompletionStreamCore = StreamCore[Completion, Completion]
 TextStreamCore = StreamCore[str, Generation]
 
@@ -120,6 +123,14 @@ class Core:
             call, lambda call: self.post(chat_path(self.settings, call.body), call, ChatCompletion)
         )
         return continuation.joined(completion)
+
+    def open_events(self, messages: list[Any], params: Mapping[str, Any], *, keep_alives: bool) -> ChatEventCore:
+        """A stream of the events of the answer to a conversation."""
+        params = {"stream_options": {"include_usage": True}, **params}
+        call = self.call(ChatParams, params, messages=messages, stream=True)
+        choices = int(call.body.get("n") or 1)
+        path = chat_path(self.settings, call.body)
+        return self.stream(path, call, lambda: EventReading(choices, keep_alives=keep_alives))
 
     def complete(self, prompt: object, params: Mapping[str, Any]) -> Flow[Completion]:
         """A continuation of a text."""

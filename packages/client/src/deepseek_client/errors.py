@@ -27,7 +27,8 @@ DeepSeekError
 ├── ToolRoundsError               tools were called for too many rounds; `.messages` holds them
 └── StreamError                   `.snapshot` holds what had arrived
     ├── StreamTruncatedError      the stream ended before the answer did
-    └── StreamProtocolError       the bytes are not server-sent events
+    ├── StreamProtocolError       the bytes are not server-sent events
+    └── StreamClosedError         the whole answer was asked of a stream that was closed before its end
 
 An error inside a stream is of the class that its status would have given before the stream began.
 """
@@ -251,6 +252,10 @@ class StreamTruncatedError(StreamError):
 
 class StreamProtocolError(StreamError):
     """What came is not a stream of server-sent events."""
+
+
+class StreamClosedError(StreamError):
+    """The stream was closed or cancelled before its end, so that there is no whole answer."""
 
 
 CLASS_OF_STATUS: dict[int, type[APIStatusError]] = {

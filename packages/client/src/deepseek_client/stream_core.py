@@ -15,6 +15,7 @@ from deepseek_client.errors import (
     DeepSeekError,
     EmptyResponseError,
     ResponseValidationError,
+    StreamClosedError,
     StreamProtocolError,
     StreamTruncatedError,
 )
@@ -41,7 +42,7 @@ class Connected(Generic[ItemT, AnswerT]):
 class StreamCore(Generic[ItemT, AnswerT]):
     """One stream. `fill` until `items` holds something or `is_over`; `take` what it holds.
 
-    Until the first item was taken, a failure that a retry may help starts the stream again; after that, it is raised
+    Until the first item has come, a failure that a retry may help starts the stream again; after that, it is raised
     with what had arrived as its `snapshot`.
 
     Args:
@@ -80,7 +81,8 @@ class StreamCore(Generic[ItemT, AnswerT]):
         self._has_data = False
         self._has_comment = False
         self._is_done = False
-        self._is_delivered = False
+        self._has_items = False
+        self._is_cut = False
         self._sniffed = b""
 
     @property
@@ -89,14 +91,22 @@ class StreamCore(Generic[ItemT, AnswerT]):
         return self._opened.body if self._opened is not None else None
 
     @property
+    def is_begun(self) -> bool:
+        """Whether the request has been sent, or never will be."""
+        return self._opened is not None or self.is_over
+
+    @property
     def request_id(self) -> str | None:
         """The id under which the server's logs know the request."""
         return request_id_of(self.headers)
 
     def take(self) -> ItemT:
-        """The next item; from now on the stream cannot start again unseen."""
-        self._is_delivered = True
+        """The next item."""
         return self.items.popleft()
+
+    def give_back(self, item: ItemT) -> None:
+        """Make an item that was taken the next one again."""
+        self.items.appendleft(item)
 
     def start(self) -> Flow[None]:
         """Send the request, with retries; returns when the response has begun.
@@ -148,6 +158,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
 
     def close(self) -> Flow[None]:
         """End the stream, whatever is left of it."""
+        self._is_cut = self._is_cut or not (self.is_over or self.reading.is_complete)
         self.is_over = True
         self.items.clear()
         yield from self.release()
@@ -158,8 +169,24 @@ class StreamCore(Generic[ItemT, AnswerT]):
             model, created = self.reading.origin
             self.cost = self._enter(Entry(self.reading.usage, self._model or model, created))
 
-    def _note_comment(self, _text: str) -> None:
+    def whole_answer(self) -> AnswerT:
+        """The answer of a stream that is over.
+
+        Raises:
+            StreamClosedError: it was closed before its end; with `snapshot`.
+            DeepSeekError: it had broken; with `snapshot`.
+        """
+        if self._failure is not None and not self._is_cut:
+            raise self._failure
+        if self._is_cut:
+            error = StreamClosedError("the stream was closed before its end", request_id=self.request_id)
+            error.snapshot = self.reading.answer()
+            raise error
+        return self.reading.answer()
+
+    def _note_comment(self, text: str) -> None:
         self._has_comment = True
+        self.items.extend(self.reading.comment(text))
 
     def _next_read(self, opened: Opened, waiting_since: float) -> Read:
         """The next read and its limit. The clock runs from the caller's wish for data, or from the last data event."""
@@ -201,15 +228,15 @@ class StreamCore(Generic[ItemT, AnswerT]):
             assert error is not None, "an event named error always gives one"
             raise error
         try:
-            item = self.reading.read(event.data)
+            items = self.reading.read(event.data)
         except ValueError as invalid:
             error = error_of_event(event.data, self.headers, secret=self._exchange.secret, is_error_event=False)
             raise error or ResponseValidationError(
                 f"an event of the stream is not what the contract names: {describe(invalid)}; "
                 f"it begins: {excerpt(event.data.encode(), self._exchange.secret)}"
             ) from invalid
-        if item is not None:
-            self.items.append(item)
+        self.items.extend(items)
+        self._has_items = self._has_items or bool(items)
         self._is_done = self.reading.is_over
 
     def _check_end(self) -> None:
@@ -235,7 +262,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
 
     def _finish(self) -> Flow[None]:
         """After `[DONE]`, read what is left of the body, for a moment: then the connection can be used again."""
-        self.is_over = True
+        self._end()
         opened = self._opened
         if opened is not None and self._is_done:
             deadline = self._clock() + DRAIN_S
@@ -246,10 +273,15 @@ class StreamCore(Generic[ItemT, AnswerT]):
                 pass  # the answer is whole; only the connection is lost
         yield from self.release()
 
+    def _end(self) -> None:
+        """The answer is whole."""
+        self.is_over = True
+        self.items.extend(self.reading.end())
+
     def _recover(self, error: DeepSeekError) -> Flow[None]:
         """A read failed and the response is closed: start again, or see that nothing is missing, or raise."""
         if self.reading.is_complete and isinstance(error, APIConnectionError | StreamTruncatedError):
-            self.is_over = True
+            self._end()
             return
         if isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError):
             broken = StreamTruncatedError(f"the connection broke before the answer was complete: {error.message}")
@@ -258,7 +290,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         error.request_id = error.request_id or self.request_id
         attempts = self._attempts
         assert attempts is not None, "a stream that was read has been started"
-        if not self._is_delivered and not self.items:
+        if not self._has_items:
             delay = attempts.next_delay_s(error)
             if delay is not None:
                 yield Sleep(delay)

@@ -8,8 +8,10 @@ from typing import Generic, Self
 
 from deepseek_client.readings import AnswerT, ItemT
 from deepseek_client.stream_core import StreamCore
+from deepseek_client.tee import DEFAULT_TEE_BUFFER, AsyncStreamBranch, StreamBranch, tee, tee_async
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.base import AnswerModel
+from deepseek_client.types.chat import ChatCompletion
 from deepseek_client.types.generate import Generation
 from deepseek_client.types.usage import Usage
 
@@ -73,6 +75,8 @@ class Stream(_StreamState[ItemT, AnswerT]):
         return core.take()
 
     def __enter__(self) -> Self:
+        if not self._core.is_begun:
+            self._transport.run(self._core.start())
         return self
 
     def __exit__(
@@ -84,11 +88,30 @@ class Stream(_StreamState[ItemT, AnswerT]):
         """Let go of the answer. The server sees a disconnect if it was not done."""
         self._transport.run(self._core.close())
 
+    def cancel(self) -> AnswerT:
+        """Stop the answer at the server, and return what has arrived. Any thread or task may call it."""
+        self.close()
+        return self.snapshot
+
     def until_done(self) -> AnswerT:
-        """Read what is left, and return the whole answer."""
+        """Read what is left, and return the whole answer.
+
+        Raises:
+            StreamClosedError: the stream was closed before its end.
+        """
         for _ in self:
             pass
-        return self.snapshot
+        return self._core.whole_answer()
+
+    def tee(self, n: int = 2, *, buffer: int = DEFAULT_TEE_BUFFER) -> tuple[StreamBranch[ItemT], ...]:
+        """`n` iterators that each give every item from here on; the stream itself is then theirs to read.
+
+        Read each in a thread or task of its own: one that is `buffer` items ahead of another waits for it.
+
+        Raises:
+            StreamError: while iterating, where waiting would never end: nobody, or the same task, reads the other one.
+        """
+        return tee(self, n, buffer)
 
     def __del__(self) -> None:
         core = getattr(self, "_core", None)
@@ -115,6 +138,8 @@ class AsyncStream(_StreamState[ItemT, AnswerT]):
         return core.take()
 
     async def __aenter__(self) -> Self:
+        if not self._core.is_begun:
+            await self._transport.run(self._core.start())
         return self
 
     async def __aexit__(
@@ -126,11 +151,30 @@ class AsyncStream(_StreamState[ItemT, AnswerT]):
         """Let go of the answer. The server sees a disconnect if it was not done."""
         await self._transport.run(self._core.close())
 
+    async def cancel(self) -> AnswerT:
+        """Stop the answer at the server, and return what has arrived. Any thread or task may call it."""
+        await self.close()
+        return self.snapshot
+
     async def until_done(self) -> AnswerT:
-        """Read what is left, and return the whole answer."""
+        """Read what is left, and return the whole answer.
+
+        Raises:
+            StreamClosedError: the stream was closed before its end.
+        """
         async for _ in self:
             pass
-        return self.snapshot
+        return self._core.whole_answer()
+
+    def tee(self, n: int = 2, *, buffer: int = DEFAULT_TEE_BUFFER) -> tuple[AsyncStreamBranch[ItemT], ...]:
+        """`n` iterators that each give every item from here on; the stream itself is then theirs to read.
+
+        Read each in a thread or task of its own: one that is `buffer` items ahead of another waits for it.
+
+        Raises:
+            StreamError: while iterating, where waiting would never end: nobody, or the same task, reads the other one.
+        """
+        return tee_async(self, n, buffer)
 
     def __del__(self) -> None:
         core = getattr(self, "_core", None)
@@ -141,11 +185,6 @@ class AsyncStream(_StreamState[ItemT, AnswerT]):
 class TextStream(Stream[str, Generation]):
     """A generated text, piece by piece. The request is sent on entering `with`, or with the first piece."""
 
-    def __enter__(self) -> Self:
-        if self._core.body is None and not self._core.is_over:
-            self._transport.run(self._core.start())
-        return self
-
     @property
     def generation(self) -> Generation:
         """All that has arrived, as `generate` would have returned it."""
@@ -155,12 +194,15 @@ class TextStream(Stream[str, Generation]):
 class AsyncTextStream(AsyncStream[str, Generation]):
     """A generated text, piece by piece. The request is sent on entering `async with`, or with the first piece."""
 
-    async def __aenter__(self) -> Self:
-        if self._core.body is None and not self._core.is_over:
-            await self._transport.run(self._core.start())
-        return self
-
     @property
     def generation(self) -> Generation:
         """All that has arrived, as `generate` would have returned it."""
         return self.snapshot
+
+
+def text_of(answer: ChatCompletion) -> str:
+    """The text of the first choice."""
+    content = answer.choices[0].message.content if answer.choices else None
+    if isinstance(content, str):
+        return content
+    return "".join(part.text or "" for part in content or ())

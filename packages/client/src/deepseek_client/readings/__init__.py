@@ -7,6 +7,7 @@ at the end of a long answer as at its beginning.
 from deepseek_client.readings.base import AnswerT, ItemT, Reading
 from deepseek_client.readings.chat import ChatReading
 from deepseek_client.readings.completions import CompletionReading
+from deepseek_client.readings.events import EventReading
 from deepseek_client.readings.responses import ResponseReading
 from deepseek_client.readings.text import GenerationReading, TextReading, as_generation
 
@@ -14,6 +15,7 @@ __all__ = [
     "AnswerT",
     "ChatReading",
     "CompletionReading",
+    "EventReading",
     "GenerationReading",
     "ItemT",
     "Reading",

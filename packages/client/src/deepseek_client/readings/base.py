@@ -1,6 +1,7 @@
 """Reading: the state of one stream, of whichever kind."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from deepseek_client.types.chat import ChatCompletionChunk
@@ -31,16 +32,24 @@ class Reading(ABC, Generic[ItemT, AnswerT]):
         self._head: dict[str, Any] = {"id": ""}
 
     @abstractmethod
-    def read(self, data: str) -> ItemT | None:
+    def read(self, data: str) -> Sequence[ItemT]:
         """Take one event's data.
 
         Returns:
-            the caller's item, or None if the event holds nothing for the caller.
+            the caller's items: one, several, or none if the event holds nothing for the caller.
 
         Raises:
             ValueError: the data is not the chunk that the contract names (pydantic.ValidationError), or it carries an
                 error (ErrorInChunkError).
         """
+
+    def comment(self, text: str) -> Sequence[ItemT]:  # noqa: ARG002
+        """The caller's items for a comment of the stream, such as a keep-alive. None is a part of the answer."""
+        return ()
+
+    def end(self) -> Sequence[ItemT]:
+        """The caller's last items, once the answer is whole."""
+        return ()
 
     @property
     def origin(self) -> tuple[str, float | None]:

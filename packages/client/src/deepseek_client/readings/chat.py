@@ -1,5 +1,6 @@
 """A stream of chat completions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from typing_extensions import override
@@ -19,13 +20,16 @@ from deepseek_client.types.chat import (
 
 
 @dataclass(slots=True)
-class _ToolCallParts:
+class ToolCallParts:
+    """A tool call, as far as it has arrived."""
+
     id: str | None = None
     type: str | None = None
     name: str | None = None
     arguments: list[str] = field(default_factory=list[str])
 
     def add(self, piece: ToolCall) -> None:
+        """Take the next piece."""
         self.id = piece.id or self.id
         self.type = piece.type or self.type
         self.name = piece.function.name or self.name
@@ -33,20 +37,28 @@ class _ToolCallParts:
             self.arguments.append(piece.function.arguments)
 
     def build(self) -> ToolCall:
+        """The call."""
         function = FunctionCall(name=self.name, arguments="".join(self.arguments))
         return ToolCall(id=self.id, type=self.type or "function", function=function)
 
 
 @dataclass(slots=True)
-class _ChoiceParts:
+class ChoiceParts:
+    """A choice, as far as it has arrived."""
+
     role: str = "assistant"
     content: list[str] = field(default_factory=list[str])
     reasoning: list[str] = field(default_factory=list[str])
-    tool_calls: dict[int, _ToolCallParts] = field(default_factory=dict[int, _ToolCallParts])
+    tool_calls: dict[int, ToolCallParts] = field(default_factory=dict[int, ToolCallParts])
     token_ids: list[int] = field(default_factory=list[int])
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
 
+    def position_of(self, piece: ToolCall) -> int:
+        """Which of the calls a piece belongs to: the one it names, or the last."""
+        return piece.index if piece.index is not None else max(len(self.tool_calls) - 1, 0)
+
     def add(self, choice: ChatChunkChoice) -> None:
+        """Take the choice's part of a chunk."""
         delta = choice.delta
         if delta.content:
             self.content.append(delta.content)
@@ -55,14 +67,14 @@ class _ChoiceParts:
         if delta.role:
             self.role = delta.role
         for piece in delta.tool_calls or ():
-            position = piece.index if piece.index is not None else max(len(self.tool_calls) - 1, 0)
-            self.tool_calls.setdefault(position, _ToolCallParts()).add(piece)
+            self.tool_calls.setdefault(self.position_of(piece), ToolCallParts()).add(piece)
         if choice.token_ids:
             self.token_ids += choice.token_ids
         if choice.logprobs is not None and choice.logprobs.content:
             self.logprobs += choice.logprobs.content
 
     def build(self, index: int, finish_reason: str | None) -> ChatChoice:
+        """The choice."""
         calls = [self.tool_calls[position].build() for position in sorted(self.tool_calls)]
         content = "".join(self.content)
         message = ChatMessage(role=self.role, content=content)
@@ -84,17 +96,21 @@ class ChatReading(Reading[ChatCompletionChunk, ChatCompletion]):
 
     def __init__(self, expected_choices: int = 1) -> None:
         super().__init__(expected_choices)
-        self._choices: dict[int, _ChoiceParts] = {}
+        self.choices: dict[int, ChoiceParts] = {}
         self._finish_reasons: dict[int, str] = {}
 
     @override
-    def read(self, data: str) -> ChatCompletionChunk:
+    def read(self, data: str) -> Sequence[ChatCompletionChunk]:
+        return (self.take(data),)
+
+    def take(self, data: str) -> ChatCompletionChunk:
+        """As `read`; each event is one chunk."""
         chunk = ChatCompletionChunk.model_validate_json(data)
         self._note(chunk)
         for choice in chunk.choices:
-            parts = self._choices.get(choice.index)
+            parts = self.choices.get(choice.index)
             if parts is None:
-                parts = self._choices[choice.index] = _ChoiceParts()
+                parts = self.choices[choice.index] = ChoiceParts()
             parts.add(choice)
             if choice.finish_reason:
                 self._finish_reasons[choice.index] = choice.finish_reason
@@ -107,7 +123,5 @@ class ChatReading(Reading[ChatCompletionChunk, ChatCompletion]):
 
     @override
     def answer(self) -> ChatCompletion:
-        choices = [
-            self._choices[index].build(index, self._finish_reasons.get(index)) for index in sorted(self._choices)
-        ]
+        choices = [self.choices[index].build(index, self._finish_reasons.get(index)) for index in sorted(self.choices)]
         return ChatCompletion(**self._head, choices=choices, usage=self.usage)

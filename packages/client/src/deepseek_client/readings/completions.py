@@ -1,5 +1,7 @@
 """A stream of plain completions."""
 
+from collections.abc import Sequence
+
 from typing_extensions import override
 
 from deepseek_client.readings.base import Reading
@@ -15,7 +17,11 @@ class CompletionReading(Reading[Completion, Completion]):
         self._finish_reasons: dict[int, str] = {}
 
     @override
-    def read(self, data: str) -> Completion:
+    def read(self, data: str) -> Sequence[Completion]:
+        return (self.take(data),)
+
+    def take(self, data: str) -> Completion:
+        """As `read`; each event is one chunk."""
         chunk = Completion.model_validate_json(data)
         self._note(chunk)
         for choice in chunk.choices:

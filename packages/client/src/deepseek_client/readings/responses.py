@@ -1,6 +1,7 @@
 """A stream of `/v1/responses`."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 from typing_extensions import override
@@ -30,7 +31,7 @@ class ResponseReading(Reading[ResponseEvent, Response]):
         self._pieces: dict[tuple[int, str], list[str]] = {}
 
     @override
-    def read(self, data: str) -> ResponseEvent:
+    def read(self, data: str) -> Sequence[ResponseEvent]:
         fields: Any = json.loads(data)
         if not isinstance(fields, dict):
             raise ValueError("it is no object")  # noqa: TRY004  the reader of streams knows ValueError
@@ -56,7 +57,7 @@ class ResponseReading(Reading[ResponseEvent, Response]):
                 self.is_over = event.type in ("response.completed", "response.incomplete")
             case _:
                 pass
-        return event
+        return (event,)
 
     @property
     @override

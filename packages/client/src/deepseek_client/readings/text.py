@@ -1,5 +1,7 @@
 """A stream of text: our own generate stream, or another one read as if it were."""
 
+from collections.abc import Sequence
+
 from typing_extensions import override
 
 from deepseek_client.readings.base import Reading
@@ -20,7 +22,7 @@ class GenerationReading(Reading[str, Generation]):
         self._finish_reason: str | None = None
 
     @override
-    def read(self, data: str) -> str | None:
+    def read(self, data: str) -> Sequence[str]:
         chunk = GenerationChunk.model_validate_json(data)
         self._note(chunk)
         if chunk.finish_reason:
@@ -29,7 +31,7 @@ class GenerationReading(Reading[str, Generation]):
             self._token_ids += chunk.token_ids
         if chunk.text:
             self._parts.append(chunk.text)
-        return chunk.text or None
+        return (chunk.text,) if chunk.text else ()
 
     @property
     @override
@@ -55,13 +57,14 @@ class TextReading(Reading[str, Generation]):
         self._inner = inner
 
     @override
-    def read(self, data: str) -> str | None:
-        chunk = self._inner.read(data)
+    def read(self, data: str) -> Sequence[str]:
+        chunk = self._inner.take(data)
         self.usage = self._inner.usage
         if not chunk.choices:
-            return None
+            return ()
         choice = chunk.choices[0]
-        return (choice.delta.content if isinstance(choice, ChatChunkChoice) else choice.text) or None
+        text = choice.delta.content if isinstance(choice, ChatChunkChoice) else choice.text
+        return (text,) if text else ()
 
     @property
     @override

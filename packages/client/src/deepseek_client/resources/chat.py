@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Unpack, overload
 
+from deepseek_client.chat_stream import AsyncChatStream, ChatStream
 from deepseek_client.core import Core
 from deepseek_client.params import ChatParams, ToolParams
 from deepseek_client.parsing import ParsedCompletion, parse
@@ -18,8 +19,8 @@ T = TypeVar("T")
 Message = ChatMessage | Mapping[str, Any]
 """One turn: ours, or a dict such as `{"role": "user", "content": "Hello"}`."""
 
-ChatStream = Stream[ChatCompletionChunk, ChatCompletion]
-AsyncChatStream = AsyncStream[ChatCompletionChunk, ChatCompletion]
+ChunkStream = Stream[ChatCompletionChunk, ChatCompletion]
+AsyncChunkStream = AsyncStream[ChatCompletionChunk, ChatCompletion]
 
 
 class ChatCompletions:
@@ -46,14 +47,14 @@ class ChatCompletions:
     @overload
     def create(
         self, *, messages: Iterable[Message], stream: Literal[True], **params: Unpack[ChatParams]
-    ) -> ChatStream: ...
+    ) -> ChunkStream: ...
     @overload
     def create(
         self, *, messages: Iterable[Message], stream: bool, **params: Unpack[ChatParams]
-    ) -> ChatCompletion | ChatStream: ...
+    ) -> ChatCompletion | ChunkStream: ...
     def create(
         self, *, messages: Iterable[Message], stream: bool = False, **params: Unpack[ChatParams]
-    ) -> ChatCompletion | ChatStream:
+    ) -> ChatCompletion | ChunkStream:
         """Answer a conversation: whole, or with `stream=True` as an iterator of chunks.
 
         Raises:
@@ -64,6 +65,21 @@ class ChatCompletions:
         core = self._core.open_chat(list(messages), params)
         self._transport.run(core.start())
         return Stream(core, self._transport)
+
+    def stream(
+        self, *, messages: Iterable[Message], keep_alives: bool = False, **params: Unpack[ChatParams]
+    ) -> ChatStream:
+        """Answer a conversation as typed events: a context manager and an iterator; see `deepseek_client.events`.
+
+        Args:
+            messages: the conversation.
+            keep_alives: also give an event for each sign of life that the server sends while the request waits.
+            **params: as for `create`; usage is asked for unless `stream_options` says otherwise.
+
+        Raises:
+            DeepSeekError: on entering `with` or while iterating; see `deepseek_client.errors`.
+        """
+        return ChatStream(self._core.open_events(list(messages), params, keep_alives=keep_alives), self._transport)
 
     def continue_prefix(
         self,
@@ -143,14 +159,14 @@ class AsyncChatCompletions:
     @overload
     async def create(
         self, *, messages: Iterable[Message], stream: Literal[True], **params: Unpack[ChatParams]
-    ) -> AsyncChatStream: ...
+    ) -> AsyncChunkStream: ...
     @overload
     async def create(
         self, *, messages: Iterable[Message], stream: bool, **params: Unpack[ChatParams]
-    ) -> ChatCompletion | AsyncChatStream: ...
+    ) -> ChatCompletion | AsyncChunkStream: ...
     async def create(
         self, *, messages: Iterable[Message], stream: bool = False, **params: Unpack[ChatParams]
-    ) -> ChatCompletion | AsyncChatStream:
+    ) -> ChatCompletion | AsyncChunkStream:
         """Answer a conversation: whole, or with `stream=True` as an iterator of chunks.
 
         Raises:
@@ -161,6 +177,21 @@ class AsyncChatCompletions:
         core = self._core.open_chat(list(messages), params)
         await self._transport.run(core.start())
         return AsyncStream(core, self._transport)
+
+    def stream(
+        self, *, messages: Iterable[Message], keep_alives: bool = False, **params: Unpack[ChatParams]
+    ) -> AsyncChatStream:
+        """Answer a conversation as typed events: a context manager and an iterator; see `deepseek_client.events`.
+
+        Args:
+            messages: the conversation.
+            keep_alives: also give an event for each sign of life that the server sends while the request waits.
+            **params: as for `create`; usage is asked for unless `stream_options` says otherwise.
+
+        Raises:
+            DeepSeekError: on entering `with` or while iterating; see `deepseek_client.errors`.
+        """
+        return AsyncChatStream(self._core.open_events(list(messages), params, keep_alives=keep_alives), self._transport)
 
     async def continue_prefix(
         self,
