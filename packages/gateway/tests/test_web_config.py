@@ -41,9 +41,12 @@ async def test_a_setting_that_waits_for_a_start_says_so(stack: Stack, visitor: V
 async def test_faults_of_the_last_reading_stand_on_the_page_until_they_are_mended(
     stack: Stack, visitor: Visitor
 ) -> None:
+    assert await written(stack, "max_requests = 4321\n")
     assert not await written(stack, 'queue_size = "many"\nqueue_sise = 4\n')
     page = (await visitor.get("/ui/config")).body.decode()
     assert "queue_sise" in page
+    assert "gateway.toml:1" in page  # where the value in force came from
+    assert "4321" in page
     assert "stays in force" in page
     assert "broken" in page
     assert await written(stack, "queue_size = 9\n")

@@ -18,6 +18,7 @@ from deepseek_gateway.audit.life import NODE
 from deepseek_gateway.auth.directory import KeyDirectory
 from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
+from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.edge.tracing import Tracing
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, ConfigurationError, StoreUnavailableError
@@ -138,9 +139,9 @@ class Gateway:
         return None if self._reloader is None else self._reloader.fault
 
     @property
-    def config_source(self) -> ConfigSource | None:
-        """Where the settings come from, and are read from again."""
-        return None if self._reloader is None else self._reloader.source
+    def config_loaded(self) -> LoadedConfig[Settings] | None:
+        """What was read when the configuration was last sound, with the source of each value."""
+        return None if self._reloader is None else self._reloader.sound
 
     @property
     def config_read(self) -> Reading | None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from deepseek_gateway.config.effective import waiting_for_a_start
+from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot, watched_files
-from deepseek_gateway.settings import LIVE, ConfigSource
+from deepseek_gateway.settings import LIVE, ConfigSource, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class ConfigReloader:
         executor: Executor,
         reloaded: Callable[[str], None],
     ) -> None:
-        self.source = source
+        self._source = source
         self._pepper = pepper
         self._apply = apply
         self._executor = executor
@@ -58,6 +59,7 @@ class ConfigReloader:
         self._lock = asyncio.Lock()
         self._stamps: _Stamps = {}
         self.last: Reading | None = None
+        self.sound: LoadedConfig[Settings] | None = None
 
     @property
     def fault(self) -> str | None:
@@ -84,13 +86,13 @@ class ConfigReloader:
         async with self._lock:
             loop = asyncio.get_running_loop()
             try:
-                snapshot = await loop.run_in_executor(self._executor, self._compile, current)
+                loaded, snapshot = await loop.run_in_executor(self._executor, self._compile, current)
             except ConfigurationError as error:
                 self._failed(current, str(error).splitlines())
                 return False
             is_same = snapshot.version == current.version and snapshot.upstreams == current.upstreams
             result: Result = "unchanged" if is_same else "applied"
-            self.last = Reading(time.time(), result, snapshot.version)
+            self.last, self.sound = Reading(time.time(), result, snapshot.version), loaded
             if not is_same:
                 await self._apply(snapshot)
                 logger.info("configuration %s is in force instead of %s", snapshot.version, current.version)
@@ -103,9 +105,11 @@ class ConfigReloader:
         for fault in faults:
             logger.error("the configuration is broken, %s stays in force: %s", current.version, fault)
 
-    def _compile(self, running: Snapshot) -> Snapshot:
-        current = running.settings
-        new = self.source.load()
+    def _compile(self, running: Snapshot) -> tuple[LoadedConfig[Settings], Snapshot]:
+        current, loaded = running.settings, self._source.read()
+        new = loaded.settings
+        if new is None or loaded.faults:
+            raise ConfigurationError("\n".join(loaded.faults))
         if not new.upstreams:
             raise ConfigurationError("upstreams is empty: name at least one engine, such as http://host:8080")
         later = waiting_for_a_start(LIVE, current, new)
@@ -117,10 +121,10 @@ class ConfigReloader:
         if currency != was:  # balances and budgets are in it, and what runs is priced in it
             place = new.prices or "prices"
             raise ConfigurationError(f"{place}: the currency {currency} instead of {was} needs a start")
-        return snapshot
+        return loaded, snapshot
 
     def _stamp(self, snapshot: Snapshot) -> _Stamps:
-        path = self.source.path
+        path = self._source.path
         paths = [*([] if path is None else [path]), *watched_files(snapshot.settings)]
         return {path: _stamp_of(path) for path in paths}
 

@@ -51,7 +51,7 @@ export class TimeChart {
       scales: { x: { time: true, range: (_, min, max) => [min - this.slotS / 2, max + this.slotS / 2] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
       series: [{}, ...order.map((name) => this.#series(color(this.plot, name), isStacked))],
       axes: [
-        { stroke: text, font, grid: { show: false }, ticks: { show: false }, space: 60, size: 26, values: (_, splits) => splits.map((at) => this.#when(at)) },
+        { stroke: text, font, grid: { show: false }, ticks: { show: false }, space: 60, size: 26, values: (_, splits) => once(splits.map((at) => this.#when(at))) },
         { stroke: text, font, grid, ticks: { show: false }, size: 58, space: 38, values: (_, splits) => splits.map((value) => tick(format, value)) },
       ],
       tzDate: (at) => globalThis.uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
@@ -77,6 +77,11 @@ export class TimeChart {
     const parts = isDay ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
     return new Intl.DateTimeFormat(document.documentElement.lang, { ...parts, timeZone: "UTC" }).format(at * 1000);
   }
+}
+
+/** Labels without those that say the same as the one before. */
+function once(labels) {
+  return labels.map((label, at) => (label === labels[at - 1] ? "" : label));
 }
 
 /** A value beside an axis: without zeros that say nothing. */

@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp
 
-from deepseek_gateway.config.effective import EffectiveSetting, effective_settings, waiting_for_a_start
+from deepseek_gateway.config.effective import effective_settings, waiting_for_a_start
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.config.sources import Sources
 from deepseek_gateway.settings import LIVE, Settings
@@ -14,7 +14,10 @@ TABLES = frozenset({"upstreams", "models"})
 
 async def page(page: Page) -> ASGIApp:
     """All of it."""
-    loaded, settings, waiting = await page.web.call(_read, page)
+    in_force = page.gateway.settings
+    loaded: LoadedConfig[Settings] = page.gateway.config_loaded or LoadedConfig(None, Sources(None), ())
+    waiting = [] if loaded.settings is None else waiting_for_a_start(LIVE, in_force, loaded.settings)
+    settings = effective_settings(Settings, loaded, in_force)
     shown = [setting for setting in settings if setting.name not in TABLES]
     return page.html(
         "config.html",
@@ -25,15 +28,6 @@ async def page(page: Page) -> ASGIApp:
         given=[setting for setting in shown if setting.is_given],
         others=[setting for setting in shown if not setting.is_given],
         waiting=frozenset(waiting),
-        live=LIVE,
-        upstreams=page.gateway.settings.upstreams,
-        models=page.gateway.settings.models,
+        upstreams=in_force.upstreams,
+        models=in_force.models,
     )
-
-
-def _read(page: Page) -> tuple[LoadedConfig[Settings], list[EffectiveSetting], list[str]]:
-    """What the sources say now, the settings in force, and which of them wait for a start. Reads files."""
-    source, in_force = page.gateway.config_source, page.gateway.settings
-    loaded: LoadedConfig[Settings] = LoadedConfig(None, Sources(None), ()) if source is None else source.read()
-    waiting = [] if loaded.settings is None else waiting_for_a_start(LIVE, in_force, loaded.settings)
-    return loaded, effective_settings(Settings, loaded, in_force), waiting
