@@ -54,11 +54,17 @@ def test_a_prompt_that_is_too_long_is_known_on_every_server(body):
     assert type(error_of(400, body)) is errors.ContextLengthError
 
 
+def test_deepseek_s_wish_for_the_reasoning_back_has_a_class():
+    message = "The `reasoning_content` in the thinking mode must be passed back to the API."
+    assert type(error_of(400, {"error": {"message": message}})) is errors.ReasoningContentRequiredError
+
+
 @pytest.mark.parametrize(
     ("status", "cls"),
     [
         (500, errors.InternalServerError),
-        (504, errors.InternalServerError),
+        (502, errors.InternalServerError),
+        (504, errors.GatewayTimeoutError),
         (503, errors.OverloadedError),
         (418, errors.APIStatusError),
     ],

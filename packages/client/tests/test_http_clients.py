@@ -1,12 +1,14 @@
 """The HTTP client may be the caller's: httpx, mocked by respx, or httpx2."""
 
 import asyncio
+import socket
+import threading
 
 import httpx
 import pytest
 import respx
 
-from deepseek_client import APIConnectionError, APITimeoutError, AsyncDeepSeek, ConfigurationError, DeepSeek
+from deepseek_client import APIConnectionError, AsyncDeepSeek, ConfigurationError, DeepSeek, errors
 
 
 @respx.mock
@@ -30,12 +32,14 @@ async def test_a_stream_mocked_whole_is_read_like_any_other(kit):
 @pytest.mark.parametrize(
     ("failure", "expected", "calls"),
     [
-        (httpx.ConnectTimeout, APITimeoutError, 2),
-        (httpx.ReadTimeout, APITimeoutError, 1),
-        (httpx.WriteTimeout, APITimeoutError, 1),
+        (httpx.ConnectTimeout, errors.ConnectTimeout, 2),
+        (httpx.PoolTimeout, errors.PoolTimeout, 2),
+        (httpx.ReadTimeout, errors.FirstTokenTimeout, 1),
+        (httpx.WriteTimeout, errors.APITimeoutError, 1),
+        (httpx.ConnectError, errors.ConnectError, 2),
         (httpx.ReadError, APIConnectionError, 2),
         (httpx.RemoteProtocolError, APIConnectionError, 2),
-        (httpx.ProxyError, APIConnectionError, 2),
+        (httpx.ProxyError, errors.ConnectError, 2),
         (httpx.LocalProtocolError, ConfigurationError, 1),
     ],
 )
@@ -91,3 +95,21 @@ async def test_a_closed_async_client_says_so():
     await client.aclose()
     with pytest.raises(Exception, match="the client has been closed"):
         await client.generate("Hi")
+
+
+async def test_a_server_without_tls_is_a_tls_error(connect, kit):
+    def answer_in_plain(listener):
+        sock, _ = listener.accept()
+        with sock:
+            sock.recv(4096)
+            sock.sendall(b"HTTP/1.1 400 X\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_in_plain, args=(listener,))
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(errors.TLSError, match="no secure connection") as caught:
+            await kit.settle(connect(base_url=url, max_retries=0).generate("Hi"))
+        thread.join(10)
+    assert isinstance(caught.value, errors.ConnectError)
+    assert (caught.value.retries_taken, caught.value.elapsed.total_seconds() >= 0) == (0, True)

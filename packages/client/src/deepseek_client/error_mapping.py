@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
 
-from deepseek_client.errors import APIStatusError, ContextLengthError, class_of_status
+from deepseek_client.errors import APIStatusError, ContextLengthError, ReasoningContentRequiredError, class_of_status
 from deepseek_client.retries import retry_after_s
 from deepseek_client.types.errors import TYPE_OF_STATUS
 
@@ -28,6 +28,7 @@ _STATUS_OF_CODE = {
 }
 _STATUS_OF_TYPE = {kind: status for status, kind in sorted(TYPE_OF_STATUS.items(), reverse=True)}
 _CONTEXT_LENGTH = re.compile(r"context[ _-](length|size|window)|the context is \d+ tokens|maximum allowed length", re.I)
+_REASONING_REQUIRED = re.compile(r"reasoning_content.*must be passed back", re.I | re.S)
 _KEY_SHAPED = re.compile(r"\b(sk-|dsk_)[A-Za-z0-9_\-]{6,}")
 _MAX_EXCERPT = 300
 
@@ -108,6 +109,8 @@ def _build(
     cls = class_of_status(status)
     if status == 400 and (fields.code == "context_length_exceeded" or _CONTEXT_LENGTH.search(fields.message)):
         cls = ContextLengthError
+    elif status == 400 and _REASONING_REQUIRED.search(fields.message):
+        cls = ReasoningContentRequiredError
     return cls(
         fields.message,
         status_code=status,

@@ -3,10 +3,14 @@
 DeepSeekError
 ├── ConfigurationError            bad base URL, key or setting; nothing was sent
 ├── APIConnectionError            no answer: refused, reset, cut off
+│   ├── ConnectError              the server could not be reached
+│   │   └── TLSError              its certificate, or the handshake, failed
 │   └── APITimeoutError           no answer in time; also a TimeoutError; `.phase` says which limit
+│       ├── ConnectTimeout, PoolTimeout, FirstTokenTimeout, IdleTimeout, DeadlineExceeded
 ├── APIStatusError                the server said no: `.status_code`, `.code`, `.param`, `.body`, `.retry_after`
 │   ├── BadRequestError 400
-│   │   └── ContextLengthError    prompt and max_tokens do not fit the model's context
+│   │   ├── ContextLengthError    prompt and max_tokens do not fit the model's context
+│   │   └── ReasoningContentRequiredError  a turn that called tools must be sent back with its reasoning
 │   ├── AuthenticationError 401
 │   ├── InsufficientBalanceError 402
 │   ├── PermissionDeniedError 403
@@ -16,7 +20,8 @@ DeepSeekError
 │   ├── UnprocessableEntityError 422
 │   ├── RateLimitError 429
 │   └── InternalServerError 500 and above
-│       └── OverloadedError 503
+│       ├── OverloadedError 503
+│       └── GatewayTimeoutError 504
 ├── ResponseError                 an answer that cannot be used
 │   ├── EmptyResponseError        status 200, and nothing in it
 │   ├── ResponseValidationError   not the JSON that the contract, or the type to parse to, names
@@ -34,6 +39,7 @@ An error inside a stream is of the class that its status would have given before
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Literal
 
 Phase = Literal["connect", "pool", "write", "first_token", "idle", "total"]
@@ -46,6 +52,7 @@ class DeepSeekError(Exception):
         message: what went wrong, without the ids that `str()` adds.
         request_id: the server's or the gateway's id of the request, for its logs; None if no answer came.
         retries_taken: how often the request had been sent again.
+        elapsed: time since the call began, waits included; None where nothing was sent.
         snapshot: what had arrived of a stream (a Generation, ChatCompletion or Completion), or None.
     """
 
@@ -54,6 +61,7 @@ class DeepSeekError(Exception):
         self.message = message
         self.request_id = request_id
         self.retries_taken = 0
+        self.elapsed: timedelta | None = None
         self.snapshot: Any = None
 
     @property
@@ -97,6 +105,44 @@ class APITimeoutError(APIConnectionError, TimeoutError):
     def __init__(self, message: str, *, phase: Phase, request_id: str | None = None) -> None:
         super().__init__(message, request_id=request_id)
         self.phase: Phase = phase
+
+
+class ConnectError(APIConnectionError):
+    """The server could not be reached: refused, no such host, no route."""
+
+
+class TLSError(ConnectError):
+    """The connection could not be made secure: an unknown or expired certificate, another host's, no TLS at all."""
+
+
+class ConnectTimeout(APITimeoutError):  # noqa: N818
+    """The server could not be reached in `connect_s`."""
+
+
+class PoolTimeout(APITimeoutError):  # noqa: N818
+    """No connection was free."""
+
+
+class FirstTokenTimeout(APITimeoutError):  # noqa: N818
+    """No data within `first_token_s`."""
+
+
+class IdleTimeout(APITimeoutError):  # noqa: N818
+    """No data for `idle_s` in the middle of a stream."""
+
+
+class DeadlineExceeded(APITimeoutError):  # noqa: N818
+    """The whole call took longer than `total_s`."""
+
+
+CLASS_OF_PHASE: dict[Phase, type[APITimeoutError]] = {
+    "connect": ConnectTimeout,
+    "pool": PoolTimeout,
+    "first_token": FirstTokenTimeout,
+    "idle": IdleTimeout,
+    "total": DeadlineExceeded,
+}
+"""The class that a timeout is raised as; one while the request was being sent has none of its own."""
 
 
 class APIStatusError(DeepSeekError):
@@ -146,6 +192,10 @@ class ContextLengthError(BadRequestError):
     """400: the prompt and max_tokens do not fit the model's context."""
 
 
+class ReasoningContentRequiredError(BadRequestError):
+    """400: DeepSeek wants the `reasoning_content` of a turn that called tools back; `run_tools` keeps it."""
+
+
 class AuthenticationError(APIStatusError):
     """401: no key, or one that the server does not know."""
 
@@ -184,6 +234,10 @@ class InternalServerError(APIStatusError):
 
 class OverloadedError(InternalServerError):
     """503: overloaded, starting or shutting down."""
+
+
+class GatewayTimeoutError(InternalServerError):
+    """504: a proxy or gateway waited too long for the server behind it."""
 
 
 class ResponseError(DeepSeekError):
@@ -269,6 +323,7 @@ CLASS_OF_STATUS: dict[int, type[APIStatusError]] = {
     422: UnprocessableEntityError,
     429: RateLimitError,
     503: OverloadedError,
+    504: GatewayTimeoutError,
 }
 
 

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -37,16 +38,21 @@ class Attempts:
         self._clock = clock
         self._chance = chance
         self.retries_taken = 0
-        self.sent_at = clock()
+        self._began = self.sent_at = clock()
         self.deadline = None if timeout.total_s is None else self.sent_at + timeout.total_s
 
     def note_sent(self) -> None:
         """A request is about to be sent."""
         self.sent_at = self._clock()
 
+    def stamp(self, error: DeepSeekError) -> None:
+        """Note in an error how often and how long it was tried."""
+        error.retries_taken = self.retries_taken
+        error.elapsed = timedelta(seconds=self._clock() - self._began)
+
     def next_delay_s(self, error: DeepSeekError) -> float | None:
         """The wait before the next attempt, which is counted; None if the error is to be raised."""
-        error.retries_taken = self.retries_taken
+        self.stamp(error)
         delay = retry_delay_s(
             self._policy,
             error,

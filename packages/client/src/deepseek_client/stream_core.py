@@ -295,6 +295,6 @@ class StreamCore(Generic[ItemT, AnswerT]):
             if delay is not None:
                 yield Sleep(delay)
                 return
-        error.retries_taken = attempts.retries_taken
+        attempts.stamp(error)
         error.snapshot = self.reading.answer() if self._has_data else None
         self._failure = error  # raised once the items that came before it are taken

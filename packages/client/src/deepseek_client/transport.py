@@ -28,7 +28,16 @@ from deepseek_client.effects import (
     Sleep,
     is_wanted,
 )
-from deepseek_client.errors import APIConnectionError, APITimeoutError, ConfigurationError, DeepSeekError, Phase
+from deepseek_client.errors import (
+    CLASS_OF_PHASE,
+    APIConnectionError,
+    APITimeoutError,
+    ConfigurationError,
+    ConnectError,
+    DeepSeekError,
+    Phase,
+    TLSError,
+)
 from deepseek_client.keys import ask_key, ask_key_async
 from deepseek_client.middleware import AsyncWatchedBody, WatchedBody
 from deepseek_client.read_guard import ReadGuard
@@ -365,8 +374,19 @@ def _translate(error: Exception, url: str, phase: Phase) -> DeepSeekError:
     if names & {"LocalProtocolError", "UnsupportedProtocol"}:
         return ConfigurationError(f"the request to {url} cannot be sent: {detail}")
     if "ConnectError" in names or "ProxyError" in names:
-        return APIConnectionError(f"cannot reach {url}: {detail}. Is the server running, and is the base URL right?")
+        if _is_tls(error):
+            return TLSError(f"no secure connection to {url}: {detail}")
+        return ConnectError(f"cannot reach {url}: {detail}. Is the server running, and is the base URL right?")
     return APIConnectionError(f"the connection to {url} broke: {detail}")
+
+
+def _is_tls(error: BaseException | None) -> bool:
+    """Whether TLS is what failed: the library says so by the cause alone."""
+    while error is not None:
+        if type(error).__name__.startswith("SSL"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 _PHASES: dict[str, Phase] = {"ConnectTimeout": "connect", "PoolTimeout": "pool", "WriteTimeout": "write"}
@@ -381,4 +401,4 @@ _LATE: dict[Phase, str] = {
 
 
 def _late(url: str, phase: Phase) -> APITimeoutError:
-    return APITimeoutError(_LATE[phase].format(url=url), phase=phase)
+    return CLASS_OF_PHASE.get(phase, APITimeoutError)(_LATE[phase].format(url=url), phase=phase)
