@@ -116,7 +116,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=Erasure,
         answer=(ProofAnswer,),
-        errors=(400, 413, 422),
+        errors=(400, 404, 413, 422),
         run=_erase,
     ),
 )
