@@ -4,7 +4,9 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -64,10 +66,35 @@ class Browser:
         return await self.page.inner_text(selector)
 
 
+@pytest.fixture(scope="module")
+def chromium_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Chromium for all tests: each takes a profile of its own in it."""
+    folder = tmp_path_factory.mktemp("chromium")
+    port_file = folder / "DevToolsActivePort"
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={folder}",
+        "--no-first-run",
+    ]
+    process = subprocess.Popen([CHROMIUM, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not (port_file.exists() and "\n" in port_file.read_text()):
+            assert process.poll() is None, "chromium ended"
+            assert time.monotonic() < deadline, "chromium did not start"
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port_file.read_text().split()[0]}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 @pytest.fixture
-async def chromium() -> AsyncIterator[object]:
+async def chromium(chromium_url: str) -> AsyncIterator[object]:
     async with playwright_api.async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await playwright.chromium.connect_over_cdp(chromium_url)
         yield browser
         await browser.close()
 
