@@ -1,5 +1,7 @@
 """What is tried again and after how long: pure functions, and the flows that use them, without sockets or clocks."""
 
+import logging
+
 import pytest
 
 from deepseek_client import errors
@@ -136,3 +138,55 @@ def test_a_failed_reopening_counts_the_retries_of_the_whole_stream():
     with pytest.raises(errors.OverloadedError) as caught:
         flow.send(Reply(503, {}, b""))
     assert caught.value.retries_taken == 1
+
+
+def test_retries_of_all_calls_share_a_budget_that_successes_fill_again():
+    the_core, _ = core(max_retries=1)
+
+    def fails():
+        flow = the_core.generate("Hi", 5, {})
+        next(flow)
+        try:
+            flow.send(Reply(503, {}, b""))
+        except errors.OverloadedError:
+            return 0
+        flow.send(None)
+        with pytest.raises(errors.OverloadedError):
+            flow.send(Reply(503, {}, b""))
+        return 1
+
+    assert [fails() for _ in range(12)] == [1] * 10 + [0] * 2
+    for _ in range(10):
+        flow = the_core.generate("Hi", 5, {})
+        next(flow)
+        with pytest.raises(StopIteration):
+            flow.send(Reply(200, {}, b'{"id": "x", "text": "Hello"}'))
+    assert [fails() for _ in range(2)] == [1, 0]
+
+
+async def test_a_retry_is_told_and_logged_once(server, connect, kit, caplog):
+    server.script(kit.reply({}, 503, retry_after="0", x_request_id="req-7"), kit.reply(kit.GENERATION))
+    told = []
+    with caplog.at_level(logging.INFO, "deepseek_client"):
+        await kit.settle(connect(on_retry=told.append).generate("Hi"))
+    assert [(type(retry.error), retry.number, retry.delay_s) for retry in told] == [(errors.OverloadedError, 1, 0.0)]
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("deepseek_client")] == [
+        "retry 1 in 0.00 s after OverloadedError (request req-7)"
+    ]
+
+
+async def test_the_gateway_gets_one_idempotency_key_for_all_attempts_of_a_call(server, connect, kit):
+    busy = kit.reply({}, 503, retry_after="0")
+    server.script(busy, kit.reply(kit.GENERATION), busy, kit.events(kit.text_event("Hello", "stop")))
+    client = connect(profile="gateway")
+    await kit.settle(client.generate("Hi"))
+    await kit.collect(client.generate_stream("Hi"))
+    first, again, stream, stream_again = [request.headers["idempotency-key"] for request in server.requests]
+    assert first == again != stream == stream_again
+
+
+async def test_other_servers_get_no_idempotency_key_and_a_caller_s_own_is_kept(server, connect, kit):
+    server.script(kit.reply(kit.GENERATION))
+    await kit.settle(connect().generate("Hi"))
+    await kit.settle(connect(profile="gateway").generate("Hi", extra_headers={"Idempotency-Key": "order-17"}))
+    assert [request.headers.get("idempotency-key") for request in server.requests] == [None, "order-17"]

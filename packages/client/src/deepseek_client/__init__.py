@@ -60,7 +60,6 @@ if TYPE_CHECKING:
         KeepAlive,
         ReasoningDelta,
         ReasoningDone,
-        Resumed,
         ToolCallDelta,
         ToolCallDone,
         UsageReport,
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     from deepseek_client.prices import ModelPrice, PriceTable, Rates, cost
     from deepseek_client.raw import AsyncStreamingResponse, RawResponse, StreamingResponse
     from deepseek_client.request import HTTPRequest
+    from deepseek_client.retries import Retry
     from deepseek_client.settings import Timeout
     from deepseek_client.streaming import AsyncStream, AsyncTextStream, Stream, TextStream
     from deepseek_client.tokens import TokenCount
@@ -169,7 +169,7 @@ __all__ = [
     "ResponseReasoningDelta",
     "ResponseTextDelta",
     "ResponseValidationError",
-    "Resumed",
+    "Retry",
     "SearchResult",
     "SearchResults",
     "ServerResourceError",
@@ -199,6 +199,7 @@ __all__ = [
 ]
 
 _NAMES_OF = {
+    "retries": ("Retry",),
     "accounting": ("UsageTotals",),
     "chat_stream": (
         "AsyncChatStream",
@@ -211,7 +212,6 @@ _NAMES_OF = {
         "KeepAlive",
         "ReasoningDelta",
         "ReasoningDone",
-        "Resumed",
         "ToolCallDelta",
         "ToolCallDone",
         "UsageReport",

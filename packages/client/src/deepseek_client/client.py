@@ -21,6 +21,7 @@ from deepseek_client.resources.responses import AsyncResponses, Responses
 from deepseek_client.resources.tokens import AsyncTokens, Tokens
 from deepseek_client.resources.tools import AsyncWebTools, WebTools
 from deepseek_client.resources.user import AsyncUser, User
+from deepseek_client.retries import Retry
 from deepseek_client.settings import Profile, Settings, Timeout, read_settings
 from deepseek_client.streaming import AsyncTextStream, TextStream
 from deepseek_client.transport import AsyncTransport, SyncTransport
@@ -42,6 +43,7 @@ class _SharedOptions(TypedDict, total=False):
         max_retries: sends after the first, 2 by default.
         default_model: the model of calls that name none; DEEPSEEK_MODEL by default, then the server's own default.
         default_headers: sent with every request.
+        on_retry: called before each retry's wait with a `Retry`: the error, its number, the delay.
         prices: what answers cost, for `.cost` and `client.usage`; DeepSeek's own list at its cloud, none elsewhere.
     """
 
@@ -51,6 +53,7 @@ class _SharedOptions(TypedDict, total=False):
     max_retries: int
     default_model: str | None
     default_headers: Mapping[str, str] | None
+    on_retry: Callable[[Retry], None] | None
     prices: PriceTable | None
 
 
@@ -94,7 +97,8 @@ class _Client:
             self._core.settings.base_url,
             self._core.settings.profile,
         )
-        return Core(Exchange(settings), self._core.knowledge if is_same_server else None, self._core.ledger)
+        exchange = Exchange(settings, budget=self._core.exchange.budget if is_same_server else None)
+        return Core(exchange, self._core.knowledge if is_same_server else None, self._core.ledger)
 
 
 def _changed(settings: Settings, options: Mapping[str, Any]) -> Settings:

@@ -11,7 +11,6 @@
 | `Finish`         | `finish`           | a choice has ended: why                                                  |
 | `UsageReport`    | `usage`            | token counts                                                             |
 | `KeepAlive`      | `keep_alive`       | the server is still there; only with `keep_alives=True`                  |
-| `Resumed`        | `resumed`          | the stream broke and goes on; only with `resume=True`                    |
 
 Each event that a chunk of the server gave holds it as `.chunk`.
 """
@@ -120,20 +119,6 @@ class KeepAlive:
     type: Literal["keep_alive"] = "keep_alive"
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """The connection broke, and the answer goes on from here.
-
-    Attributes:
-        at: how many characters of text had arrived: the seam.
-        way: the server had kept the rest (`last_event_id`), or continued from the text so far (`prefix`).
-    """
-
-    at: int
-    way: Literal["last_event_id", "prefix"]
-    type: Literal["resumed"] = "resumed"
-
-
 ChatEvent = (
     ReasoningDelta
     | ReasoningDone
@@ -144,6 +129,5 @@ ChatEvent = (
     | Finish
     | UsageReport
     | KeepAlive
-    | Resumed
 )
 """Any of them."""

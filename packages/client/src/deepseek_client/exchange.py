@@ -1,11 +1,14 @@
 """One request and its retries, as flows: send, judge the answer, wait, send again. No I/O."""
 
+import logging
 import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
+from uuid import uuid4
+from zlib import crc32
 
 from pydantic import ValidationError
 
@@ -14,27 +17,37 @@ from deepseek_client.error_mapping import error_of_event, error_of_response, exc
 from deepseek_client.errors import DeepSeekError, EmptyResponseError, ResponseValidationError, StreamProtocolError
 from deepseek_client.params import Call
 from deepseek_client.request import HTTPRequest, build_request
-from deepseek_client.retries import RetryPolicy, retry_delay_s
+from deepseek_client.retries import Retry, RetryBudget, RetryPolicy, retry_delay_s
 from deepseek_client.settings import Settings, Timeout, checked_key
 from deepseek_client.types.base import AnswerModel, WireModel
 
 ModelT = TypeVar("ModelT", bound=WireModel)
+_log = logging.getLogger(__name__)
 
 
 class Attempts:
     """The retries of one call: how many there were, and until when there may be more.
 
     Args:
-        max_retries: sends after the first.
+        settings: the client's.
         timeout: the call's limits.
         clock: seconds, monotonic.
         chance: a random number in [0, 1).
+        budget: the client's.
     """
 
     def __init__(
-        self, max_retries: int, timeout: Timeout, clock: Callable[[], float], chance: Callable[[], float]
+        self,
+        settings: Settings,
+        timeout: Timeout,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        budget: RetryBudget,
     ) -> None:
-        self._policy = RetryPolicy(max_retries=max_retries)
+        self._policy = RetryPolicy(max_retries=settings.max_retries)
+        self._budget = budget
+        self._on_retry = settings.on_retry
+        self._key = uuid4().hex if settings.profile == "gateway" else None
         self._clock = clock
         self._chance = chance
         self.retries_taken = 0
@@ -60,9 +73,26 @@ class Attempts:
             left_s=None if self.deadline is None else self.deadline - self._clock(),
             chance=self._chance(),
         )
-        if delay is not None:
-            self.retries_taken += 1
+        if delay is None or not self._budget.take():
+            return None
+        self.retries_taken += 1
+        _log.info(
+            "retry %d in %.2f s after %s (request %s)",
+            self.retries_taken,
+            delay,
+            type(error).__name__,
+            error.request_id,
+        )
+        if self._on_retry is not None:
+            self._on_retry(Retry(error, self.retries_taken, delay))
         return delay
+
+    def key_of(self, request: HTTPRequest) -> str | None:
+        """The Idempotency-Key of a request, the same at each attempt; our gateway answers both from one run."""
+        if self._key is None or request.method != "POST" or "idempotency-key" in request.headers:
+            return None
+        what = request.url.encode() + b"\n" + (request.body or b"")
+        return f"{self._key}-{crc32(what):08x}"
 
 
 class Exchange:
@@ -73,15 +103,17 @@ class Exchange:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        budget: RetryBudget | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self._chance = chance
         self._provided_key: str | None = None
+        self.budget = budget or RetryBudget()
 
     def attempts(self, timeout: Timeout) -> Attempts:
         """Start counting the attempts of a call."""
-        return Attempts(self.settings.max_retries, timeout, self.clock, self._chance)
+        return Attempts(self.settings, timeout, self.clock, self._chance, self.budget)
 
     def fetch(self, method: str, path: str, call: Call) -> Flow[Reply]:
         """Send a plain request until it succeeds, fails for good, or may not be sent again.
@@ -102,6 +134,7 @@ class Exchange:
                 if delay is None:
                     raise
             else:
+                self.budget.give_back()
                 return reply
             yield Sleep(delay)
 
@@ -114,6 +147,7 @@ class Exchange:
                 prepared = yield from self._prepared(request, attempts)
                 answer: Opened | Reply = yield Open(prepared, attempts.deadline, self.settings.middleware)
                 if isinstance(answer, Opened):
+                    self.budget.give_back()
                     return answer
                 self._check(answer)
                 raise self._not_a_stream(answer)
@@ -151,6 +185,9 @@ class Exchange:
             if self._provided_key is not None:
                 headers = {**request.headers, "authorization": f"Bearer {self._provided_key}"}
                 request = replace(request, headers=headers)
+        key = attempts.key_of(request)
+        if key is not None:
+            request = replace(request, headers={**request.headers, "idempotency-key": key})
         return replace(request, retries_taken=attempts.retries_taken) if attempts.retries_taken else request
 
     def _check(self, reply: Reply) -> None:

@@ -33,6 +33,46 @@ class RetryPolicy:
     max_retry_after_s: float = 60.0
 
 
+class RetryBudget:
+    """What all calls of a client may retry together, so that a failing server is not stormed.
+
+    A retry takes a token; a success gives a tenth of one back. Once they are used up, failures are raised at once.
+    Shared by threads without a lock: a token too many does no harm.
+
+    Args:
+        tokens: how many there are at most.
+    """
+
+    def __init__(self, tokens: int = 10) -> None:
+        self._most = self._left = 10 * tokens  # counted in tenths
+
+    def take(self) -> bool:
+        """Use a token; False if there is none."""
+        if self._left < 10:
+            return False
+        self._left -= 10
+        return True
+
+    def give_back(self) -> None:
+        """A call has succeeded."""
+        self._left = min(self._most, self._left + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """What `on_retry` is told before the wait.
+
+    Attributes:
+        error: what the attempt ended with.
+        number: of the retry, from 1.
+        delay_s: the wait.
+    """
+
+    error: DeepSeekError
+    number: int
+    delay_s: float
+
+
 def is_retryable(error: DeepSeekError) -> bool:
     """Whether sending the same request again may help and cannot bill a running answer twice.
 

@@ -71,6 +71,9 @@ class Settings:
     prices: Any = None
     """The price table that the caller gave; None is the built-in one, at DeepSeek's cloud only."""
 
+    on_retry: Callable[[Any], None] | None = field(default=None, repr=False)
+    """Told of each retry before its wait."""
+
     @property
     def masked_key(self) -> str | None:
         """The key's last four characters, enough to tell keys apart."""
@@ -110,6 +113,7 @@ def read_settings(
     default_headers: Mapping[str, str] | None = None,
     middleware: Iterable[Any] = (),
     prices: Any = None,
+    on_retry: Callable[[Any], None] | None = None,
 ) -> Settings:
     """Settle arguments, DEEPSEEK_API_KEY, DEEPSEEK_BASE_URL, DEEPSEEK_MODEL and defaults.
 
@@ -133,6 +137,7 @@ def read_settings(
         key_provider=api_key if callable(api_key) else None,
         middleware=tuple(middleware),
         prices=prices,
+        on_retry=on_retry,
     )
 
 
