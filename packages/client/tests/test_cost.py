@@ -141,6 +141,15 @@ async def test_a_stream_is_counted_once_when_it_is_over(server, connect, kit):
     assert (client.usage.requests, client.usage.cost) == (2, OFF_PEAK * 2)
 
 
+async def test_a_stream_of_events_knows_its_cost_too(server, connect, kit):
+    chunks = [kit.chat_event("Hel") | {"created": CREATED - 10 * 3600}, kit.chat_event("lo", "stop") | {"usage": BODY}]
+    server.script(kit.events(*chunks))
+    client = connect(profile="deepseek", default_model="deepseek-flash")
+    async with kit.entered(client.chat.completions.stream(messages=kit.MESSAGES)) as stream:
+        await kit.collect(stream)
+    assert stream.cost == client.usage.cost == OFF_PEAK * 2  # it began at 2 o'clock
+
+
 async def test_a_stream_that_never_says_its_tokens_is_not_counted(server, connect, kit):
     server.script(kit.events(kit.text_event("Hello", "stop")))
     client = connect()

@@ -2,7 +2,6 @@
 
 import mimetypes
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +81,7 @@ def delete_file(core: Core, file_id: str, params: Mapping[str, Any]) -> Flow[Fil
 
 def multipart(parts: list[_Part]) -> Upload:
     """A form of several parts. Source: RFC 7578; names quoted as browsers do."""
-    boundary = secrets.token_hex(16)
+    boundary = os.urandom(16).hex()
     mark = f"--{boundary}\r\n".encode()
     body = b"".join(mark + part.to_bytes() for part in parts)
     return Upload(f"multipart/form-data; boundary={boundary}", body + f"--{boundary}--\r\n".encode())

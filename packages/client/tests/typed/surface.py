@@ -78,6 +78,13 @@ def of_the_sync_client(client: DeepSeek, stream: bool) -> None:
     assert_type(client.models.with_raw_response.list().parse().data, list[Model])
     assert_type(client.with_raw_response.generate("Hi", max_tokens=3), RawResponse[Generation])
     assert_type(client.with_streaming_response.generate("Hi"), StreamingCall[Generation])
+    raw = chat.with_raw_response
+    assert_type(raw.create(messages=MESSAGES), RawResponse[ChatCompletion])
+    streamed = raw.create(messages=MESSAGES, stream=True)
+    assert_type(streamed, RawResponse[Stream[ChatCompletionChunk, ChatCompletion]])
+    one = raw.create(messages=MESSAGES, stream=stream)
+    assert_type(one, RawResponse[ChatCompletion | Stream[ChatCompletionChunk, ChatCompletion]])
+    assert_type(raw.parse(messages=MESSAGES, response_model=Report).parse().parsed, Report)
     assert_type(client.with_options(timeout=3, api_key="k"), DeepSeek)
 
 
