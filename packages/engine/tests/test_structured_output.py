@@ -55,6 +55,18 @@ def test_every_finished_answer_follows_its_schema(llm: LLM, temperature: float):
         jsonschema.validate(json.loads(answer.text), PERSON)
 
 
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf"])
+def test_a_choice_of_values_may_stand_beside_null(llm: LLM, keyword: str):
+    """What pydantic makes of `Literal["a", "b"] | None`, alone and below an allOf that has alternatives too."""
+    optional = {keyword: [{"enum": ["a", "b"], "type": "string"}, {"type": "null"}], "description": "perhaps"}
+    narrowed = {"allOf": [optional, {"anyOf": [{"const": "a"}, {"const": 5}]}]}
+    schema = {"type": "object", "properties": {"x": optional, "y": narrowed}, "required": ["x", "y"]}
+    schema["additionalProperties"] = False
+    (result,) = llm.generate("prompt", ask(json=schema, n=4))
+    for answer in result.outputs:
+        jsonschema.validate(json.loads(answer.text), schema)
+
+
 def test_all_answers_to_one_prompt_have_a_place_of_their_own_in_the_grammar(llm: LLM):
     (result,) = llm.generate("prompt", ask(json=PERSON, n=4))
     assert len({answer.text for answer in result.outputs}) > 1

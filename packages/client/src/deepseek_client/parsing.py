@@ -169,6 +169,8 @@ def _refuses_schemas(error: APIStatusError) -> bool:
     if error.status_code not in (400, 404, 422, 501):
         return False
     said = error.message.lower()
+    if "#/" in said:  # a place inside the schema, which our engine names: the rest of it is understood
+        return False
     about = "response_format" in (error.param or "") or "response_format" in said or "json_schema" in said
     return about and any(word in said for word in _UNKNOWN)
 

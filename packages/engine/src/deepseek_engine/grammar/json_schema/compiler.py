@@ -125,7 +125,9 @@ class SchemaCompiler:
         """One list of alternatives, each intersected with the rest, which may have more lists."""
         keyword = ANY_OF if flat.get(ANY_OF) else ONE_OF
         lists = cast("list[list[Any]]", flat[keyword])
-        rest = {**flat, keyword: lists[1:]}
+        rest = {key: value for key, value in flat.items() if key != keyword}
+        if lists[1:]:
+            rest[keyword] = lists[1:]
         branches = [intersect(rest, flatten(branch, self._resolver)) for branch in lists[0]]
         if keyword == ONE_OF:
             self._check_apart(lists[0])
