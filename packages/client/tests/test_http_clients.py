@@ -113,3 +113,14 @@ async def test_a_server_without_tls_is_a_tls_error(connect, kit):
         thread.join(10)
     assert isinstance(caught.value, errors.ConnectError)
     assert (caught.value.retries_taken, caught.value.elapsed.total_seconds() >= 0) == (0, True)
+
+
+def test_httpx_s_own_mock_is_read_although_it_holds_the_whole_body(kit):
+    def answer(request):
+        if b'"stream"' in request.content:
+            return httpx.Response(200, content=b'data: {"id":"x","text":"Hi","finish_reason":"stop"}\n\n')
+        return httpx.Response(200, json=kit.GENERATION)
+
+    client = DeepSeek(base_url="http://h", http_client=httpx.Client(transport=httpx.MockTransport(answer)))
+    assert client.generate("Hi").text == "Hello"
+    assert list(client.generate_stream("Hi")) == ["Hi"]

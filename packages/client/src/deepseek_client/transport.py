@@ -126,7 +126,11 @@ class _SyncBody:
         self.headers = _headers(response)
         self._response = response
         self._url = url
-        self._chunks = response.iter_bytes() if "content-encoding" in self.headers else response.iter_raw()
+        self._chunks = (
+            response.iter_bytes()
+            if "content-encoding" in self.headers or response.is_stream_consumed
+            else response.iter_raw()
+        )
         stream = response.extensions.get("network_stream")
         sock = stream.get_extra_info("socket") if stream is not None else None
         self._guard = ReadGuard(sock) if sock is not None else None
@@ -263,7 +267,11 @@ class _AsyncBody:
         self.headers = _headers(response)
         self._response = response
         self._url = url
-        self._chunks = response.aiter_bytes() if "content-encoding" in self.headers else response.aiter_raw()
+        self._chunks = (
+            response.aiter_bytes()
+            if "content-encoding" in self.headers or response.is_stream_consumed
+            else response.aiter_raw()
+        )
         self._loop = asyncio.get_running_loop()
         self.limits: tuple[float | None, Phase] = (None, "total")
 
