@@ -19,6 +19,11 @@ def environment(server, **more):
     return kept | ours | more
 
 
+def heed_interrupts():
+    """A shell starts its background jobs with SIGINT ignored, and so all that these start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run(server, *arguments, stdin="", **more):
     return subprocess.run(
         [*PROGRAM, *arguments],
@@ -47,7 +52,9 @@ def test_each_piece_is_written_when_it_comes(server, kit):
         connection.until_closed()
 
     server.script(handler)
-    process = subprocess.Popen([*PROGRAM, "generate", "Hi"], env=environment(server), stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*PROGRAM, "generate", "Hi"], env=environment(server), stdout=subprocess.PIPE, preexec_fn=heed_interrupts
+    )
     with process:
         assert process.stdout.read(3) == b"Hel"
         process.send_signal(signal.SIGINT)
@@ -183,7 +190,11 @@ def test_a_failed_turn_is_not_remembered_and_the_conversation_goes_on(server, ki
 def test_a_reader_that_has_enough_is_no_error(server, kit):
     server.script(kit.events(*[kit.text_event("x" * 5000) for _ in range(100)], kit.text_event("", "stop")))
     with subprocess.Popen(
-        [*PROGRAM, "generate", "Hi"], env=environment(server), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*PROGRAM, "generate", "Hi"],
+        env=environment(server),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     ) as process:
         process.stdout.read(10)
         process.stdout.close()

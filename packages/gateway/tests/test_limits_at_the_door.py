@@ -101,6 +101,22 @@ async def test_a_restart_does_not_reset_the_months_budget(state_dir: Path) -> No
 
 
 @pytest.mark.parametrize("rule", ["tokens_per_month", "tokens_per_minute"])
+async def test_a_stream_of_a_server_that_tells_its_usage_at_the_end_ends_at_its_limit_too(
+    state_dir: Path, rule: str
+) -> None:
+    async with running_stack(state_dir, slice_tokens=16) as stack:
+        caller = stack.with_key(**{rule: 100})
+        body = {"messages": [{"role": "user", "content": "a b"}], "stream": True}
+        script = {"tokens": 500, "delay_s": 0.0005, "foreign": True}
+        reply = await caller.post("/v1/chat/completions", body={**body, "fake": script})
+        assert reply.status == 200
+        assert reply.events[-1].startswith("event: error\ndata: ")
+        row = await stack.row()
+        assert (row.status, row.end_reason) == ("failed", f"limit_{rule}")
+        assert 0 < row.completion_tokens <= 100
+
+
+@pytest.mark.parametrize("rule", ["tokens_per_month", "tokens_per_minute"])
 async def test_a_stream_extends_while_it_can_and_then_ends_with_an_error_event(state_dir: Path, rule: str) -> None:
     async with running_stack(state_dir, slice_tokens=16) as stack:
         caller = stack.with_key(**{rule: 100})

@@ -80,9 +80,12 @@ class StreamExchange(Exchange):
             return tap.counts, "exact" if tap.is_done or tap.is_failed else "estimated"
         if tap.content_events == 0 and (self._is_refused or self.parts.call.attempt == 0):
             return TokenCounts(), "exact"
-        if tap.content_events == 0:
-            return TokenCounts(), "estimated"
-        return TokenCounts(self.parts.request.prompt_estimate, tap.content_events), "estimated"
+        return self._estimate() or TokenCounts(), "estimated"
+
+    def _estimate(self) -> TokenCounts | None:
+        """Of a server that tells its usage at the end only: an event is a token; None before the first."""
+        events = self._tap.content_events
+        return TokenCounts(self.parts.request.prompt_estimate, events) if events else None
 
     async def fail(self, error: ApiError) -> None:
         """An error body, or an error event once the stream began."""
@@ -132,7 +135,7 @@ class StreamExchange(Exchange):
         return None if tap.is_done else limit
 
     async def _account(self) -> LimitReached | LimitsUnavailable | None:
-        counts = self._tap.counts
+        counts = self._tap.counts or self._estimate()
         if counts is None:
             return None
         settlement = self.parts.settlement
