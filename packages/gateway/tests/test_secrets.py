@@ -34,7 +34,12 @@ async def test_no_route_tells_a_secret(
         await until(lambda: stack.gateway.running == 0)
         await stack.gateway.ledger.flush()
         entries = await asyncio.to_thread(lambda: list(stack.gateway.store.audit.entries()))
-        seen += [repr(stack.gateway.settings), repr(stack.gateway.vault), repr(stack.gateway.keys), *map(repr, entries)]
+        seen += [
+            repr(stack.gateway.settings),
+            repr(stack.gateway.payloads.vault),
+            repr(stack.gateway.keys),
+            *map(repr, entries),
+        ]
         keys = [stack.caller.key or "", admin.key or ""]
     output = capfd.readouterr()
     text = "\n".join([*seen, caplog.text, output.out, output.err])

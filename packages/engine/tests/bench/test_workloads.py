@@ -94,9 +94,10 @@ def test_int8_weights_are_read_with_their_scales():
         if isinstance(module, Experts):
             module.store_as_int8()
     store_as_int8(all_int8)
-    scales = {"experts": 20 * 2 * (2816 + 2048) * 4, "attention": 20 * (4096 + 2048) * 4}
+    scales = {"experts": 20 * 2 * (2816 + 2048) * 4, "attention": 20 * (4096 + 2048) * 4, "head": 102400 * 4}
     assert sum(active_bytes(experts_int8).values()) - scales["experts"] == 1270087680
-    assert sum(active_bytes(all_int8).values()) - sum(scales.values()) == pytest.approx(1.018e9, abs=1e6)
+    # Less than the 1.018e9 of the published comparison by half of the head, which is bfloat16 there.
+    assert sum(active_bytes(all_int8).values()) - sum(scales.values()) == 808714240
 
 
 def test_a_batch_reads_the_experts_that_it_is_expected_to_touch():
