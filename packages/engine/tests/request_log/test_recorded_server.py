@@ -138,7 +138,7 @@ async def test_a_full_disk_costs_lines_and_no_requests(checkpoint: Path, tmp_pat
     path = tmp_path / "log"
     ask = {"prompt": "Hello", "max_tokens": 4}
     async with recorded_server(checkpoint, path) as client:
-        (server,) = psutil.Process().children()
+        (server,) = (each for each in psutil.Process().children() if "deepseek_engine" in " ".join(each.cmdline()))
         # The most that a file may have: as a full disk, but of this process only.
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (path.stat().st_size + 5, resource.RLIM_INFINITY))
         for _ in range(3):
