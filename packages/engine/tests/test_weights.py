@@ -134,18 +134,21 @@ def test_the_report_says_how_many_bytes_have_which_type_and_are_for_what(
         report = llm.load_report
         assert llm.engine.info.weight_bytes_by_dtype == report.bytes_by_dtype
     experts, attention = 2 * 16 * 3 * 96 * 64, 2 * (64 + 32 + 32 + 64) * 64
-    others = 2 * 259 * 64 + 5 * 64 + 2 * 16 * 64  # embedding and head, norms, routers
+    head, others = 259 * 64, 259 * 64 + 5 * 64 + 2 * 16 * 64  # others: embedding, norms, routers
     expert_rows, attention_rows = 2 * 16 * (2 * 96 + 64), 2 * (64 + 32 + 32 + 64)
     if quantization == "int8":
-        scales = 4 * (expert_rows + attention_rows)
-        assert report.bytes_by_dtype == {"int8": experts + attention, "bfloat16": 2 * others, "float32": scales}
+        scales = 4 * (expert_rows + attention_rows + 259)
+        int8 = experts + attention + head
+        assert report.bytes_by_dtype == {"int8": int8, "bfloat16": 2 * others, "float32": scales}
+        assert report.bytes_by_kind["head"] == head + 4 * 259
         assert report.bytes_by_kind["experts"] == experts + 4 * expert_rows
     else:
-        assert report.bytes_by_dtype == {"bfloat16": 2 * (experts + attention + others)}
+        assert report.bytes_by_dtype == {"bfloat16": 2 * (experts + attention + head + others)}
+        assert report.bytes_by_kind["head"] == 2 * head
         assert report.bytes_by_kind["experts"] == 2 * experts
     assert report.bytes_by_kind["norms"] == 2 * 5 * 64
     assert report.bytes_by_kind["routers"] == 2 * 2 * 16 * 64
-    assert report.bytes_by_kind["embeddings"] == report.bytes_by_kind["head"] == 2 * 259 * 64
+    assert report.bytes_by_kind["embeddings"] == 2 * 259 * 64
     assert sum(report.bytes_by_kind.values()) == report.num_bytes
 
 
