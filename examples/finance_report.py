@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from deepseek_client import DeepSeek
 
+# An input to try, written for this example: check the figures against the report itself before you rely on them.
 REPORT = """\
 CATL (300750), annual report 2023, in billions of yuan. Revenue 400.9, up 22 %. Net profit 44.1, up 44 %.
 Battery systems for vehicles: 285.3 of the revenue, up 21 %. Storage systems: 59.9, up 33 %. R&D 18.4, up 18 %.
