@@ -104,6 +104,7 @@ class Watchdog:
         theirs.setblocking(False)
         signal.signal(signal.SIGUSR1, _note_nothing)  # so that Python writes it to the descriptor
         signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+        self._arm()  # here, since the thread may not come to its first beat: a step may keep the lock from it
         threading.Thread(target=self._run, args=(signals,), name="watchdog", daemon=True).start()
 
     def _run(self, signals: socket.socket) -> None:
@@ -125,6 +126,9 @@ class Watchdog:
         self._send(self._heartbeat())
         if verdict == "exit":
             self._end(STUCK_STATUS, "the step does not end")
+        self._arm()
+
+    def _arm(self) -> None:
         _write_stacks_unless_again_within(self._step_timeout_s + 2 * self._beat_s)
 
     def _end(self, status: int, reason: str) -> NoReturn:
