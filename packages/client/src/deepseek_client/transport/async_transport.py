@@ -1,0 +1,185 @@
+"""The driver for asyncio: does the effects of the core with an HTTP client's coroutines."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from deepseek_client.effects import (
+    AskKey,
+    CallTools,
+    Close,
+    Effect,
+    Fetch,
+    Flow,
+    Open,
+    Opened,
+    Read,
+    Reply,
+    Sleep,
+    is_wanted,
+)
+from deepseek_client.errors import APIConnectionError, DeepSeekError, Phase
+from deepseek_client.keys import ask_key_async
+from deepseek_client.middleware import AsyncWatchedBody
+from deepseek_client.request import HTTPRequest
+from deepseek_client.tools.calling import call_tool_async
+from deepseek_client.transport.library import (
+    MAX_REFUSAL_BYTES,
+    build,
+    check_one,
+    headers_of,
+    late,
+    library_errors,
+    make_async_client,
+    timeouts_of,
+    translate,
+)
+
+T = TypeVar("T")
+
+
+class AsyncTransport:
+    """Does effects with asyncio.
+
+    A client of our own making has one pool of connections for each event loop, so that it survives several
+    `asyncio.run`. Arguments as for SyncTransport.
+    """
+
+    def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
+        check_one(http_client, transport)
+        self._client: Any | None = http_client
+        self._httpx_transport = transport
+        self._trust_env = trust_env
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        self._is_closed = False
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Drive a flow to its result."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    answer = await self._perform(effect)
+                except APIConnectionError as failure:
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    async def close(self) -> None:
+        """Close the connections of the running loop, if the HTTP client is not the caller's."""
+        self._is_closed = True
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.aclose()
+
+    async def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Read():
+                return await effect.body.read(effect.deadline, effect.phase)
+            case Close():
+                return await effect.body.close()
+            case Sleep():
+                return await asyncio.sleep(effect.seconds)
+            case CallTools():
+                return await asyncio.gather(*map(call_tool_async, effect.requests))
+            case AskKey():
+                return await ask_key_async(effect.provider)
+            case Fetch():
+                return await _read_reply_async(await self._begin(effect), effect.deadline, None)
+            case Open():
+                body = await self._begin(effect)
+                if is_wanted(effect, body.status, body.headers):
+                    return Opened(body.status, body.headers, body)
+                return await _read_reply_async(body, effect.deadline, MAX_REFUSAL_BYTES)
+
+    async def _begin(self, effect: Fetch | Open) -> "_AsyncBody | AsyncWatchedBody":
+        if not effect.middleware:
+            return await self._send(effect.request, effect.deadline)
+        return await AsyncWatchedBody().open(
+            effect.middleware, effect.request, lambda request: self._send(request, effect.deadline)
+        )
+
+    async def _send(self, request: HTTPRequest, deadline: float | None) -> "_AsyncBody":
+        timeouts, phase = timeouts_of(request, deadline)
+        client = self._pool()
+        try:
+            response = await client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
+        except library_errors() as error:
+            raise translate(error, request.url, phase) from error
+        return _AsyncBody(response, request.url)
+
+    def _pool(self) -> Any:
+        if self._client is not None:
+            return self._client
+        if self._is_closed:
+            raise DeepSeekError("the client has been closed")
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            pool = self._pools[loop] = make_async_client(self._httpx_transport, trust_env=self._trust_env)
+        return pool
+
+
+class _AsyncBody:
+    """A response that is being read."""
+
+    def __init__(self, response: Any, url: str) -> None:
+        self.status: int = response.status_code
+        self.headers = headers_of(response)
+        self._response = response
+        self._url = url
+        self._chunks = (
+            response.aiter_bytes()
+            if "content-encoding" in self.headers or response.is_stream_consumed
+            else response.aiter_raw()
+        )
+        self._loop = asyncio.get_running_loop()
+        self.limits: tuple[float | None, Phase] = (None, "total")
+
+    async def read(self, deadline: float | None, phase: Phase) -> bytes:
+        """The next bytes, `b""` at the end."""
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise late(self._url, phase)
+        try:
+            async with asyncio.timeout(left):
+                return await anext(self._chunks, b"")
+        except TimeoutError as error:
+            raise late(self._url, phase) from error
+        except library_errors() as error:
+            raise translate(error, self._url, phase) from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, each read within `limits`."""
+        while chunk := await self.read(*self.limits):
+            yield chunk
+
+    async def close(self) -> None:
+        """Release the connection: to the pool if the body was read to its end, else for good."""
+        with contextlib.suppress(*library_errors()):
+            with contextlib.suppress(RuntimeError):  # another task is reading: closing the response ends its read
+                await self._chunks.aclose()
+            await self._response.aclose()
+
+    def abandon(self) -> None:
+        """Close from a finaliser, which may run in any thread: hand it to the loop that the response belongs to."""
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+
+
+async def _read_reply_async(body: _AsyncBody | AsyncWatchedBody, deadline: float | None, limit: int | None) -> Reply:
+    """The whole body, up to a limit in bytes."""
+    content = bytearray()
+    try:
+        while chunk := await body.read(deadline, "total"):
+            content += chunk
+            if limit is not None and len(content) >= limit:
+                break
+    finally:
+        await body.close()
+    return Reply(body.status, body.headers, bytes(content))

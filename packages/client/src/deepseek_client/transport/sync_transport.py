@@ -1,0 +1,175 @@
+"""The blocking driver: does the effects of the core with an HTTP client's blocking calls."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from deepseek_client.effects import (
+    AskKey,
+    CallTools,
+    Close,
+    Effect,
+    Fetch,
+    Flow,
+    Open,
+    Opened,
+    Read,
+    Reply,
+    Sleep,
+    is_wanted,
+)
+from deepseek_client.errors import APIConnectionError, Phase
+from deepseek_client.keys import ask_key
+from deepseek_client.middleware import WatchedBody
+from deepseek_client.read_guard import ReadGuard
+from deepseek_client.request import HTTPRequest
+from deepseek_client.tools.calling import call_tool
+from deepseek_client.transport.library import (
+    MAX_REFUSAL_BYTES,
+    build,
+    check_one,
+    headers_of,
+    late,
+    library_errors,
+    make_client,
+    timeouts_of,
+    translate,
+)
+
+T = TypeVar("T")
+
+
+class SyncTransport:
+    """Does effects with blocking calls. Thread-safe, as the HTTP client is.
+
+    Args:
+        http_client: the caller's `httpx.Client` (or httpx2's), which stays the caller's to close; None makes one.
+        transport: what the one that is made sends with; None is a pool of connections.
+        trust_env: whether proxies of the environment apply to the one that is made.
+    """
+
+    def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
+        check_one(http_client, transport)
+        self._is_ours = http_client is None
+        self._client: Any = http_client or make_client(transport, trust_env=trust_env)
+
+    def run(self, flow: Flow[T]) -> T:
+        """Drive a flow to its result."""
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    answer = self._perform(effect)
+                except APIConnectionError as failure:
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    def close(self) -> None:
+        """Close the connections, if the HTTP client is not the caller's."""
+        if self._is_ours:
+            self._client.close()
+
+    def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Read():
+                return effect.body.read(effect.deadline, effect.phase)
+            case Close():
+                return effect.body.close()
+            case Sleep():
+                return time.sleep(effect.seconds)
+            case CallTools():
+                return [call_tool(request) for request in effect.requests]
+            case AskKey():
+                return ask_key(effect.provider)
+            case Fetch():
+                return _read_reply(self._begin(effect), effect.deadline, None)
+            case Open():
+                body = self._begin(effect)
+                if is_wanted(effect, body.status, body.headers):
+                    return Opened(body.status, body.headers, body)
+                return _read_reply(body, effect.deadline, MAX_REFUSAL_BYTES)
+
+    def _begin(self, effect: Fetch | Open) -> "_SyncBody | WatchedBody":
+        if not effect.middleware:
+            return self._send(effect.request, effect.deadline)
+        return WatchedBody(effect.middleware, effect.request, lambda request: self._send(request, effect.deadline))
+
+    def _send(self, request: HTTPRequest, deadline: float | None) -> "_SyncBody":
+        timeouts, phase = timeouts_of(request, deadline)
+        try:
+            response = self._client.send(build(self._client, request, timeouts), stream=True, follow_redirects=False)
+        except library_errors() as error:
+            raise translate(error, request.url, phase) from error
+        return _SyncBody(response, request.url)
+
+
+class _SyncBody:
+    """A response that is being read."""
+
+    def __init__(self, response: Any, url: str) -> None:
+        self.status: int = response.status_code
+        self.headers = headers_of(response)
+        self._response = response
+        self._url = url
+        self._chunks = (
+            response.iter_bytes()
+            if "content-encoding" in self.headers or response.is_stream_consumed
+            else response.iter_raw()
+        )
+        stream = response.extensions.get("network_stream")
+        sock = stream.get_extra_info("socket") if stream is not None else None
+        self._guard = ReadGuard(sock) if sock is not None else None
+        self._is_reading = False
+        self.limits: tuple[float | None, Phase] = (None, "total")
+
+    def read(self, deadline: float | None, phase: Phase) -> bytes:
+        """The next bytes, `b""` at the end."""
+        if deadline is not None and deadline <= time.monotonic():
+            raise late(self._url, phase)
+        guard = self._guard
+        if guard is not None and deadline is not None:
+            guard.arm(deadline)
+        self._is_reading = True
+        try:
+            chunk: bytes = next(self._chunks, b"")
+        except library_errors() as error:
+            if guard is not None and guard.is_expired:
+                raise late(self._url, phase) from error
+            raise translate(error, self._url, phase) from error
+        finally:
+            self._is_reading = False
+            if guard is not None:
+                guard.disarm()
+        if not chunk and guard is not None and guard.is_expired:
+            raise late(self._url, phase)
+        return chunk
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body, each read within `limits`."""
+        while chunk := self.read(*self.limits):
+            yield chunk
+
+    def close(self) -> None:
+        """Release the connection: to the pool if the body was read to its end, else for good."""
+        if self._guard is not None:
+            self._guard.close(cut=self._is_reading)
+        if not self._is_reading:  # else the thread that reads sees the cut, and the library closes there
+            with contextlib.suppress(*library_errors()):
+                self._response.close()
+
+
+def _read_reply(body: _SyncBody | WatchedBody, deadline: float | None, limit: int | None) -> Reply:
+    """The whole body, up to a limit in bytes."""
+    content = bytearray()
+    try:
+        while chunk := body.read(deadline, "total"):
+            content += chunk
+            if limit is not None and len(content) >= limit:
+                break
+    finally:
+        body.close()
+    return Reply(body.status, body.headers, bytes(content))
