@@ -4,6 +4,7 @@ A verb installs what it needs when a requirement has changed since it last did, 
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -31,6 +32,9 @@ GRAMMARS = "xgrammar==0.2.8"
 """Installed without its dependencies: it names triton, a gigabyte for GPUs, which it does not need on a CPU."""
 TYPED = ("packages/*/src", "examples", "tools")
 """What basedpyright must have checked. Its `include` needs the folders by name: packages/*/src finds no file."""
+FAILED = ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
+MAX_FLAKY = 5
+"""Of more failures than that, at least one is no accident."""
 EDITABLE = ("-e", "packages/client", "-e", "packages/engine[server,bench]", "-e", "packages/gateway")
 
 
@@ -84,9 +88,25 @@ def up(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the whole test suite, or what is named: `nox -s tests -- packages/client -k retry`."""
+    """Run the whole test suite, or what is named: `nox -s tests -- packages/client -k retry`.
+
+    Of the whole suite, the few that failed run once more, alone: who fails again fails the run; who passes is told of.
+    """
     environment(session, "test")
-    run(session, "python", "-m", "pytest", *session.posargs)
+    if session.posargs:
+        run(session, "python", "-m", "pytest", *session.posargs)
+        return
+    FAILED.unlink(missing_ok=True)
+    code = subprocess.run([PYTHON, "-m", "pytest"], check=False).returncode
+    if code == 0:
+        return
+    failed = list(json.loads(FAILED.read_text())) if code == 1 else []  # another code: not all tests have run
+    if not 0 < len(failed) <= MAX_FLAKY:
+        session.error(f"pytest ended with code {code}")
+    session.warn("%d failed: once more, alone", len(failed))
+    run(session, "python", "-m", "pytest", *failed)
+    for name in failed:
+        session.warn("FLAKY: %s failed among the others and passed alone: mend it", name)
 
 
 @nox.session
