@@ -59,11 +59,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """One request that is over, as the engine counted it."""
+    """One request that is over, as the engine counted it; `user` is the body's, by which a test knows it again."""
 
     request_id: str
     counts: TokenCounts
     finish: str | None
+    user: str | None = None
 
 
 class FakeEngine:
@@ -225,7 +226,7 @@ class FakeEngine:
 
     def _close(self, job: Job) -> None:
         if self.running.pop(job.request_id, None) is not None:
-            self.finished.append(Finished(job.request_id, job.counts, job.finish))
+            self.finished.append(Finished(job.request_id, job.counts, job.finish, job.body.get("user")))
 
     async def _notify(self) -> None:
         async with self.changed:
