@@ -160,6 +160,15 @@ def fuzz_scheduler(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz_sse(session: nox.Session) -> None:
+    """Feed the SDK's reader of streams with made-up and spoiled bytes: `nox -s fuzz_sse -- 100000` streams a test."""
+    environment(session, "test")
+    os.environ["FUZZ_SSE_EXAMPLES"] = session.posargs[0] if session.posargs else "100000"
+    files = ("packages/client/tests/test_sse_fuzz.py", "packages/client/tests/test_stream_bytes.py")
+    run(session, "python", "-m", "pytest", *files, "--timeout", "14400", "-v")
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the three wheels into `dist/`, install each alone in an empty environment, and import it."""
     environment(session)

@@ -16,6 +16,7 @@ DONE = b"data: [DONE]\n\n"
 DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data", b"event", b"id", b"retry")
 
 
 class SSEError(ValueError):
@@ -59,7 +60,7 @@ class SSEParser:
         self._failure: SSEError | None = None
         self._start: bytes | None = b""  # the first bytes, until they can be told from a byte order mark
         self._skip_lf = False  # the last read ended in CR: an LF that follows belongs to it
-        self._partial: list[bytes] = []  # the line that has begun, in pieces, so that a long one is joined once
+        self._partial = bytearray()  # the line that has begun: as pieces, those of one byte would take 40 times as much
         self._event_bytes = 0
         self._data: list[bytes] = []
         self._event = ""
@@ -120,8 +121,8 @@ class SSEParser:
         for line in lines:
             self._count(len(line))
             if self._partial:
-                self._partial.append(line)
-                line = b"".join(self._partial)
+                self._partial += line
+                line = bytes(self._partial)
                 self._partial.clear()
             if line:
                 self._field(line)
@@ -129,7 +130,7 @@ class SSEParser:
                 self._dispatch(events)
         if rest:
             self._count(len(rest))
-            self._partial.append(rest)
+            self._partial += rest
 
     def _count(self, size: int) -> None:
         self._event_bytes += size
@@ -177,6 +178,13 @@ def encode_event(data: bytes | str, *, event: str | None = None, id: str | None 
     if b"\n" in body or b"\r" in body:
         body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
     return b"%bdata: %b\n\n" % (head, body)
+
+
+def begins_as_events(data: bytes) -> bool:
+    """Whether these may be the first bytes of a stream of events, cut anywhere, and not of a page or of plain JSON."""
+    line = data.removeprefix(_BOM).lstrip().split(b"\n", 1)[0].rstrip(b"\r")
+    name, colon, _ = line.partition(b":")
+    return (not name or name in _FIELDS) if colon else any(field.startswith(name) for field in _FIELDS)
 
 
 def _encode_field(name: str, value: str) -> bytes:

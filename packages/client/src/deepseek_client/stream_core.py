@@ -22,7 +22,7 @@ from deepseek_client.errors import (
 from deepseek_client.exchange import Attempts, Exchange, describe
 from deepseek_client.readings import AnswerT, ItemT, Reading
 from deepseek_client.settings import Timeout
-from deepseek_client.sse import ServerSentEvent, SSEError, SSEParser
+from deepseek_client.sse import ServerSentEvent, SSEError, SSEParser, begins_as_events
 
 DRAIN_S = 0.1
 """How long to wait, after `[DONE]`, for the end of the body that lets the connection be used again."""
@@ -253,7 +253,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
             return
         if not self._sniffed.strip():
             raise EmptyResponseError("the server began a stream and ended it without a byte of data")
-        if not self._has_data and not self._has_comment and b"data:" not in self._sniffed:
+        if not self._has_data and not self._has_comment and not begins_as_events(self._sniffed):
             kind = self.headers.get("content-type", "no content type")
             raise StreamProtocolError(
                 f"asked for a stream of events, got {kind}: {excerpt(self._sniffed, self._exchange.secret)}"
