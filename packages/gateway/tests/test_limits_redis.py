@@ -247,6 +247,22 @@ async def test_a_step_that_comes_too_late_is_not_done(house: House) -> None:
     assert late == ["late"]
 
 
+async def test_no_step_swallows_a_cancellation_whenever_it_comes(redis_url: str) -> None:
+    link = RedisLink(redis_url, 5.0)
+    keys, arguments = ["dsg:{gateways}:epoch", "dsg:{gateways}:nodes"], ["node", "epoch", 0, 0]
+    await link.run("beat", keys, arguments)  # connects
+    try:
+        for turns in range(40):
+            step = asyncio.create_task(link.run("beat", keys, arguments))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if step.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await step
+    finally:
+        await link.close()
+
+
 def broken_house(server: RedisServer) -> RedisLimiter:
     async def no_ledger(meter: Meter, window: Window) -> int:
         return 0

@@ -83,7 +83,10 @@ class SharedAnswers:
         except ImportError as error:
             message = "GATEWAY_REDIS_URL needs an extra: pip install 'deepseek-gateway[redis]'"
             raise ConfigurationError(message) from error
-        self._client: Any = Redis.from_url(url, socket_connect_timeout=timeout_s, max_connections=16)
+        # `_ask` has the time limit; the client's own can swallow a cancellation (see `limits.redis_link`).
+        self._client: Any = Redis.from_url(
+            url, socket_timeout=None, socket_connect_timeout=timeout_s, max_connections=16
+        )
         self._errors = (RedisError, OSError, TimeoutError)
         self._timeout_s = timeout_s
         self._ttl_ms = int(ttl_s * 1000)
