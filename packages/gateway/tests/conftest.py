@@ -12,6 +12,7 @@ from argon2 import PasswordHasher
 
 from deepseek_gateway.storage.database import Database
 from deepseek_gateway.storage.store import Store, migrate_store, open_database
+from deepseek_gateway.testing.command import Command
 from deepseek_gateway.testing.postgres import PostgresServer, ServerNotInstalledError, postgres_server
 from deepseek_gateway.testing.redis_server import PROGRAMS, RedisServer, redis_program
 from deepseek_gateway.testing.redis_server import redis_server as running_redis
@@ -74,6 +75,12 @@ def database(store_url: str | None, tmp_path: Path) -> Iterator[Database]:
 def store(database: Database) -> Store:
     """A store of each kind."""
     return Store(database)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """`deepseek-gateway`, called in this process."""
+    return Command(capsys.readouterr)
 
 
 @pytest.fixture

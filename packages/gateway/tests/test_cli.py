@@ -1,41 +1,19 @@
 """The commands, as processes."""
 
 import csv
-import json
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from deepseek_gateway.auth.keys import parse_key
 from deepseek_gateway.cli import main
+from deepseek_gateway.testing.command import Command
 from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, gateway_command, make_state
-
-
-class Command:
-    """`deepseek-gateway`, called in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        status = main([str(argument) for argument in arguments])
-        return status, *self._capsys.readouterr()
-
-    def json(self, *arguments: object) -> Any:
-        status, out, error = self(*arguments, "--json")
-        assert status == 0, error
-        return json.loads(out)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    return Command(capsys)
 
 
 @pytest.fixture

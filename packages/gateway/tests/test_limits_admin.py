@@ -8,7 +8,7 @@ import pytest
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.limits.drafts import LimitDraft
 from deepseek_gateway.testing.caller import until
-from deepseek_gateway.testing.processes import gateway_command, gateway_json
+from deepseek_gateway.testing.command import Command
 from deepseek_gateway.testing.stack import OPERATOR, Stack
 
 
@@ -103,14 +103,14 @@ async def test_who_administers_one_organisation_sees_its_limits_and_changes_none
         assert answer.status == 403
 
 
-def test_commands_set_list_and_remove_limits_and_top_up_balances(tmp_path: Path) -> None:
+def test_commands_set_list_and_remove_limits_and_top_up_balances(tmp_path: Path, command: Command) -> None:
     state, prices = tmp_path / "state", tmp_path / "prices.toml"
     prices.write_text('currency = "CNY"\n')
-    assert gateway_command("migrate", "--state", state).returncode == 0
+    assert command("migrate", "--state", state)[0] == 0
     (state / "gateway.toml").write_text(f'prices = "{prices}"\n')
-    org = gateway_json("org", "create", "acme", "--state", state)["id"]
+    org = command.json("org", "create", "acme", "--state", state)["id"]
     there = ("--state", state)
-    rule = gateway_json(
+    rule = command.json(
         "limit", "set", "money-per-month", "12.50", "--org", "acme", "--time-zone", "Asia/Shanghai", *there
     )
     assert (rule["kind"], rule["limit"], rule["org_id"], rule["on_failure"]) == (
@@ -119,34 +119,34 @@ def test_commands_set_list_and_remove_limits_and_top_up_balances(tmp_path: Path)
         org,
         "deny",
     )
-    changed = gateway_json("limit", "set", "money-per-month", "20", "--org", "acme", "--id", rule["id"], *there)
-    assert [each["limit"] for each in gateway_json("limit", "list", *there)] == [changed["limit"]] == ["20.00"]
-    shown = gateway_command("limit", "list", *there).stdout
+    changed = command.json("limit", "set", "money-per-month", "20", "--org", "acme", "--id", rule["id"], *there)
+    assert [each["limit"] for each in command.json("limit", "list", *there)] == [changed["limit"]] == ["20.00"]
+    shown = command("limit", "list", *there)[1]
     assert f"org={org}" in shown
-    assert gateway_command("limit", "remove", rule["id"], *there).returncode == 0
-    assert gateway_json("limit", "list", *there) == []
-    assert "no limit has the id" in gateway_command("limit", "remove", rule["id"], *there).stderr
-    assert "limit" in gateway_command("limit", "set", "tokens-per-day", "x", *there).stderr
-    topped = gateway_json("balance", "top-up", "5", "--org", "acme", "--note", "first", *there)
+    assert command("limit", "remove", rule["id"], *there)[0] == 0
+    assert command.json("limit", "list", *there) == []
+    assert "no limit has the id" in command("limit", "remove", rule["id"], *there)[2]
+    assert "limit" in command("limit", "set", "tokens-per-day", "x", *there)[2]
+    topped = command.json("balance", "top-up", "5", "--org", "acme", "--note", "first", *there)
     assert (topped["account"], topped["total"], topped["currency"]) == (f"org:{org}", "5.00", "CNY")
-    assert gateway_json("balance", "top-up", "1.25", "--org", "acme", "--grant", *there)["total"] == "6.25"
-    assert gateway_command("balance", "top-up", "-99", "--org", "acme", *there).stderr.startswith(
+    assert command.json("balance", "top-up", "1.25", "--org", "acme", "--grant", *there)["total"] == "6.25"
+    assert command("balance", "top-up", "-99", "--org", "acme", *there)[2].startswith(
         f"deepseek-gateway: org:{org} would have -92.75 CNY in all"
     )
-    assert gateway_command("balance", "top-up", "0", "--org", "acme", *there).stderr.startswith(
+    assert command("balance", "top-up", "0", "--org", "acme", *there)[2].startswith(
         "deepseek-gateway: amount='0' changes nothing"
     )
-    (account,) = gateway_json("balance", "show", *there)
+    (account,) = command.json("balance", "show", *there)
     assert (account["topped_up"], account["granted"], account["spent"]) == ("5.00", "1.25", "0.00")
 
 
-def test_check_reads_the_prices_and_asks_redis(tmp_path: Path, redis_url: str) -> None:
+def test_check_reads_the_prices_and_asks_redis(tmp_path: Path, redis_url: str, command: Command) -> None:
     state, prices = tmp_path / "state", tmp_path / "prices.toml"
     prices.write_text('currency = "CNY"\nprices = 1\n')
-    assert gateway_command("migrate", "--state", state).returncode == 0
+    assert command("migrate", "--state", state)[0] == 0
     (state / "gateway.toml").write_text(f'prices = "{prices}"\nredis_url = "unix:///nowhere.sock"\n')
-    assert f"fault: {prices}: prices" in gateway_command("check", "--state", state).stdout
+    assert f"fault: {prices}: prices" in command("check", "--state", state)[1]
     prices.write_text('currency = "CNY"\n')
-    assert "fault: GATEWAY_REDIS_URL: the server does not answer" in gateway_command("check", "--state", state).stdout
-    (state / "gateway.toml").write_text(f'redis_url = "{redis_url}"\n')
-    assert "REDIS" not in gateway_command("check", "--state", state).stdout.partition("\n\nfault")[2]
+    assert "fault: GATEWAY_REDIS_URL: the server does not answer" in command("check", "--state", state)[1]
+    (state / "gateway.toml").write_text(f'redis_url = "{redis_url}"\nredis_timeout_s = 5.0\n')
+    assert "REDIS" not in command("check", "--state", state)[1].partition("\n\nfault")[2]

@@ -46,7 +46,7 @@ class RedisLink:
                 url,
                 max_connections=MAX_CONNECTIONS,
                 timeout=timeout_s,
-                # `run` has the time limit. The client's own would write under `asyncio.wait_for`, which before Python 3.12
+                # `run` has the time limit. The client would write under `asyncio.wait_for`, which before Python 3.12
                 # swallows a cancellation that comes just as the write is done: a loop that is cancelled would go on.
                 socket_timeout=None,
                 socket_connect_timeout=timeout_s,

@@ -1,6 +1,5 @@
 """The commands as real processes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -109,18 +108,6 @@ def gateway_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run `deepseek-gateway` to its end."""
     command = [*GATEWAY, *(str(argument) for argument in arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)  # noqa: S603
-
-
-def gateway_json(*arguments: str | Path) -> Any:
-    """Run `deepseek-gateway … --json` and read what it prints.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    done = gateway_command(*arguments, "--json")
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
 
 
 def _gather(stream: Any, lines: list[str]) -> None:
