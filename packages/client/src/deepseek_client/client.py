@@ -1,31 +1,45 @@
-"""DeepSeek and AsyncDeepSeek: settings in, resources out."""
+"""DeepSeek and AsyncDeepSeek: settings in, resources out.
+
+Making a client imports neither the HTTP library nor pydantic: what a call needs is imported by the first one.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 
-from deepseek_client.accounting import UsageTotals
-from deepseek_client.core import Core
-from deepseek_client.exchange import Exchange
-from deepseek_client.middleware import AsyncMiddleware, Middleware
-from deepseek_client.params import GenerateParams
-from deepseek_client.prices import PriceTable
-from deepseek_client.raw import async_raw, async_streaming, raw, streaming
-from deepseek_client.resources.chat import AsyncChat, Chat
-from deepseek_client.resources.completions import AsyncCompletions, Completions
-from deepseek_client.resources.files import AsyncFiles, Files
-from deepseek_client.resources.fim import AsyncFim, Fim
-from deepseek_client.resources.models import AsyncModels, Models
-from deepseek_client.resources.responses import AsyncResponses, Responses
-from deepseek_client.resources.tokens import AsyncTokens, Tokens
-from deepseek_client.resources.tools import AsyncWebTools, WebTools
-from deepseek_client.resources.user import AsyncUser, User
-from deepseek_client.retries import Retry
+from deepseek_client.deferred import Deferred, Resource
+from deepseek_client.errors import ConfigurationError
 from deepseek_client.settings import Profile, Settings, Timeout, read_settings
-from deepseek_client.streaming import AsyncTextStream, TextStream
-from deepseek_client.transport import AsyncTransport, SyncTransport
-from deepseek_client.types.generate import Generation
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from deepseek_client.accounting import UsageTotals
+    from deepseek_client.core import Core
+    from deepseek_client.middleware import AsyncMiddleware, Middleware
+    from deepseek_client.params import GenerateParams
+    from deepseek_client.prices import PriceTable
+    from deepseek_client.resources.chat import AsyncChat, Chat
+    from deepseek_client.resources.client import (
+        AsyncDeepSeekWithRawResponse,
+        AsyncDeepSeekWithStreamingResponse,
+        DeepSeekWithRawResponse,
+        DeepSeekWithStreamingResponse,
+    )
+    from deepseek_client.resources.completions import AsyncCompletions, Completions
+    from deepseek_client.resources.files import AsyncFiles, Files
+    from deepseek_client.resources.fim import AsyncFim, Fim
+    from deepseek_client.resources.models import AsyncModels, Models
+    from deepseek_client.resources.responses import AsyncResponses, Responses
+    from deepseek_client.resources.tokens import AsyncTokens, Tokens
+    from deepseek_client.resources.tools import AsyncWebTools, WebTools
+    from deepseek_client.resources.user import AsyncUser, User
+    from deepseek_client.retries import Retry
+    from deepseek_client.streaming import AsyncTextStream, TextStream
+    from deepseek_client.transport import AsyncTransport, SyncTransport
+    from deepseek_client.types.generate import Generation
 
 
 class _SharedOptions(TypedDict, total=False):
@@ -74,12 +88,18 @@ class AsyncOptions(_SharedOptions, total=False):
 class _Client:
     """What both clients share: settings, and what was learned about the server."""
 
-    _core: Core
+    _transport: Any
+
+    def __init__(self, settings: Settings, http_client: Any | None, transport: Any | None) -> None:
+        if http_client is not None and transport is not None:
+            raise ConfigurationError("http_client and transport: name one, since a client has a transport of its own")
+        self._settings = settings
+        self._http = (http_client, transport)
 
     @property
     def base_url(self) -> str:
         """The URL that paths are appended to."""
-        return self._core.settings.base_url
+        return self._settings.base_url
 
     @property
     def usage(self) -> UsageTotals:
@@ -87,18 +107,32 @@ class _Client:
         return self._core.ledger.totals
 
     def __repr__(self) -> str:
-        settings = self._core.settings
+        settings = self._settings
         return f"{type(self).__name__}(base_url={settings.base_url!r}, api_key={settings.masked_key!r})"
 
-    def _core_with(self, options: Options | AsyncOptions) -> Core:
-        """A core with some settings changed; it keeps what was learned if the server stays the same."""
-        settings = _changed(self._core.settings, cast("Mapping[str, Any]", options))
-        is_same_server = (settings.base_url, settings.profile) == (
-            self._core.settings.base_url,
-            self._core.settings.profile,
-        )
-        exchange = Exchange(settings, budget=self._core.exchange.budget if is_same_server else None)
-        return Core(exchange, self._core.knowledge if is_same_server else None, self._core.ledger)
+    @Deferred
+    def _core(self) -> Core:
+        from deepseek_client.core import Core
+        from deepseek_client.exchange import Exchange
+
+        return Core(Exchange(self._settings))
+
+    def _may_use_proxies(self) -> bool:
+        _ = self._core  # made before the transport: whoever copies a client that has one shares its core too
+        return not self._settings.is_local
+
+    def _copy_with(self, options: Options | AsyncOptions) -> Self:
+        """A client with some settings changed; it keeps what was learned if the server stays the same."""
+        from deepseek_client.core import Core
+        from deepseek_client.exchange import Exchange
+
+        old, settings = self._core, _changed(self._settings, cast("Mapping[str, Any]", options))
+        is_same_server = (settings.base_url, settings.profile) == (old.settings.base_url, old.settings.profile)
+        copy = object.__new__(type(self))
+        exchange = Exchange(settings, budget=old.exchange.budget if is_same_server else None)
+        core = Core(exchange, old.knowledge if is_same_server else None, old.ledger)
+        copy.__dict__.update(_settings=settings, _http=self._http, _core=core, _transport=self._transport)
+        return copy
 
 
 def _changed(settings: Settings, options: Mapping[str, Any]) -> Settings:
@@ -120,24 +154,26 @@ class DeepSeek(_Client):
         ConfigurationError: a setting that cannot work.
     """
 
+    chat: Resource[Chat] = Resource("chat.Chat")
+    completions: Resource[Completions] = Resource("completions.Completions")
+    fim: Resource[Fim] = Resource("fim.Fim")
+    models: Resource[Models] = Resource("models.Models")
+    responses: Resource[Responses] = Resource("responses.Responses")
+    files: Resource[Files] = Resource("files.Files")
+    tokens: Resource[Tokens] = Resource("tokens.Tokens")
+    tools: Resource[WebTools] = Resource("tools.WebTools")
+    user: Resource[User] = Resource("user.User")
+
     def __init__(
         self, *, http_client: Any | None = None, transport: Any | None = None, **options: Unpack[Options]
     ) -> None:
-        settings = read_settings(**options)
-        self._bind(Core(Exchange(settings)), SyncTransport(http_client, transport, trust_env=not settings.is_local))
+        super().__init__(read_settings(**options), http_client, transport)
 
-    def _bind(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-        self.chat = Chat(core, transport)
-        self.completions = Completions(core, transport)
-        self.fim = Fim(core, transport)
-        self.models = Models(core, transport)
-        self.responses = Responses(core, transport)
-        self.files = Files(core, transport)
-        self.tokens = Tokens(core, transport)
-        self.tools = WebTools(core, transport)
-        self.user = User(core, transport)
+    @Deferred
+    def _transport(self) -> SyncTransport:
+        from deepseek_client.transport import SyncTransport
+
+        return SyncTransport(*self._http, trust_env=self._may_use_proxies())
 
     def generate(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> Generation:
         """Generate text for a prompt; `str()` of the result, or `.text`, is the text.
@@ -153,23 +189,27 @@ class DeepSeek(_Client):
         Raises:
             DeepSeekError: on entering `with` or while iterating; see `deepseek_client.errors`.
         """
+        from deepseek_client.streaming import TextStream
+
         return TextStream(self._core.open_text(prompt, max_tokens, params), self._transport)
 
     @property
-    def with_raw_response(self) -> "DeepSeekWithRawResponse":
+    def with_raw_response(self) -> DeepSeekWithRawResponse:
         """`generate`, giving its answer with status, headers and bytes; the resources have properties of this name."""
-        return DeepSeekWithRawResponse(self)
+        from deepseek_client.resources import client as answers
+
+        return answers.DeepSeekWithRawResponse(self)
 
     @property
-    def with_streaming_response(self) -> "DeepSeekWithStreamingResponse":
+    def with_streaming_response(self) -> DeepSeekWithStreamingResponse:
         """`generate`, giving an answer whose body is read as it is asked for; so have the resources."""
-        return DeepSeekWithStreamingResponse(self)
+        from deepseek_client.resources import client as answers
+
+        return answers.DeepSeekWithStreamingResponse(self)
 
     def with_options(self, **options: Unpack[Options]) -> Self:
         """A client with some settings changed, over the same connections."""
-        copy = object.__new__(type(self))
-        copy._bind(self._core_with(options), self._transport)
-        return copy
+        return self._copy_with(options)
 
     def close(self) -> None:
         """Close the connections, also of clients made by `with_options`."""
@@ -197,24 +237,26 @@ class AsyncDeepSeek(_Client):
         ConfigurationError: a setting that cannot work.
     """
 
+    chat: Resource[AsyncChat] = Resource("chat.AsyncChat")
+    completions: Resource[AsyncCompletions] = Resource("completions.AsyncCompletions")
+    fim: Resource[AsyncFim] = Resource("fim.AsyncFim")
+    models: Resource[AsyncModels] = Resource("models.AsyncModels")
+    responses: Resource[AsyncResponses] = Resource("responses.AsyncResponses")
+    files: Resource[AsyncFiles] = Resource("files.AsyncFiles")
+    tokens: Resource[AsyncTokens] = Resource("tokens.AsyncTokens")
+    tools: Resource[AsyncWebTools] = Resource("tools.AsyncWebTools")
+    user: Resource[AsyncUser] = Resource("user.AsyncUser")
+
     def __init__(
         self, *, http_client: Any | None = None, transport: Any | None = None, **options: Unpack[AsyncOptions]
     ) -> None:
-        settings = read_settings(**options)
-        self._bind(Core(Exchange(settings)), AsyncTransport(http_client, transport, trust_env=not settings.is_local))
+        super().__init__(read_settings(**options), http_client, transport)
 
-    def _bind(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-        self.chat = AsyncChat(core, transport)
-        self.completions = AsyncCompletions(core, transport)
-        self.fim = AsyncFim(core, transport)
-        self.models = AsyncModels(core, transport)
-        self.responses = AsyncResponses(core, transport)
-        self.files = AsyncFiles(core, transport)
-        self.tokens = AsyncTokens(core, transport)
-        self.tools = AsyncWebTools(core, transport)
-        self.user = AsyncUser(core, transport)
+    @Deferred
+    def _transport(self) -> AsyncTransport:
+        from deepseek_client.transport import AsyncTransport
+
+        return AsyncTransport(*self._http, trust_env=self._may_use_proxies())
 
     async def generate(self, prompt: str, *, max_tokens: int = 512, **params: Unpack[GenerateParams]) -> Generation:
         """Generate text for a prompt; `str()` of the result, or `.text`, is the text.
@@ -232,23 +274,27 @@ class AsyncDeepSeek(_Client):
         Raises:
             DeepSeekError: on entering `async with` or while iterating; see `deepseek_client.errors`.
         """
+        from deepseek_client.streaming import AsyncTextStream
+
         return AsyncTextStream(self._core.open_text(prompt, max_tokens, params), self._transport)
 
     @property
-    def with_raw_response(self) -> "AsyncDeepSeekWithRawResponse":
+    def with_raw_response(self) -> AsyncDeepSeekWithRawResponse:
         """`generate`, giving its answer with status, headers and bytes; the resources have properties of this name."""
-        return AsyncDeepSeekWithRawResponse(self)
+        from deepseek_client.resources import client as answers
+
+        return answers.AsyncDeepSeekWithRawResponse(self)
 
     @property
-    def with_streaming_response(self) -> "AsyncDeepSeekWithStreamingResponse":
+    def with_streaming_response(self) -> AsyncDeepSeekWithStreamingResponse:
         """`generate`, giving an answer whose body is read as it is asked for; so have the resources."""
-        return AsyncDeepSeekWithStreamingResponse(self)
+        from deepseek_client.resources import client as answers
+
+        return answers.AsyncDeepSeekWithStreamingResponse(self)
 
     def with_options(self, **options: Unpack[AsyncOptions]) -> Self:
         """A client with some settings changed, over the same connections."""
-        copy = object.__new__(type(self))
-        copy._bind(self._core_with(options), self._transport)
-        return copy
+        return self._copy_with(options)
 
     async def close(self) -> None:
         """Close the connections of the running event loop, also of clients made by `with_options`."""
@@ -265,31 +311,3 @@ class AsyncDeepSeek(_Client):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-class DeepSeekWithRawResponse:
-    """`with_raw_response` of the client itself."""
-
-    def __init__(self, client: DeepSeek) -> None:
-        self.generate = raw(client.generate)
-
-
-class DeepSeekWithStreamingResponse:
-    """`with_streaming_response` of the client itself."""
-
-    def __init__(self, client: DeepSeek) -> None:
-        self.generate = streaming(client.generate)
-
-
-class AsyncDeepSeekWithRawResponse:
-    """`with_raw_response` of the client itself."""
-
-    def __init__(self, client: AsyncDeepSeek) -> None:
-        self.generate = async_raw(client.generate)
-
-
-class AsyncDeepSeekWithStreamingResponse:
-    """`with_streaming_response` of the client itself."""
-
-    def __init__(self, client: AsyncDeepSeek) -> None:
-        self.generate = async_streaming(client.generate)
