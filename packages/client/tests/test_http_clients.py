@@ -1,14 +1,19 @@
 """The HTTP client may be the caller's: httpx, mocked by respx, or httpx2."""
 
 import asyncio
+import os
 import socket
+import subprocess
+import sys
 import threading
+from importlib.util import find_spec
 
 import httpx
 import pytest
 import respx
 
-from deepseek_client import APIConnectionError, AsyncDeepSeek, ConfigurationError, DeepSeek, errors
+from deepseek_client import APIConnectionError, AsyncDeepSeek, ConfigurationError, DeepSeek, DeepSeekError, errors
+from deepseek_client.transport.library import LIBRARIES
 
 
 @respx.mock
@@ -90,11 +95,53 @@ def test_an_httpx2_client_is_accepted(server, kit, kind):
     asyncio.run(asynchronous()) if kind == "async" else synchronous()
 
 
-async def test_a_closed_async_client_says_so():
-    client = AsyncDeepSeek(base_url="http://h")
-    await client.aclose()
-    with pytest.raises(Exception, match="the client has been closed"):
-        await client.generate("Hi")
+@pytest.mark.parametrize("is_used", [True, False])
+async def test_a_closed_client_says_so(connect, server, kit, is_used):
+    client = connect()
+    if is_used:
+        server.script(kit.reply(kit.GENERATION))
+        await kit.settle(client.generate("Hi"))
+    await kit.settle(client.close())
+    with pytest.raises(DeepSeekError, match="the client has been closed"):
+        await kit.settle(client.generate("Hi"))
+
+
+def test_a_client_that_was_never_used_closes_the_transport_that_it_was_given():
+    class Transport(httpx.BaseTransport):
+        is_closed = False
+
+        def close(self):
+            self.is_closed = True
+
+    given = Transport()
+    DeepSeek(transport=given).close()
+    assert given.is_closed
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2", "", "requests"])
+def test_the_environment_says_which_http_library_is_used(server, kit, name):
+    """In a process of its own: a library is chosen once."""
+    if name == "httpx2":
+        pytest.importorskip("httpx2")
+    server.script(kit.reply(kit.GENERATION))
+    program = (
+        "import sys\n"
+        "from deepseek_client import ConfigurationError, DeepSeek\n"
+        "try:\n"
+        f"    answer = DeepSeek(base_url={server.url!r}).generate('Hi')\n"
+        "    print(answer, *sorted({'httpx', 'httpx2'} & {*sys.modules}))\n"
+        "except ConfigurationError as error:\n"
+        "    print(error)"
+    )
+    environment = {**os.environ, "DEEPSEEK_HTTP_LIBRARY": name}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    expected = {
+        "httpx": "Hello httpx",
+        "httpx2": "Hello httpx2",
+        "": f"Hello {next(filter(find_spec, LIBRARIES))}",
+        "requests": "DEEPSEEK_HTTP_LIBRARY='requests' must be httpx or httpx2, and installed",
+    }
+    assert done.stdout.strip() == expected[name]
 
 
 async def test_a_server_without_tls_is_a_tls_error(connect, kit):

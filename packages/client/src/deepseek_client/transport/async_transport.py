@@ -29,7 +29,6 @@ from deepseek_client.tools.calling import call_tool_async
 from deepseek_client.transport.library import (
     MAX_REFUSAL_BYTES,
     build,
-    check_one,
     headers_of,
     late,
     library_errors,
@@ -49,7 +48,6 @@ class AsyncTransport:
     """
 
     def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
-        check_one(http_client, transport)
         self._client: Any | None = http_client
         self._httpx_transport = transport
         self._trust_env = trust_env

@@ -1,14 +1,17 @@
 """What is known of the HTTP library: how to make its clients, what its failures mean. The one module that imports it.
 
-A caller's own client may be httpx's or httpx2's (same API, another import name): nothing is used of it but its methods,
-and exceptions are caught from whichever of the two is loaded.
+It is httpx, or httpx2, which has the same API under another name: what DEEPSEEK_HTTP_LIBRARY says, else httpx, else the
+one that is installed. A caller's own client may be of either: nothing is used of it but its methods, and exceptions are
+caught from whichever of the two is loaded. It is imported with the first request, not with the package.
 """
 
+import os
 import sys
 import time
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
-
-import httpx
 
 from deepseek_client.errors import (
     CLASS_OF_PHASE,
@@ -25,27 +28,35 @@ from deepseek_client.request import HTTPRequest
 MAX_REFUSAL_BYTES = 1024 * 1024
 """How much is read of an answer that is not the stream that was asked for."""
 
-_LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30.0)
+LIBRARIES = ("httpx", "httpx2")
 
 
-def make_client(transport: Any | None, *, trust_env: bool) -> httpx.Client:
-    """A blocking client; `transport` is what it sends with, None a pool of connections."""
-    return httpx.Client(limits=_LIMITS, trust_env=trust_env, transport=transport)
-
-
-def make_async_client(transport: Any | None, *, trust_env: bool) -> httpx.AsyncClient:
-    """A client for the running event loop; arguments as for `make_client`."""
-    return httpx.AsyncClient(limits=_LIMITS, trust_env=trust_env, transport=transport)
-
-
-def check_one(http_client: Any | None, transport: Any | None) -> None:
-    """Refuse a client and a transport together.
+@cache
+def library() -> Any:
+    """The HTTP library of clients of our own making.
 
     Raises:
-        ConfigurationError: both were given.
+        ConfigurationError: DEEPSEEK_HTTP_LIBRARY names another one, or the one that it names is not installed.
     """
-    if http_client is not None and transport is not None:
-        raise ConfigurationError("http_client and transport: name one, since a client has a transport of its own")
+    asked = os.environ.get("DEEPSEEK_HTTP_LIBRARY")
+    name = next((name for name in LIBRARIES if asked in (None, "", name) and find_spec(name) is not None), None)
+    if name is None:
+        raise ConfigurationError(f"DEEPSEEK_HTTP_LIBRARY={asked!r} must be httpx or httpx2, and installed")
+    return import_module(name)
+
+
+def make_client(transport: Any | None, *, trust_env: bool) -> Any:
+    """A blocking client; `transport` is what it sends with, None a pool of connections."""
+    return library().Client(limits=_limits(), trust_env=trust_env, transport=transport)
+
+
+def make_async_client(transport: Any | None, *, trust_env: bool) -> Any:
+    """A client for the running event loop; arguments as for `make_client`."""
+    return library().AsyncClient(limits=_limits(), trust_env=trust_env, transport=transport)
+
+
+def _limits() -> Any:
+    return library().Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30.0)
 
 
 def build(client: Any, request: HTTPRequest, timeouts: dict[str, float | None]) -> Any:
@@ -80,8 +91,8 @@ def headers_of(response: Any) -> dict[str, str]:
 
 def library_errors() -> tuple[type[Exception], ...]:
     """The failures of a request, in each of the two libraries that is loaded."""
-    loaded = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-    return tuple(library.RequestError for library in loaded if library is not None)
+    loaded = (sys.modules.get(name) for name in LIBRARIES)
+    return tuple(module.RequestError for module in loaded if module is not None)
 
 
 def translate(error: Exception, url: str, phase: Phase) -> DeepSeekError:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from deepseek_client.deferred import Deferred
 from deepseek_client.effects import (
     AskKey,
     CallTools,
@@ -19,7 +20,7 @@ from deepseek_client.effects import (
     Sleep,
     is_wanted,
 )
-from deepseek_client.errors import APIConnectionError, Phase
+from deepseek_client.errors import APIConnectionError, DeepSeekError, Phase
 from deepseek_client.keys import ask_key
 from deepseek_client.middleware import WatchedBody
 from deepseek_client.read_guard import ReadGuard
@@ -28,7 +29,6 @@ from deepseek_client.tools.calling import call_tool
 from deepseek_client.transport.library import (
     MAX_REFUSAL_BYTES,
     build,
-    check_one,
     headers_of,
     late,
     library_errors,
@@ -50,9 +50,14 @@ class SyncTransport:
     """
 
     def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
-        check_one(http_client, transport)
-        self._is_ours = http_client is None
-        self._client: Any = http_client or make_client(transport, trust_env=trust_env)
+        self._given = (http_client, transport)
+        self._trust_env = trust_env
+        self._is_closed = False
+
+    @Deferred
+    def _client(self) -> Any:
+        http_client, transport = self._given
+        return http_client or make_client(transport, trust_env=self._trust_env)
 
     def run(self, flow: Flow[T]) -> T:
         """Drive a flow to its result."""
@@ -70,8 +75,11 @@ class SyncTransport:
 
     def close(self) -> None:
         """Close the connections, if the HTTP client is not the caller's."""
-        if self._is_ours:
-            self._client.close()
+        http_client, transport = self._given
+        if http_client is None:
+            self._is_closed = True
+            if transport is not None or "_client" in self.__dict__:
+                self._client.close()
 
     def _perform(self, effect: Effect) -> object:
         match effect:
@@ -99,6 +107,8 @@ class SyncTransport:
         return WatchedBody(effect.middleware, effect.request, lambda request: self._send(request, effect.deadline))
 
     def _send(self, request: HTTPRequest, deadline: float | None) -> "_SyncBody":
+        if self._is_closed:
+            raise DeepSeekError("the client has been closed")
         timeouts, phase = timeouts_of(request, deadline)
         try:
             response = self._client.send(build(self._client, request, timeouts), stream=True, follow_redirects=False)
