@@ -220,6 +220,28 @@ async def test_usage_is_shown_to_who_may_see_its_key(admin: Caller, stack: Stack
     ]
 
 
+async def test_usage_is_answered_by_any_dimension_in_pages_and_as_csv(admin: Caller, stack: Stack) -> None:
+    callers = [stack.with_key(tags=["red"]), stack.with_key()]
+    for caller in (*callers, callers[0]):
+        await caller.post()
+    await stack.running.rows(3)
+    total = (await admin.get("/admin/usage?group_by=served_model,route,upstream,status,reason")).json["data"][0]
+    assert (total["served_model"], total["route"], total["requests"]) == ("fake-model", "/v1/generate", 3)
+    assert "key_id" not in total
+    first = (await admin.get("/admin/usage?group_by=key&order=requests&limit=1")).json
+    rest = (await admin.get(f"/admin/usage?group_by=key&order=requests&limit=1&cursor={first['next_cursor']}")).json
+    assert [line["key_id"] for page in (first, rest) for line in page["data"]] == [each.key_id for each in callers]
+    assert rest["next_cursor"] is None
+    assert (await admin.get("/admin/usage?group_by=day&tag=red&tz=Asia/Shanghai")).json["data"][0]["requests"] == 2
+    reply = await admin.get("/admin/usage?group_by=key&format=csv&limit=1&order=tokens")
+    assert reply.headers["content-type"] == "text/csv; charset=utf-8"
+    assert reply.headers["x-next-cursor"] == "1"
+    assert reply.body.decode().splitlines()[1].startswith(callers[0].key_id)
+    for query, param in (("group_by=day,size", "group_by"), ("tz=Mars", "tz"), ("limit=0", "limit"), ("key=x", "key")):
+        refused = await admin.get(f"/admin/usage?{query}")
+        assert (refused.status, refused.error["param"]) == (422, param)
+
+
 async def test_a_wrong_field_of_a_key_is_a_422_that_names_it(admin: Caller) -> None:
     for body, param, says in FAULTS:
         reply = await send(admin, "POST", "/admin/keys", body)

@@ -1,6 +1,7 @@
 """The commands, as processes."""
 
 import csv
+import io
 import re
 import subprocess
 import sys
@@ -210,11 +211,45 @@ def test_usage_prints_totals_by_key_and_day(state: Path, command: Command) -> No
             gateway.signal()
             assert gateway.wait() == 0
     shown = command("usage", "--state", state)[1].splitlines()
-    assert re.fullmatch(r"day +key +name +requests +prompt +cached +completion +total +cost", shown[0])
-    assert re.fullmatch(r"total +3 +9 +0 +24 +33 +0\.00", shown[-1])
+    assert re.fullmatch(r"day +key +name +requests +failed +prompt +cached +completion +total +cost", shown[0])
+    assert re.fullmatch(r"total +3 +0 +9 +0 +24 +33 +0\.00", shown[-1])
     totals = command.json("usage", "--state", state, "--key", keys[1]["id"])
     assert [(total["requests"], total["total_tokens"]) for total in totals] == [(2, 22)]
     assert command.json("usage", "--state", state, "--until", "2020-01-01") == []
+    wanted = ("--by", "served_model,route,status", "--to", "2200-01-01", "--user", "")
+    (total,) = command.json("usage", "--state", state, *wanted)
+    assert (total["served_model"], total["route"], total["status"]) == ("fake-model", "/v1/generate", "finished")
+    table = command("usage", "--state", state, "--by", "key", "--order", "requests", "--format", "csv", "--limit", 1)[1]
+    (line,) = csv.DictReader(io.StringIO(table))
+    assert (line["key"], line["key_name"], line["requests"], line["cost_usd"]) == (keys[1]["id"], "two", "2", "0.00")
+    assert re.match("[12] hours have usage", command("usage", "rebuild", "--state", state)[1])
+    assert command.json("usage", "--state", state, "--by", "status")[0]["requests"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--by", "colour"), "'colour' is none of: hour, day, key"),
+        (("--from", "Monday"), "'Monday' is no day"),
+        (("--tz", "Mars"), "'Mars' is no time zone"),
+        (("--format", "xml"), "choose from"),
+        (("--order", "size"), "choose from"),
+    ],
+)
+def test_a_wrong_question_about_usage_is_wrong_usage(
+    state: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, str], says: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["usage", "--state", str(state), *flags])
+    assert end.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_rows_that_budgets_need_are_not_pruned(state: Path, command: Command) -> None:
+    for flags, says in ((("--before", "2200-01-01"), "budgets need them"), ((), "needs --before")):
+        status, _, error = command("usage", "prune", "--state", state, *flags)
+        assert (status, says in error) == (1, True)
+    assert "0 rows" in command("usage", "prune", "--state", state, "--before", "2020-01-01")[1]
 
 
 def test_the_store_holds_no_prompt_and_no_answer(state: Path, command: Command) -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from deepseek_gateway.errors import StoreSlowError
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.storage.database import Database
-from deepseek_gateway.storage.statistics import BIN_BOUNDS_MS, Dimension, StatisticsTable, UsageQuery, percentile
+from deepseek_gateway.storage.statistics import BIN_BOUNDS_MS, StatisticsTable, percentile
 from deepseek_gateway.storage.store import Store
-from deepseek_gateway.web.views.usage import safe_cell
+from deepseek_gateway.usage.lines import safe_cell
 
 DAY = 1_800_000_000 // 86400 * 86400
 NUMBERS = itertools.count()
@@ -71,30 +71,6 @@ def test_latencies_are_counted_in_bins(statistics: StatisticsTable) -> None:
     assert median is not None
     assert 100 / 1.42 <= median <= 100 * 1.42
     assert sum(statistics.bins("ttft_ms", DAY, DAY + 2 * 86400, 60)[DAY // 60].values()) == 1
-
-
-@pytest.mark.parametrize(
-    ("by", "expected"),
-    [
-        ((Dimension.DAY,), {("2027-01-15",): 3, ("2027-01-16",): 1}),
-        ((Dimension.KEY,), {("key-a",): 2, ("key-b",): 2}),
-        ((Dimension.ORG, Dimension.STATUS), {("org-1", "failed"): 1, ("org-1", "finished"): 1, ("", "finished"): 2}),
-        ((Dimension.MODEL,), {("m",): 3, ("",): 1}),
-    ],
-)
-def test_usage_adds_up_by_any_dimension(
-    statistics: StatisticsTable, by: tuple[Dimension, ...], expected: dict[tuple[str, ...], int]
-) -> None:
-    lines = statistics.breakdown(UsageQuery(DAY, DAY + 2 * 86400, by))
-    assert {line.labels: line.requests for line in lines} == expected
-    assert sum(line.prompt_tokens for line in lines) == 40
-    assert sum(line.reasoning_tokens for line in lines) == 3
-
-
-@pytest.mark.parametrize("by", Dimension)
-def test_every_dimension_is_a_column_of_the_ledger(statistics: StatisticsTable, by: Dimension) -> None:
-    lines = statistics.breakdown(UsageQuery(DAY, DAY + 2 * 86400, (by,), key_id="key-b", model="m"))
-    assert sum(line.requests for line in lines) == 2
 
 
 def test_a_report_that_takes_too_long_is_ended_and_the_store_goes_on(database: Database) -> None:

@@ -17,6 +17,7 @@ from deepseek_gateway.storage.keys import KeyFilter
 from deepseek_gateway.storage.migrate import all_migrations, pending_migrations
 from deepseek_gateway.storage.store import Store, migrate_store, open_database, open_store
 from deepseek_gateway.testing.postgres import PostgresServer
+from deepseek_gateway.usage.question import Dimension, Question
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -171,14 +172,17 @@ def test_usage_is_summed_by_key_and_day(store: Store) -> None:
             row("r4", "k2", 86400.5, 1),
         ]
     )
-    totals = [(t.key_id, t.key_name, t.day, t.requests, t.total_tokens) for t in store.ledger.usage(None, None, None)]
-    assert totals == [
-        ("k1", "first", "1970-01-01", 1, 11),
-        ("k1", "first", "1970-01-02", 2, 22 + big),
-        ("k2", "", "1970-01-02", 1, 2),
+    by = (Dimension.DAY, Dimension.KEY)
+    lines = store.usage.answer(Question(by=by))
+    assert [(line.labels, line.requests, line.total_tokens) for line in lines] == [
+        (("1970-01-01", "k1"), 1, 11),
+        (("1970-01-02", "k1"), 2, 22 + big),
+        (("1970-01-02", "k2"), 1, 2),
     ]
-    assert [t.key_id for t in store.ledger.usage(86400.0, 86400.9, None)] == ["k1", "k2"]
-    assert store.ledger.usage(None, 5.0, "k1") == []
+    assert store.usage.names_in(by, lines) == {"k1": "first"}
+    within = store.usage.answer(Question(by=by, since=86400.0, until=86400.9))
+    assert [line.labels[1] for line in within] == ["k1", "k2"]
+    assert store.usage.answer(Question(by=by, until=5.0, only=((Dimension.KEY, "k1"),))) == []
     assert store.ledger.spent(Scope(key_id="k1"), "tokens", 86400.0, 1e9) == 22 + big
     assert store.ledger.spent(Scope(), "tokens", 86399.0, 86400.0) == 11
 

@@ -203,7 +203,7 @@ async def test_a_store_that_cannot_be_read_is_a_page_that_says_so(stack: Stack, 
     def slow(*_: object, **__: object) -> None:
         raise StoreSlowError("too much")
 
-    monkeypatch.setattr("deepseek_gateway.storage.statistics.StatisticsTable.breakdown", broken)
+    monkeypatch.setattr("deepseek_gateway.storage.usage.UsageTable.answer", broken)
     reply = await visitor.get("/ui/usage")
     assert (reply.status, b"cannot be reached" in reply.body, b"the disk" in reply.body) == (503, True, False)
     monkeypatch.setattr("deepseek_gateway.storage.statistics.StatisticsTable.slots", slow)

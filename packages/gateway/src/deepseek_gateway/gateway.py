@@ -49,6 +49,7 @@ from deepseek_gateway.route.metrics import Figures
 from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.state_dir import open_store, open_vault
 from deepseek_gateway.upstream.pool import UpstreamPool
+from deepseek_gateway.usage.roller import UsageRoller
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,8 @@ class Gateway:
         await self.pool.start()
         steady = (self._tick_forever(), self.loop_lag.run(), self.last_used.run())
         self._tasks = [asyncio.create_task(work) for work in steady]
+        if settings.worker == 0:
+            self._tasks.append(asyncio.create_task(UsageRoller(self.store.rollups, self.page_executor).run()))
         if self._reloader is not None:
             self.on_hangup.append(lambda: self.pool.spawn(self.reload()))
             self._tasks.append(asyncio.create_task(self._reloader.watch(lambda: self.snapshot)))

@@ -15,7 +15,7 @@ from typing import Any, cast
 from deepseek_gateway.cli.common import Commands
 from deepseek_gateway.errors import GatewayError
 from deepseek_gateway.top.samples import Samples, Span
-from deepseek_gateway.top.view import CLEAR, KeyUse, Screen
+from deepseek_gateway.top.view import CLEAR, MAX_KEYS, KeyUse, Screen
 
 TIMEOUT_S = 5.0
 EPILOG = "The busiest keys of today are shown with an admin key in DEEPSEEK_ADMIN_KEY."
@@ -83,7 +83,7 @@ class Source:
         if self._admin_key is None:
             return None
         today = datetime.now(UTC).strftime("%Y-%m-%d")
-        status, body = self._get(f"/admin/usage?since={today}")
+        status, body = self._get(f"/admin/usage?since={today}&group_by=key&order=tokens&limit={MAX_KEYS}")
         if status != 200:
             return None
         rows: list[dict[str, Any]] = _json(body).get("data", [])

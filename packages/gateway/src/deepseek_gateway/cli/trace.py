@@ -36,7 +36,8 @@ def _lines(trace: dict[str, Any]) -> Iterator[str]:
     yield f"came      {came} UTC on {trace['node']}"
     yield f"key       {trace['key_id']}"
     yield f"route     {row['route']}{' (stream)' if row.get('stream') else ''}"
-    yield f"model     {row['model'] or '-'}"
+    served = row.get("served_model")
+    yield f"model     {row['model'] or '-'}{f' (at the engine {served})' if served not in {None, row['model']} else ''}"
     yield f"in force  policy {trace['policy_version'] or '-'}, word lists {trace['list_version'] or '-'}"
     for step in trace["steps"]:
         yield f"step      {step['at_ms']:.1f} ms {step['name']} {step['detail']}".rstrip()

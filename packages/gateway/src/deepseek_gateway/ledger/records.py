@@ -55,7 +55,8 @@ class LedgerRow:
 
     `attempt` is the number of the upstream attempt that answered, from 1. `end_reason` is the finish_reason of a
     finished request, else what ended it. `http_status` is what the caller got; 499 when it was not there to get it.
-    `cost_nano` is by the price `price_version`; None where the model has no price.
+    `cost_nano` is by the price `price_version`; None where the model has no price. `model` is the caller's name,
+    `served_model` the name at the engine that answered, or was tried last.
     """
 
     request_id: str
@@ -81,6 +82,7 @@ class LedgerRow:
     reasoning_tokens: int = 0
     cost_nano: int = 0
     price_version: str | None = None
+    served_model: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Values by name; `dataclasses.asdict` would copy each of them, at ten times the cost."""

@@ -101,6 +101,8 @@ def _responses(operation: Operation) -> Json:
     content: Json = {operation.media_type: {"schema": {"type": "string"}}}
     if operation.answer:
         content = _json_of(*operation.answer)
+    if operation.also is not None:
+        content[operation.also] = {"schema": {"type": "string"}}
     described = operation.summary
     if operation.chunk is not None:
         # OpenAPI 3.1 has no way to say what an event holds.

@@ -26,6 +26,7 @@ class Operation:
         body: the JSON body; None if there is none.
         answer: the JSON of the answer; several where the request decides; none if it is text.
         media_type: of an answer that is no JSON.
+        also: another media type of the answer, where a parameter asks for it.
         chunk: the JSON of an event, where `"stream": true` asks for events.
         status: of success.
         errors: statuses beside it; those that a key can lead to are added where one is needed.
@@ -42,6 +43,7 @@ class Operation:
     body: type[BaseModel] | None = None
     answer: tuple[type[BaseModel], ...] = ()
     media_type: str = "text/plain"
+    also: str | None = None
     chunk: type[BaseModel] | None = None
     status: int = HTTPStatus.OK
     errors: tuple[int, ...] = ()

@@ -77,6 +77,7 @@ class Settlement:
             reasoning_tokens=tokens.reasoning,
             cost_nano=self.allowance.cost_nano(tokens),
             price_version=None if self.allowance.price is None else self.allowance.price.version,
+            served_model=next((each.model for each in reversed(attempts) if each.upstream == upstream), None),
         )
         self.ledger.settle(row, self._trail(attempts))
         self.allowance.settle(tokens)

@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from deepseek_gateway.ledger.records import ROW_FIELDS, LedgerRow
 from deepseek_gateway.limits.rules import Scope, Unit
 from deepseek_gateway.storage.database import Database, Row, Transaction
-
-DAY_S = 86400
+from deepseek_gateway.storage.rollups import HourMarks
 
 _NAMES = ROW_FIELDS
 _COLUMNS = ", ".join(_NAMES)
@@ -22,29 +20,11 @@ _PAID_AT_A_TIME = 50
 
 
 @dataclass(frozen=True, slots=True)
-class UsageTotal:
-    """What one key used on one day (UTC, `2026-11-23`)."""
-
-    key_id: str
-    key_name: str
-    day: str
-    requests: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    cost_nano: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
 class LedgerTable:
     """One row an attempt that was served."""
 
     database: Database
+    marks: HourMarks = field(default_factory=HourMarks)
 
     def insert(self, rows: Sequence[LedgerRow]) -> None:
         """Keep rows, all or none, and book what they cost to prepaid balances.
@@ -59,6 +39,7 @@ class LedgerTable:
                 transaction.write_many(_INSERT, [_values(row) for row in free])
             for at in range(0, len(paid), _PAID_AT_A_TIME):
                 spent += _insert_paid(transaction, paid[at : at + _PAID_AT_A_TIME])
+            self.marks.set(transaction, (row.created for row in rows))
             for account in sorted(spent):  # in one order everywhere, so that two gateways never wait for each other
                 transaction.write(
                     "UPDATE balances SET spent_nano = spent_nano + :cost WHERE account = :account",
@@ -85,33 +66,6 @@ class LedgerTable:
             given = {**given, "model": scope.model.removesuffix("*"), "length": len(scope.model) - 1}
         sql = f"SELECT coalesce(sum({what}), 0) FROM ledger WHERE {' AND '.join(conditions)}"  # noqa: S608
         return int(self.database.read(sql, {**given, "start": start, "end": end})[0][0])
-
-    def usage(
-        self, since: float | None, until: float | None, key_id: str | None, org_id: str | None = None
-    ) -> list[UsageTotal]:
-        """Totals by key and day, for requests created in [since, until), of one key or organisation or of all."""
-        given = {
-            "ledger.created >= :since": since,
-            "ledger.created < :until": until,
-            "key_id = :key_id": key_id,
-            "api_keys.org_id = :org_id": org_id,
-        }
-        conditions = [condition for condition, value in given.items() if value is not None]
-        day = self.database.floor(f"ledger.created / {DAY_S}")
-        rows = self.database.read(
-            f"""SELECT key_id, coalesce(min(api_keys.name), ''), {day} AS day,
-                count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), sum(cost_nano)
-            FROM ledger LEFT JOIN api_keys ON public_id = key_id
-            {"WHERE " if conditions else ""}{" AND ".join(conditions)}
-            GROUP BY key_id, day ORDER BY day, key_id""",  # noqa: S608  no caller's text
-            {"since": since, "until": until, "key_id": key_id, "org_id": org_id},
-        )
-        return [UsageTotal(key, name, day_text(day), *map(int, sums)) for key, name, day, *sums in rows]
-
-
-def day_text(day: int) -> str:
-    """The date of a day that is counted from 1970-01-01, in UTC."""
-    return datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y-%m-%d")
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:

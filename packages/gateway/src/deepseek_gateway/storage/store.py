@@ -14,9 +14,11 @@ from deepseek_gateway.storage.meta import MetaTable
 from deepseek_gateway.storage.migrate import Migration, migrate, pending_migrations
 from deepseek_gateway.storage.payloads import PayloadTable
 from deepseek_gateway.storage.people import PeopleTables
+from deepseek_gateway.storage.rollups import RollupTable
 from deepseek_gateway.storage.rules import RuleTable
 from deepseek_gateway.storage.sqlite import SqliteDatabase
 from deepseek_gateway.storage.statistics import StatisticsTable
+from deepseek_gateway.storage.usage import UsageTable
 from deepseek_gateway.storage.web import WebTable
 from deepseek_gateway.storage.words import WordTables
 
@@ -46,6 +48,8 @@ class Store:
         self.rules = RuleTable(database)
         self.words = WordTables(database)
         self.statistics = StatisticsTable(database)
+        self.usage = UsageTable(database)
+        self.rollups = RollupTable(database)
         self.web = WebTable(database)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.people.records import OwnerKind
-from deepseek_gateway.storage.statistics import Dimension
+from deepseek_gateway.usage.question import Dimension
 from deepseek_gateway.web.page import Page
 from deepseek_gateway.web.refusals import fault_of
 
@@ -70,5 +70,5 @@ def names_of(page: Page, ids: Iterable[tuple[str, str | None]]) -> dict[str, str
             wanted.setdefault(kind, set()).add(owner_id)
     names: dict[str, str] = {}
     for kind, found in wanted.items():
-        names.update(page.gateway.store.statistics.names(DIMENSIONS[kind], sorted(found)))
+        names.update(page.gateway.store.usage.names(DIMENSIONS[kind], sorted(found)))
     return names

@@ -102,21 +102,37 @@ class IssuedKeyList(Answer):
     data: list[IssuedKeyAnswer]
 
 
-class UsageTotalAnswer(Answer):
-    """What one key used on one day (UTC)."""
+class UsageLineAnswer(Answer):
+    """Sums of one combination of values. Of the dimensions only those that were asked for are there."""
 
-    key_id: str
-    key_name: str
-    day: str
+    hour: str | None = Field(None, description="such as 2026-11-23T14:00, in the zone that was asked for")
+    day: str | None = Field(None, description="such as 2026-11-23")
+    key_id: str | None = None
+    key_name: str | None = None
+    org_id: str | None = None
+    org_name: str | None = None
+    team_id: str | None = None
+    team_name: str | None = None
+    user_id: str | None = None
+    user_name: str | None = None
+    tag: str | None = None
+    model: str | None = None
+    served_model: str | None = None
+    route: str | None = None
+    upstream: str | None = None
+    status: str | None = None
+    reason: str | None = None
     requests: int
+    failed: int
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
-    cost_nano: int = Field(description="1e-9 of the currency of the prices")
+    reasoning_tokens: int
     total_tokens: int
+    cost_nano: int = Field(description="1e-9 of the currency of the prices")
 
 
-class UsageAnswer(Answer):
-    """Totals, by day and key."""
+class UsageAnswer(Page):
+    """Sums, in the order that was asked for."""
 
-    data: list[UsageTotalAnswer]
+    data: list[UsageLineAnswer]

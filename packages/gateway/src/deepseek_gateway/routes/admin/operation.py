@@ -36,9 +36,18 @@ class AdminCall:
     body: Any
 
 
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """An answer that is no JSON."""
+
+    text: str
+    media_type: str
+    headers: Mapping[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminOperation(Operation):
-    """An operation with what it does: `run` is called in a thread, and gives the answer's JSON."""
+    """An operation with what it does: `run` is called in a thread, and gives the answer's JSON, or a `TextAnswer`."""
 
     access: KeyScope | None = KeyScope.ADMIN_READ
     max_body_bytes: int = MAX_BODY_BYTES
@@ -69,7 +78,12 @@ class AdminRoute:
         call = AdminCall(self.gateway, by, scope["path_params"], query, body)
         answer = await asyncio.to_thread(operation.run, call)
         # An answer may hold a key: nothing on the way may keep it.
-        await send_body(send, operation.status, orjson.dumps(answer), headers={"cache-control": "no-store"})
+        headers = {"cache-control": "no-store"}
+        if isinstance(answer, TextAnswer):
+            kind, headers = answer.media_type.encode("latin-1"), {**answer.headers, **headers}
+            await send_body(send, operation.status, answer.text.encode(), kind, headers)
+        else:
+            await send_body(send, operation.status, orjson.dumps(answer), headers=headers)
 
 
 def _query(model: type[Model], query: bytes) -> Model:

@@ -1,51 +1,55 @@
 """/admin/usage."""
 
-from dataclasses import asdict
-from datetime import UTC, date, datetime, time
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from deepseek_gateway.auth.fields import Id
-from deepseek_gateway.errors import ApiError
+from deepseek_gateway.auth.records import Scope
+from deepseek_gateway.errors import ApiError, StoreSlowError
 from deepseek_gateway.routes.admin.answers import UsageAnswer
-from deepseek_gateway.routes.admin.operation import AdminCall, AdminOperation
-from deepseek_gateway.storage.ledger import DAY_S
+from deepseek_gateway.routes.admin.operation import AdminCall, AdminOperation, TextAnswer
+from deepseek_gateway.usage.ask import UsageAsk, UsageFormat
+from deepseek_gateway.usage.lines import csv_of, json_of
 
 
-class UsageQuery(BaseModel):
-    """Which requests count: those for which all that is given holds."""
+class UsageQuery(UsageAsk):
+    """The same as a file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    since: Annotated[date, Field(description="first day, UTC")] | None = None
-    until: Annotated[date, Field(description="last day, UTC")] | None = None
-    key_id: Id | None = None
-    org_id: Id | None = None
+    format: Annotated[UsageFormat, Field(description="csv: the same lines as a file")] = UsageFormat.JSON
 
 
 def _usage(call: AdminCall) -> object:
     query: UsageQuery = call.query
-    if not call.by.sees(query.org_id) and query.org_id is not None:
+    if query.org_id is not None and not call.by.sees(query.org_id):
         raise ApiError(422, f"org_id={query.org_id!r}: there is no such organisation", param="org_id")
-    since, until = _start(query.since), _start(query.until)
-    totals = call.gateway.store.ledger.usage(
-        since, None if until is None else until + DAY_S, query.key_id, query.org_id or call.by.org_id
-    )
-    return {"data": [{**asdict(total), "total_tokens": total.total_tokens} for total in totals]}
-
-
-def _start(day: date | None) -> float | None:
-    return None if day is None else datetime.combine(day, time(), UTC).timestamp()
+    if call.by.org_id is not None:
+        query = query.model_copy(update={"org_id": call.by.org_id})
+    table = call.gateway.store.usage
+    try:
+        lines = table.answer(query.question())
+    except StoreSlowError:
+        message = "this takes longer than 10 s: ask for a shorter time or fewer dimensions"
+        raise ApiError(422, message, param="since", code="report_too_slow") from None
+    following = str(query.cursor + query.limit) if len(lines) > query.limit else None
+    lines = lines[: query.limit]
+    names = table.names_in(query.by, lines)
+    if query.format is UsageFormat.CSV:
+        headers = {"content-disposition": 'attachment; filename="usage.csv"'}
+        more = {} if following is None else {"x-next-cursor": following}
+        text = csv_of(query.by, lines, names, call.gateway.prices.currency)
+        return TextAnswer(text, "text/csv; charset=utf-8", {**headers, **more})
+    return {"data": [json_of(query.by, line, names) for line in lines], "next_cursor": following}
 
 
 OPERATIONS: Final = (
     AdminOperation(
         method="GET",
         path="/admin/usage",
-        summary="Tokens by day and key",
+        summary="Requests, tokens and cost by any dimensions; by tag, a request counts for each tag of its key",
+        access=Scope.ADMIN_READ,
         query=UsageQuery,
         answer=(UsageAnswer,),
+        also="text/csv",
         errors=(422,),
         run=_usage,
     ),
