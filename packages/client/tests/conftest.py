@@ -3,6 +3,10 @@
 import asyncio
 import contextlib
 import inspect
+import io
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 
 from deepseek_client import AsyncDeepSeek, DeepSeek
+from deepseek_client.cli import main
 from deepseek_client.testing import FakeServer, chat_chunk, chat_completion, events, generation, reply, text_chunk
 from deepseek_client.testing.wire import USAGE
 
@@ -62,10 +67,25 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+def run_cli(environ: dict[str, str], *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """`deepseek` in this process: its start takes most of the time that a process takes."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", environ)
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main(arguments)
+            except SystemExit as end:  # of argparse
+                status = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
 class Kit:
     """The helpers above and the wire's shapes, for test modules, which cannot import this one."""
 
     reply = staticmethod(reply)
+    run_cli = staticmethod(run_cli)
     events = staticmethod(events)
     text_event = staticmethod(text_chunk)
     chat_event = staticmethod(chat_chunk)

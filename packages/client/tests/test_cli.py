@@ -1,4 +1,4 @@
-"""`deepseek` as its users run it: a process."""
+"""`deepseek` as its users run it: a process, where a process is what matters."""
 
 import json
 import os
@@ -83,8 +83,8 @@ def test_an_answer_that_the_terminal_cannot_show_is_no_traceback(server, kit):
     assert (done.returncode, done.stdout, done.stderr) == (0, "a?\n", "")
 
 
-def test_a_number_that_json_has_not_is_a_usage_error(server):
-    done = run(server, "generate", "Hi", "--temperature", "nan")
+def test_a_number_that_json_has_not_is_a_usage_error(server, kit):
+    done = kit.run_cli(environment(server), "generate", "Hi", "--temperature", "nan")
     assert done.returncode == 2
     assert "--temperature: nan is not a finite number" in done.stderr
     assert not server.requests
@@ -99,14 +99,14 @@ def test_generate_reads_standard_input_and_prints_json(server, kit):
 
 def test_generate_without_a_stream_prints_the_text(server, kit):
     server.script(kit.reply(kit.GENERATION))
-    assert run(server, "generate", "Hi", "--no-stream").stdout == "Hello\n"
+    assert kit.run_cli(environment(server), "generate", "Hi", "--no-stream").stdout == "Hello\n"
     assert "stream" not in server.requests[0].json
 
 
 def test_models_lists_ids(server, kit):
     server.script(kit.reply({"object": "list", "data": [{"id": "a"}, {"id": "b"}]}))
-    assert run(server, "models").stdout == "a\nb\n"
-    assert json.loads(run(server, "models", "--json").stdout)["data"] == [{"id": "a"}, {"id": "b"}]
+    assert kit.run_cli(environment(server), "models").stdout == "a\nb\n"
+    assert json.loads(kit.run_cli(environment(server), "models", "--json").stdout)["data"] == [{"id": "a"}, {"id": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -122,16 +122,16 @@ def test_models_lists_ids(server, kit):
 )
 def test_a_failure_is_one_line_and_exit_code_1(server, kit, status, body, line):
     server.script(kit.reply(body, status))
-    done = run(server, "generate", "Hi", "--no-stream")
+    done = kit.run_cli(environment(server), "generate", "Hi", "--no-stream")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{line}\n")
 
 
-def test_a_wrong_setting_is_one_line_and_exit_code_2(server):
-    done = run(server, "generate", "Hi", "--base-url", "localhost:80")
+def test_a_wrong_setting_is_one_line_and_exit_code_2(server, kit):
+    done = kit.run_cli(environment(server), "generate", "Hi", "--base-url", "localhost:80")
     assert done.returncode == 2
     assert done.stderr.startswith("deepseek: base_url='localhost:80' must start with http://")
-    assert run(server, "generate").returncode == 2
-    assert run(server, "generate", "Hi", "--timeout", "-1").returncode == 2
+    assert kit.run_cli(environment(server), "generate").returncode == 2
+    assert kit.run_cli(environment(server), "generate", "Hi", "--timeout", "-1").returncode == 2
 
 
 def test_chat_keeps_the_conversation_and_knows_its_commands(server, kit):
@@ -181,7 +181,7 @@ def test_a_failed_turn_is_not_remembered_and_the_conversation_goes_on(server, ki
         kit.reply({"error": {"message": "too long", "code": "context_length_exceeded"}}, 400),
         kit.events(kit.chat_event("Hello", "stop")),
     )
-    done = run(server, "chat", stdin="long\nshort\n")
+    done = kit.run_cli(environment(server), "chat", stdin="long\nshort\n")
     assert (done.returncode, done.stdout) == (0, "Hello\n")
     assert "deepseek: 400 context_length_exceeded: too long" in done.stderr
     assert server.requests[1].json["messages"] == [{"role": "user", "content": "short"}]

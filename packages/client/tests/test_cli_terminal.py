@@ -81,13 +81,7 @@ def open_chat(environ):
         os.close(terminal.master)
 
 
-def run(environ, *arguments, stdin=""):
-    return subprocess.run(
-        [*PROGRAM, *arguments], input=stdin, env=environ, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def test_markdown_is_styled_and_reasoning_dimmed_on_a_terminal_and_plain_in_a_pipe(server, environ, open_chat):
+def test_markdown_is_styled_and_reasoning_dimmed_on_a_terminal_and_plain_in_a_pipe(server, environ, open_chat, kit):
     text = "# Title\nIt is **bold**."
     server.script(answer(text, reasoning="Hmm, let me see."))
     terminal = open_chat()
@@ -97,11 +91,11 @@ def test_markdown_is_styled_and_reasoning_dimmed_on_a_terminal_and_plain_in_a_pi
         "\x1b[2mHmm, let me see.\x1b[0m\r\n\r\n\x1b[1m\x1b[4mTitle\x1b[0m\r\nIt is \x1b[1mbold\x1b[0m.\r\n"
     )
     terminal.leave()
-    assert run(environ, "chat", stdin="Hi\n").stdout == f"{text}\n"
-    assert run(environ, "generate", "Hi").stdout == f"{text}\n"
+    assert kit.run_cli(environ, "chat", stdin="Hi\n").stdout == f"{text}\n"
+    assert kit.run_cli(environ, "generate", "Hi").stdout == f"{text}\n"
 
 
-def test_an_answer_cannot_steer_the_terminal(server, environ, open_chat):
+def test_an_answer_cannot_steer_the_terminal(server, environ, open_chat, kit):
     steering = "a\x1b[2J\x9b1Ab\x07\r\nc\td"
     server.script(answer(steering))
     for options in ([], ["--plain"]):
@@ -110,7 +104,7 @@ def test_an_answer_cannot_steer_the_terminal(server, environ, open_chat):
         terminal.type("Hi\r")
         terminal.read_until("a\ufffd[2J\ufffd1Ab\ufffd\r\nc\td\r\n")
         terminal.leave()
-    assert run(environ, "chat", stdin="Hi\n").stdout == steering.replace("\r\n", "\n") + "\n"
+    assert kit.run_cli(environ, "chat", stdin="Hi\n").stdout == f"{steering}\n"
 
 
 def test_plain_shows_no_styles(server, open_chat):
@@ -192,12 +186,12 @@ def test_typed_lines_come_back_with_the_arrow_keys_also_in_the_next_run(server, 
     assert (tmp_path / "state" / "history.jsonl").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_commands_of_a_conversation(server, environ, tmp_path):
+def test_the_commands_of_a_conversation(server, environ, tmp_path, kit):
     server.script(answer("one", usage={"prompt_tokens": 5, "completion_tokens": 2}))
     saved = tmp_path / "saved"
     lines = ["/retry", "/system Be brief.", "Hi", "/model big", "/retry", f"/save {saved}.json", f"/save {saved}.md",
              "/usage", "/save /nowhere/at/all", "/help"]  # fmt: skip
-    done = run(environ, "chat", "--thinking", "on", "--effort", "high", stdin="\n".join(lines) + "\n")
+    done = kit.run_cli(environ, "chat", "--thinking", "on", "--effort", "high", stdin="\n".join(lines) + "\n")
     assert (done.returncode, done.stdout) == (0, "one\none\n")
     system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}
     assert [request.json["messages"] for request in server.requests] == [[system, user]] * 2
@@ -210,39 +204,39 @@ def test_the_commands_of_a_conversation(server, environ, tmp_path):
     notes = ["(nothing was asked yet)", "(instructions set)", "(the model is big)", "(3 messages saved to ", tokens]
     for note in [*notes, "(not saved: ", "/system  TEXT sets"]:
         assert note in done.stderr
-    used = run(environ, "usage", "--json").stdout.splitlines()
+    used = kit.run_cli(environ, "usage", "--json").stdout.splitlines()
     assert [(row["model"], row["answers"], row["prompt_tokens"]) for row in map(json.loads, used)] == [("m", 2, 10)]
-    assert tokens in run(environ, "usage").stdout
+    assert tokens in kit.run_cli(environ, "usage").stdout
 
 
-def test_chat_in_json_is_a_line_for_each_answer(server, environ):
+def test_chat_in_json_is_a_line_for_each_answer(server, environ, kit):
     server.script(answer("Hello"))
-    lines = run(environ, "chat", "--json", stdin="Hi\nAgain\n").stdout.splitlines()
+    lines = kit.run_cli(environ, "chat", "--json", stdin="Hi\nAgain\n").stdout.splitlines()
     assert [json.loads(line)["choices"][0]["message"]["content"] for line in lines] == ["Hello"] * 2
     assert len(server.requests[1].json["messages"]) == 3
 
 
-def test_the_balance(server, environ):
+def test_the_balance(server, environ, kit):
     info = {"currency": "CNY", "total_balance": "110.10", "granted_balance": "10.10", "topped_up_balance": "100"}
     server.script(reply({"is_available": True, "balance_infos": [info]}))
-    assert run(environ, "balance").stdout == "110.10 CNY (10.10 granted, 100 topped up)\n"
-    assert json.loads(run(environ, "balance", "--json").stdout)["is_available"] is True
+    assert kit.run_cli(environ, "balance").stdout == "110.10 CNY (10.10 granted, 100 topped up)\n"
+    assert json.loads(kit.run_cli(environ, "balance", "--json").stdout)["is_available"] is True
 
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [(["ch"], ["chat"]), (["chat", "--sy"], ["--system"]), (["completion", ""], ["bash", "zsh", "fish", "--help"])],
 )
-def test_bash_completes_commands_and_flags(environ, typed, offered):
-    script = run(environ, "completion", "bash").stdout
+def test_bash_completes_commands_and_flags(environ, typed, offered, kit):
+    script = kit.run_cli(environ, "completion", "bash").stdout
     words = " ".join(f"'{word}'" for word in ["deepseek", *typed])
     ask = f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _deepseek; echo ${{COMPREPLY[@]}}"
     done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == offered
 
 
-def test_the_scripts_of_other_shells_name_every_command(environ):
+def test_the_scripts_of_other_shells_name_every_command(environ, kit):
     for shell in ("zsh", "fish"):
-        script = run(environ, "completion", shell).stdout
+        script = kit.run_cli(environ, "completion", shell).stdout
         assert all(name in script for name in ("generate", "chat", "models", "balance", "usage", "completion"))
     assert "-l system -d " in script

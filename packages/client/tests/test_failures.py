@@ -112,6 +112,7 @@ async def test_a_silent_server_is_a_timeout_that_is_not_retried(server, connect,
         await kit.settle(connect(timeout=Timeout(first_token_s=0.1)).generate("Hi"))
     assert caught.value.phase == "first_token"
     assert isinstance(caught.value, TimeoutError)
+    await kit.until(lambda: server.requests)
     assert len(server.requests) == 1
 
 

@@ -148,7 +148,7 @@ async def test_keep_alives_are_understood_in_both_forms(server, ask, kit):
 async def test_silence_ends_with_the_client(server, ask, kit):
     server.script(silence())
     with pytest.raises(APITimeoutError):
-        await kit.settle(ask(timeout=Timeout(first_token_s=0.05), max_retries=0).generate("Hi"))
+        await kit.settle(ask(timeout=Timeout(first_token_s=0.3), max_retries=0).generate("Hi"))
     await kit.until(server.disconnected.is_set)
 
 
