@@ -55,6 +55,8 @@ class _SharedOptions(TypedDict, total=False):
             `auto` (default) is `deepseek` where the URL's host is api.deepseek.com, and finds out elsewhere.
         timeout: seconds for a whole call, or a Timeout.
         max_retries: sends after the first, 2 by default.
+        max_concurrency: requests in flight at once, over all threads, or in each event loop; more wait their turn,
+            which counts towards `timeout`. A stream counts until it ends or is closed. None is no limit.
         default_model: the model of calls that name none; DEEPSEEK_MODEL by default, then the server's own default.
         default_headers: sent with every request.
         on_retry: called before each retry's wait with a `Retry`: the error, its number, the delay.
@@ -65,6 +67,7 @@ class _SharedOptions(TypedDict, total=False):
     profile: Profile
     timeout: float | Timeout | None
     max_retries: int
+    max_concurrency: int | None
     default_model: str | None
     default_headers: Mapping[str, str] | None
     on_retry: Callable[[Retry], None] | None
@@ -129,7 +132,11 @@ class _Client:
         old, settings = self._core, _changed(self._settings, cast("Mapping[str, Any]", options))
         is_same_server = (settings.base_url, settings.profile) == (old.settings.base_url, old.settings.profile)
         copy = object.__new__(type(self))
-        exchange = Exchange(settings, budget=old.exchange.budget if is_same_server else None)
+        exchange = Exchange(
+            settings,
+            budget=old.exchange.budget if is_same_server else None,
+            limiter=None if "max_concurrency" in options else old.exchange.limiter,
+        )
         core = Core(exchange, old.knowledge if is_same_server else None, old.ledger)
         copy.__dict__.update(_settings=settings, _http=self._http, _core=core, _transport=self._transport)
         return copy

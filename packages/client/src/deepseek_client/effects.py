@@ -5,6 +5,7 @@ two drivers in `transport` know how to do each effect, and nothing else.
 
 | effect  | the driver sends back                                                                     |
 |---------|-------------------------------------------------------------------------------------------|
+| `Enter` | a Place among the requests in flight, None if there is none in time                       |
 | `Fetch` | the whole answer, a Reply                                                                 |
 | `Open`  | an Opened if a stream of events began, else the whole answer, a Reply                     |
 | `Read`  | the next bytes, `b""` at the end of the body                                              |
@@ -13,7 +14,8 @@ two drivers in `transport` know how to do each effect, and nothing else.
 | `AskKey` | the API key that the caller's function gave                                             |
 | `CallTools` | what each function gave, in order; the text of its failure where it raised              |
 
-A driver throws APIConnectionError or APITimeoutError into the core, and nothing else.
+A driver throws APIConnectionError or APITimeoutError into the core, and nothing else. It closes a flow that it leaves,
+as when its task is cancelled, so that what the flow holds is let go at once.
 """
 
 from collections.abc import Callable, Generator
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deepseek_client.errors import Phase
+from deepseek_client.limiter import Limiter, Place
 from deepseek_client.request import HTTPRequest
 
 ResultT = TypeVar("ResultT")
@@ -37,23 +40,38 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A response whose body is a stream of events. `body` belongs to the driver."""
+    """A response whose body is a stream of events. `body` belongs to the driver; `let_go` ends it.
+
+    Attributes:
+        place: the request's place among those in flight, where they are limited.
+    """
 
     status: int
     headers: dict[str, str]
     body: Any
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Wait for a place among the requests in flight, so many seconds at most."""
+
+    limiter: Limiter
+    wait_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
     """Send a request and read the whole answer; `deadline` is on the monotonic clock.
 
-    `middleware` holds the caller's functions around this one attempt, the outermost first.
+    `middleware` holds the caller's functions around this one attempt, the outermost first; `place` is the request's,
+    where those in flight are limited.
     """
 
     request: HTTPRequest
     deadline: float | None
     middleware: tuple[Any, ...] = ()
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +82,7 @@ class Open:
     deadline: float | None
     middleware: tuple[Any, ...] = ()
     is_any: bool = False
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +132,18 @@ class CallTools:
     requests: list[ToolRequest]
 
 
-Effect = Fetch | Open | Read | Close | Sleep | AskKey | CallTools
+Effect = Enter | Fetch | Open | Read | Close | Sleep | AskKey | CallTools
 Flow = Generator[Effect, Any, ResultT]
 """A generator of effects that returns a ResultT."""
+
+
+def let_go(opened: Opened) -> Flow[None]:
+    """Close a response, and leave its place."""
+    try:
+        yield Close(opened.body)
+    finally:
+        if opened.place is not None:
+            opened.place.leave()
 
 
 def is_wanted(effect: Open, status: int, headers: dict[str, str]) -> bool:

@@ -120,7 +120,7 @@ class ConnectTimeout(APITimeoutError):  # noqa: N818
 
 
 class PoolTimeout(APITimeoutError):  # noqa: N818
-    """No connection was free."""
+    """No connection was free, or no place among the client's `max_concurrency` requests."""
 
 
 class FirstTokenTimeout(APITimeoutError):  # noqa: N818

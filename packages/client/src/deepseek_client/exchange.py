@@ -12,9 +12,17 @@ from zlib import crc32
 
 from pydantic import ValidationError
 
-from deepseek_client.effects import AskKey, Fetch, Flow, Open, Opened, Reply, Sleep
+from deepseek_client.effects import AskKey, Enter, Fetch, Flow, Open, Opened, Reply, Sleep
 from deepseek_client.error_mapping import error_of_event, error_of_response, excerpt, request_id_of
-from deepseek_client.errors import DeepSeekError, EmptyResponseError, ResponseValidationError, StreamProtocolError
+from deepseek_client.errors import (
+    CLASS_OF_PHASE,
+    DeepSeekError,
+    EmptyResponseError,
+    Phase,
+    ResponseValidationError,
+    StreamProtocolError,
+)
+from deepseek_client.limiter import Limiter, Place
 from deepseek_client.params import Call
 from deepseek_client.request import HTTPRequest, build_request
 from deepseek_client.retries import Retry, RetryBudget, RetryPolicy, retry_delay_s
@@ -51,12 +59,20 @@ class Attempts:
         self._clock = clock
         self._chance = chance
         self.retries_taken = 0
+        self._first_token_s = timeout.first_token_s
         self._began = self.sent_at = clock()
         self.deadline = None if timeout.total_s is None else self.sent_at + timeout.total_s
 
     def note_sent(self) -> None:
         """A request is about to be sent."""
         self.sent_at = self._clock()
+
+    def patience(self) -> tuple[float | None, Phase]:
+        """How long a request may wait for a place, and which limit that is."""
+        left_s = None if self.deadline is None else max(self.deadline - self._clock(), 0.0)
+        if left_s is not None and (self._first_token_s is None or left_s <= self._first_token_s):
+            return left_s, "total"
+        return self._first_token_s, "pool"
 
     def stamp(self, error: DeepSeekError) -> None:
         """Note in an error how often and how long it was tried."""
@@ -104,12 +120,14 @@ class Exchange:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         budget: RetryBudget | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self._chance = chance
         self._provided_key: str | None = None
         self.budget = budget or RetryBudget()
+        self.limiter = limiter or (Limiter(settings.max_concurrency) if settings.max_concurrency is not None else None)
 
     def attempts(self, timeout: Timeout) -> Attempts:
         """Start counting the attempts of a call."""
@@ -124,10 +142,11 @@ class Exchange:
         request = build_request(self.settings, method, path, call)
         attempts = self.attempts(call.timeout)
         while True:
+            place = yield from self._enter(attempts)
             attempts.note_sent()
             try:
                 prepared = yield from self._prepared(request, attempts)
-                reply: Reply = yield Fetch(prepared, attempts.deadline, self.settings.middleware)
+                reply: Reply = yield Fetch(prepared, attempts.deadline, self.settings.middleware, place)
                 self._check(reply)
             except DeepSeekError as error:
                 delay = attempts.next_delay_s(error)
@@ -136,25 +155,34 @@ class Exchange:
             else:
                 self.budget.give_back()
                 return reply
+            finally:
+                if place is not None:
+                    place.leave()
             yield Sleep(delay)
 
     def open(self, path: str, call: Call, attempts: Attempts) -> Flow[Opened]:
         """Send a request for a stream until one begins, or it fails for good. Raises as `fetch` does."""
         request = build_request(self.settings, "POST", path, call, is_stream=True)
         while True:
+            place = yield from self._enter(attempts)
             attempts.note_sent()
+            answer: Opened | Reply | None = None
             try:
                 prepared = yield from self._prepared(request, attempts)
-                answer: Opened | Reply = yield Open(prepared, attempts.deadline, self.settings.middleware)
+                answer = yield Open(prepared, attempts.deadline, self.settings.middleware, place=place)
                 if isinstance(answer, Opened):
                     self.budget.give_back()
                     return answer
+                assert isinstance(answer, Reply), "a driver answers with one of the two"
                 self._check(answer)
                 raise self._not_a_stream(answer)
             except DeepSeekError as error:
                 delay = attempts.next_delay_s(error)
                 if delay is None:
                     raise
+            finally:
+                if place is not None and not isinstance(answer, Opened):  # a stream has its place until it ends
+                    place.leave()
             yield Sleep(delay)
 
     def parse(self, reply: Reply, model: type[ModelT]) -> ModelT:
@@ -176,6 +204,27 @@ class Exchange:
     def secret(self) -> str | None:
         """The key in use, to be kept out of messages."""
         return self.settings.api_key or self._provided_key
+
+    def _enter(self, attempts: Attempts) -> Flow[Place | None]:
+        """Wait for a place, where there are only so many.
+
+        Raises:
+            PoolTimeout, DeadlineExceeded: there was none in time. Nothing was sent, and a retry would only wait again.
+        """
+        if self.limiter is None:
+            return None
+        wait_s, phase = attempts.patience()
+        place: Place | None = yield Enter(self.limiter, wait_s)
+        if place is None:
+            limit = "first_token_s" if phase == "pool" else "total_s"
+            error = CLASS_OF_PHASE[phase](
+                f"max_concurrency={self.limiter.most} requests are in flight, and none ended within timeout.{limit}; a "
+                "stream counts until it ends or is closed",
+                phase=phase,
+            )
+            attempts.stamp(error)
+            raise error
+        return place
 
     def _prepared(self, request: HTTPRequest, attempts: Attempts) -> Flow[HTTPRequest]:
         """The request of one attempt: with its number, and with the key that the caller's function gives for it."""

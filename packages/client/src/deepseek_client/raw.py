@@ -11,7 +11,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from deepseek_client.effects import Close, Flow, Read
+from deepseek_client.effects import Flow, Read, let_go
 from deepseek_client.error_mapping import request_id_of
 from deepseek_client.errors import ResponseError
 from deepseek_client.recording import Held, Record, held, read_all, recorded, resumed
@@ -319,7 +319,7 @@ def _read(waiting: Held) -> Flow[bytes]:
 
 
 def _close(waiting: Held) -> Flow[None]:
-    yield Close(waiting.opened.body)
+    yield from let_go(waiting.opened)
 
 
 class _Lines:

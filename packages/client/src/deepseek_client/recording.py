@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from deepseek_client.effects import (
-    Close,
     Effect,
     Fetch,
     Flow,
@@ -19,6 +18,7 @@ from deepseek_client.effects import (
     Read,
     Reply,
     is_event_stream,
+    let_go,
 )
 from deepseek_client.errors import APIConnectionError
 
@@ -122,15 +122,15 @@ def read_all(opened: Opened, deadline: float | None) -> Flow[bytes]:
         try:
             chunk: bytes = yield Read(opened.body, deadline, "total")
         except APIConnectionError:
-            yield Close(opened.body)
+            yield from let_go(opened)
             raise
         if not chunk:
             break
         content += chunk
-    yield Close(opened.body)
+    yield from let_go(opened)
     return bytes(content)
 
 
 def _kept_open(effect: Effect) -> Effect:
     assert isinstance(effect, Fetch | Open)
-    return Open(effect.request, effect.deadline, effect.middleware, is_any=True)
+    return Open(effect.request, effect.deadline, effect.middleware, is_any=True, place=effect.place)

@@ -71,6 +71,9 @@ class Settings:
     prices: Any = None
     """The price table that the caller gave; None is the built-in one, at DeepSeek's cloud only."""
 
+    max_concurrency: int | None = None
+    """How many requests may be in flight at once."""
+
     on_retry: Callable[[Any], None] | None = field(default=None, repr=False)
     """Told of each retry before its wait."""
 
@@ -113,6 +116,7 @@ def read_settings(
     default_headers: Mapping[str, str] | None = None,
     middleware: Iterable[Any] = (),
     prices: Any = None,
+    max_concurrency: int | None = None,
     on_retry: Callable[[Any], None] | None = None,
 ) -> Settings:
     """Settle arguments, DEEPSEEK_API_KEY, DEEPSEEK_BASE_URL, DEEPSEEK_MODEL and defaults.
@@ -124,6 +128,8 @@ def read_settings(
         raise ConfigurationError(f"profile={profile!r} must be one of {', '.join(get_args(Profile))}")
     if max_retries < 0:
         raise ConfigurationError(f"max_retries={max_retries} must be 0 or more")
+    if max_concurrency is not None and max_concurrency < 1:
+        raise ConfigurationError(f"max_concurrency={max_concurrency} must be 1 or more, or None for no limit")
     return Settings(
         base_url=_checked_url(base_url or os.environ.get("DEEPSEEK_BASE_URL") or DEFAULT_BASE_URL, profile),
         api_key=None
@@ -137,6 +143,7 @@ def read_settings(
         key_provider=api_key if callable(api_key) else None,
         middleware=tuple(middleware),
         prices=prices,
+        max_concurrency=max_concurrency,
         on_retry=on_retry,
     )
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, Generic
 
 from deepseek_client.accounting import Entry
-from deepseek_client.effects import Close, Flow, Opened, Read, Sleep
+from deepseek_client.effects import Flow, Opened, Read, Sleep, let_go
 from deepseek_client.error_mapping import error_of_event, excerpt, request_id_of
 from deepseek_client.errors import (
     APIConnectionError,
@@ -142,6 +142,10 @@ class StreamCore(Generic[ItemT, AnswerT]):
                 data: bytes = yield self._next_read(self._opened, waiting_since)
                 if self._consume(data):
                     waiting_since = self._clock()
+            except GeneratorExit:  # the caller's task was cancelled, and its read with it: nothing is in flight
+                if self._opened.place is not None:
+                    self._opened.place.leave()
+                raise
             except DeepSeekError as error:
                 yield from self.release()
                 yield from self._recover(error)
@@ -154,7 +158,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         opened, self._opened = self._opened, None
         if opened is not None:
             self._account()
-            yield Close(opened.body)
+            yield from let_go(opened)
 
     def close(self) -> Flow[None]:
         """End the stream, whatever is left of it."""

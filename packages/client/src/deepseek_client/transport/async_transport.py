@@ -12,6 +12,7 @@ from deepseek_client.effects import (
     CallTools,
     Close,
     Effect,
+    Enter,
     Fetch,
     Flow,
     Open,
@@ -67,6 +68,8 @@ class AsyncTransport:
                     effect = flow.send(answer)
         except StopIteration as stop:
             return stop.value
+        finally:
+            flow.close()
 
     async def close(self) -> None:
         """Close the connections of the running loop, if the HTTP client is not the caller's."""
@@ -81,6 +84,8 @@ class AsyncTransport:
                 return await effect.body.read(effect.deadline, effect.phase)
             case Close():
                 return await effect.body.close()
+            case Enter():
+                return await effect.limiter.enter_async(effect.wait_s)
             case Sleep():
                 return await asyncio.sleep(effect.seconds)
             case CallTools():
@@ -92,7 +97,7 @@ class AsyncTransport:
             case Open():
                 body = await self._begin(effect)
                 if is_wanted(effect, body.status, body.headers):
-                    return Opened(body.status, body.headers, body)
+                    return Opened(body.status, body.headers, body, effect.place)
                 return await _read_reply_async(body, effect.deadline, MAX_REFUSAL_BYTES)
 
     async def _begin(self, effect: Fetch | Open) -> "_AsyncBody | AsyncWatchedBody":

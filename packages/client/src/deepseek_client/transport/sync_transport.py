@@ -11,6 +11,7 @@ from deepseek_client.effects import (
     CallTools,
     Close,
     Effect,
+    Enter,
     Fetch,
     Flow,
     Open,
@@ -72,6 +73,8 @@ class SyncTransport:
                     effect = flow.send(answer)
         except StopIteration as stop:
             return stop.value
+        finally:
+            flow.close()
 
     def close(self) -> None:
         """Close the connections, if the HTTP client is not the caller's."""
@@ -87,6 +90,8 @@ class SyncTransport:
                 return effect.body.read(effect.deadline, effect.phase)
             case Close():
                 return effect.body.close()
+            case Enter():
+                return effect.limiter.enter(effect.wait_s)
             case Sleep():
                 return time.sleep(effect.seconds)
             case CallTools():
@@ -98,7 +103,7 @@ class SyncTransport:
             case Open():
                 body = self._begin(effect)
                 if is_wanted(effect, body.status, body.headers):
-                    return Opened(body.status, body.headers, body)
+                    return Opened(body.status, body.headers, body, effect.place)
                 return _read_reply(body, effect.deadline, MAX_REFUSAL_BYTES)
 
     def _begin(self, effect: Fetch | Open) -> "_SyncBody | WatchedBody":
