@@ -1,5 +1,7 @@
 """Plain calls over a real socket: what is sent, what comes back."""
 
+import pickle
+
 import pytest
 
 import deepseek_client as ds
@@ -177,3 +179,39 @@ async def test_reasoning_is_read_under_both_names(server, connect, kit):
     answer = await kit.settle(connect().chat.completions.create(messages=kit.MESSAGES))
     assert answer.choices[0].message.reasoning_content == "2+2"
     assert answer.choices[0].message.to_wire() == {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
+
+
+@pytest.mark.parametrize("profile", ["auto", "openai"])
+async def test_an_answer_knows_how_often_and_how_long_it_was_asked_for(server, connect, kit, profile):
+    busy, body = kit.reply({}, 503, retry_after="0"), kit.GENERATION if profile == "auto" else kit.CHAT
+    server.script(busy, busy, kit.reply(body, x_request_id="req-3"), kit.reply(kit.CHAT))
+    client = connect(profile=profile)
+    answer = await kit.settle(client.generate("Hi", model="m"))
+    assert (answer.request_id, answer.retries_taken) == ("req-3", 2)
+    assert answer.elapsed > 0
+    assert {"retries_taken", "elapsed"}.isdisjoint(answer.to_wire())
+    assert pickle.loads(pickle.dumps(answer)).elapsed == answer.elapsed
+    again = await kit.settle(client.chat.completions.create(messages=kit.MESSAGES))
+    assert (again.retries_taken, again.elapsed > 0) == (0, True)
+    assert (ds.Generation(id="g", text="made here").elapsed, ds.Generation(id="g", text="").retries_taken) == (None, 0)
+
+
+async def test_a_stream_knows_how_often_and_how_long_it_was_asked_for(server, connect, kit):
+    server.script(kit.reply({}, 503, retry_after="0"), kit.events(kit.text_event("Hel"), kit.text_event("lo", "stop")))
+    stream = connect().generate_stream("Hi")
+    assert (stream.elapsed, stream.retries_taken) == (None, 0)
+    assert await kit.take(stream) == "Hel"
+    first = stream.elapsed
+    assert await kit.collect(stream) == ["lo"]
+    assert (stream.retries_taken, stream.generation.retries_taken) == (1, 1)
+    assert 0 < first <= stream.elapsed == stream.elapsed == stream.generation.elapsed
+
+
+async def test_what_had_come_of_a_broken_stream_knows_it_too(server, connect, kit):
+    server.script(kit.reply({}, 503, retry_after="0"), kit.events(kit.text_event("Hel"), done=False, x_request_id="r"))
+    with pytest.raises(errors.StreamTruncatedError) as caught:
+        await kit.collect(connect().generate_stream("Hi"))
+    snapshot = caught.value.snapshot
+    assert (snapshot.request_id, snapshot.retries_taken, caught.value.retries_taken) == ("r", 1, 1)
+    assert snapshot.elapsed > 0
+    assert caught.value.elapsed > 0

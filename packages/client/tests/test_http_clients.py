@@ -159,7 +159,7 @@ async def test_a_server_without_tls_is_a_tls_error(connect, kit):
             await kit.settle(connect(base_url=url, max_retries=0).generate("Hi"))
         thread.join(10)
     assert isinstance(caught.value, errors.ConnectError)
-    assert (caught.value.retries_taken, caught.value.elapsed.total_seconds() >= 0) == (0, True)
+    assert (caught.value.retries_taken, caught.value.elapsed >= 0) == (0, True)
 
 
 def test_httpx_s_own_mock_is_read_although_it_holds_the_whole_body(kit):

@@ -34,7 +34,7 @@ async def assert_full(client):
     with pytest.raises(errors.DeadlineExceeded, match=r"max_concurrency=1 requests are in flight.*total_s") as caught:
         await ask(client, timeout=0.05)
     assert (caught.value.phase, caught.value.retries_taken) == ("total", 0)
-    assert caught.value.elapsed.total_seconds() >= 0.05
+    assert caught.value.elapsed >= 0.05
 
 
 async def test_no_more_requests_are_in_flight_than_asked_for(server, connect, kit):

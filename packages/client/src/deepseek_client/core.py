@@ -206,7 +206,11 @@ class Core:
 
     def _fetch_text(self, route: _TextRoute, call: Call) -> Flow[Generation]:
         answer = yield from self.post(route.path, call, route.answer)
-        return answer if isinstance(answer, Generation) else as_generation(answer)
+        if isinstance(answer, Generation):
+            return answer
+        generation = as_generation(answer)
+        generation.with_origin_of(answer)
+        return generation
 
     def _open_text(self, attempts: Attempts, route: _TextRoute, call: Call) -> Flow[Connected[str, Generation]]:
         return self._open(route.path, call, route.make_reading, attempts)

@@ -31,11 +31,17 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole response; header names in lower case."""
+    """A whole response; header names in lower case. The last two are the exchange's to say, not the driver's.
+
+    Attributes:
+        retries_taken, elapsed_s: of the call that it answers.
+    """
 
     status: int
     headers: dict[str, str]
     body: bytes
+    retries_taken: int = 0
+    elapsed_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

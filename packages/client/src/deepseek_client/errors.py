@@ -39,7 +39,6 @@ An error inside a stream is of the class that its status would have given before
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, Literal
 
 Phase = Literal["connect", "pool", "write", "first_token", "idle", "total"]
@@ -52,7 +51,7 @@ class DeepSeekError(Exception):
         message: what went wrong, without the ids that `str()` adds.
         request_id: the server's or the gateway's id of the request, for its logs; None if no answer came.
         retries_taken: how often the request had been sent again.
-        elapsed: time since the call began, waits included; None where nothing was sent.
+        elapsed: seconds since the call began, waits included; None where nothing was sent.
         snapshot: what had arrived of a stream (a Generation, ChatCompletion or Completion), or None.
     """
 
@@ -61,7 +60,7 @@ class DeepSeekError(Exception):
         self.message = message
         self.request_id = request_id
         self.retries_taken = 0
-        self.elapsed: timedelta | None = None
+        self.elapsed: float | None = None
         self.snapshot: Any = None
 
     @property

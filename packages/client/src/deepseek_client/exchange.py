@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import TypeVar
 from uuid import uuid4
 from zlib import crc32
@@ -27,7 +26,7 @@ from deepseek_client.params import Call
 from deepseek_client.request import HTTPRequest, build_request
 from deepseek_client.retries import Retry, RetryBudget, RetryPolicy, retry_delay_s
 from deepseek_client.settings import Settings, Timeout, checked_key
-from deepseek_client.types.base import AnswerModel, WireModel
+from deepseek_client.types.base import AnswerModel, Origin, WireModel
 
 ModelT = TypeVar("ModelT", bound=WireModel)
 _log = logging.getLogger(__name__)
@@ -74,10 +73,14 @@ class Attempts:
             return left_s, "total"
         return self._first_token_s, "pool"
 
+    def elapsed_s(self) -> float:
+        """Since the call began."""
+        return self._clock() - self._began
+
     def stamp(self, error: DeepSeekError) -> None:
         """Note in an error how often and how long it was tried."""
         error.retries_taken = self.retries_taken
-        error.elapsed = timedelta(seconds=self._clock() - self._began)
+        error.elapsed = self.elapsed_s()
 
     def next_delay_s(self, error: DeepSeekError) -> float | None:
         """The wait before the next attempt, which is counted; None if the error is to be raised."""
@@ -154,7 +157,7 @@ class Exchange:
                     raise
             else:
                 self.budget.give_back()
-                return reply
+                return replace(reply, retries_taken=attempts.retries_taken, elapsed_s=attempts.elapsed_s())
             finally:
                 if place is not None:
                     place.leave()
@@ -197,7 +200,7 @@ class Exchange:
         except ValidationError as invalid:
             raise self._unreadable(reply, model.__name__, invalid) from invalid
         if isinstance(answer, AnswerModel):
-            answer.with_request_id(request_id_of(reply.headers))
+            answer.with_origin(Origin(request_id_of(reply.headers), reply.retries_taken, reply.elapsed_s))
         return answer
 
     @property

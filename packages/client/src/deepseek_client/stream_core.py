@@ -23,6 +23,7 @@ from deepseek_client.exchange import Attempts, Exchange, describe
 from deepseek_client.readings import AnswerT, ItemT, Reading
 from deepseek_client.settings import Timeout
 from deepseek_client.sse import ServerSentEvent, SSEError, SSEParser, begins_as_events
+from deepseek_client.types.base import AnswerModel, Origin
 
 DRAIN_S = 0.1
 """How long to wait, after `[DONE]`, for the end of the body that lets the connection be used again."""
@@ -77,6 +78,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         self._opened: Opened | None = None
         self._failure: DeepSeekError | None = None
         self._parser = SSEParser()
+        self._elapsed_s: float | None = None
         self._head_s = 0.0
         self._has_data = False
         self._has_comment = False
@@ -99,6 +101,26 @@ class StreamCore(Generic[ItemT, AnswerT]):
     def request_id(self) -> str | None:
         """The id under which the server's logs know the request."""
         return request_id_of(self.headers)
+
+    @property
+    def retries_taken(self) -> int:
+        """How often the request has been sent again."""
+        return self._attempts.retries_taken if self._attempts is not None else 0
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """From the call to now, or to the stream's end; None before it has begun."""
+        if self._elapsed_s is not None or self._attempts is None:
+            return self._elapsed_s
+        return self._attempts.elapsed_s()
+
+    def answer(self) -> AnswerT:
+        """All that has arrived, as the answer of a plain call."""
+        answer = self.reading.answer()
+        if isinstance(answer, AnswerModel):
+            answer.with_origin(Origin(self.request_id, self.retries_taken, self.elapsed_s))
+            answer.with_cost(self.cost)
+        return answer
 
     def take(self) -> ItemT:
         """The next item."""
@@ -132,7 +154,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         waiting_since = self._clock()
         while not self.items and not self.is_over:
             if self._failure is not None:
-                self.is_over = True
+                self._note_over()
                 raise self._failure
             if self._opened is None:
                 yield from self.start()
@@ -163,7 +185,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
     def close(self) -> Flow[None]:
         """End the stream, whatever is left of it."""
         self._is_cut = self._is_cut or not (self.is_over or self.reading.is_complete)
-        self.is_over = True
+        self._note_over()
         self.items.clear()
         yield from self.release()
 
@@ -184,9 +206,14 @@ class StreamCore(Generic[ItemT, AnswerT]):
             raise self._failure
         if self._is_cut:
             error = StreamClosedError("the stream was closed before its end", request_id=self.request_id)
-            error.snapshot = self.reading.answer()
+            error.snapshot = self.answer()
             raise error
-        return self.reading.answer()
+        return self.answer()
+
+    def _note_over(self) -> None:
+        if not self.is_over:
+            self._elapsed_s = self.elapsed_s
+        self.is_over = True
 
     def _note_comment(self, text: str) -> None:
         self._has_comment = True
@@ -279,7 +306,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
 
     def _end(self) -> None:
         """The answer is whole."""
-        self.is_over = True
+        self._note_over()
         self.items.extend(self.reading.end())
 
     def _recover(self, error: DeepSeekError) -> Flow[None]:
@@ -300,5 +327,5 @@ class StreamCore(Generic[ItemT, AnswerT]):
                 yield Sleep(delay)
                 return
         attempts.stamp(error)
-        error.snapshot = self.reading.answer() if self._has_data else None
+        error.snapshot = self.answer() if self._has_data else None
         self._failure = error  # raised once the items that came before it are taken

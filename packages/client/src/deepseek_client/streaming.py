@@ -10,7 +10,6 @@ from deepseek_client.readings import AnswerT, ItemT
 from deepseek_client.stream_core import StreamCore
 from deepseek_client.tee import DEFAULT_TEE_BUFFER, AsyncStreamBranch, StreamBranch, tee, tee_async
 from deepseek_client.transport import AsyncTransport, SyncTransport
-from deepseek_client.types.base import AnswerModel
 from deepseek_client.types.chat import ChatCompletion
 from deepseek_client.types.generate import Generation
 from deepseek_client.types.usage import Usage
@@ -40,15 +39,22 @@ class _StreamState(Generic[ItemT, AnswerT]):
     @property
     def snapshot(self) -> AnswerT:
         """All that has arrived, in the shape of a plain call's answer; built when asked for."""
-        answer = self._core.reading.answer()
-        if isinstance(answer, AnswerModel):
-            answer.with_cost(self._core.cost)
-        return answer
+        return self._core.answer()
 
     @property
     def request_id(self) -> str | None:
         """The id under which the server's logs know the request."""
         return self._core.request_id
+
+    @property
+    def retries_taken(self) -> int:
+        """How often the request has been sent again."""
+        return self._core.retries_taken
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds from the call to now, or to the stream's end; None before the request was sent."""
+        return self._core.elapsed_s
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """WireModel: the base of every request and response on the wire."""
 
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
@@ -33,27 +34,55 @@ class WireModel(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class AnswerModel(WireModel):
-    """A whole answer. Beside the body it knows the id under which the server's logs have the request."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How an answer came about. Two answers that differ only in the last two are equal.
 
-    _request_id: str | None = PrivateAttr(default=None)
+    Attributes:
+        request_id: the id under which the server's logs have the request.
+        retries_taken: how often the request had been sent before.
+        elapsed_s: from the call to the answer, retries and waits included; None where nothing was sent.
+    """
+
+    request_id: str | None = None
+    retries_taken: int = field(default=0, compare=False)
+    elapsed_s: float | None = field(default=None, compare=False)
+
+
+class AnswerModel(WireModel):
+    """A whole answer. Beside the body it knows how it came about; none of that is ever on the wire."""
+
+    _origin: Origin = PrivateAttr(default=Origin())
     _cost: Decimal | None = PrivateAttr(default=None)
 
     @property
     def request_id(self) -> str | None:
-        """The response's `x-request-id` (or a server's own name for it); never on the wire."""
-        return self._request_id
+        """The response's `x-request-id` (or a server's own name for it)."""
+        return self._origin.request_id
+
+    @property
+    def retries_taken(self) -> int:
+        """How often the request had been sent before it succeeded."""
+        return self._origin.retries_taken
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds from the call to the answer, retries and waits included; None for what no call gave."""
+        return self._origin.elapsed_s
 
     @property
     def cost(self) -> Decimal | None:
-        """What its tokens cost, by the client's price table; None where that is not known. Never on the wire."""
+        """What its tokens cost, by the client's price table; None where that is not known."""
         return self._cost
 
     def with_cost(self, cost: Decimal | None) -> None:
         """Note the price."""
         self._cost = cost
 
-    def with_request_id(self, request_id: str | None) -> "AnswerModel":
-        """Note the id that came in the response's headers, and return self."""
-        self._request_id = request_id
-        return self
+    def with_origin(self, origin: Origin) -> None:
+        """Note how it came about."""
+        self._origin = origin
+
+    def with_origin_of(self, answer: "AnswerModel") -> None:
+        """Note what is known of another answer, of which this one is made."""
+        self._origin, self._cost = answer._origin, answer._cost  # noqa: SLF001  its own class
