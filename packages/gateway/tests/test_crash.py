@@ -1,10 +1,7 @@
 """kill -9 at every step of a request's books: nothing lost, nothing billed twice."""
 
 import asyncio
-import os
 import random
-import signal
-import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -19,11 +16,10 @@ from deepseek_gateway.settings import load_settings
 from deepseek_gateway.state_dir import open_store, prepare_state
 from deepseek_gateway.storage.store import open_store as open_tables
 from deepseek_gateway.testing.caller import until
+from deepseek_gateway.testing.chain import Chain
 from deepseek_gateway.testing.fake_engine import FakeEngine
-from deepseek_gateway.testing.processes import RunningProcess
 from deepseek_gateway.testing.serving import serving
 
-CRASHING = (sys.executable, "-m", "deepseek_gateway.testing.crashing")
 CUT, CUT_IN_THE_STREAM = ("failed", "gateway_crash", "estimated", 0), ("failed", "gateway_crash", "estimated", 3)
 WHOLE = ("finished", "stop", "exact", 3)
 POINTS = {
@@ -78,49 +74,13 @@ async def ask(url: str, key: str, user: str) -> None:
                 await answer.read()
 
 
-class Chain:
-    """Gateways over one state that die one after the other, each recovering what the one before it left behind."""
-
-    def __init__(self, points: Iterable[str], state: Path, engine_url: str, store_url: str | None) -> None:
-        command = [*CRASHING, ",".join(points), "serve", "--state", str(state), "--port", "0"]
-        self.running = RunningProcess([*command, "--upstream", engine_url], environment(store_url))
-        self._num_urls = 0
-
-    async def url(self) -> str:
-        """Where the next of them listens, once it does."""
-        self._num_urls += 1
-        return (await self._line("listening on", self._num_urls)).split()[-1]
-
-    async def kill(self, point: str, number: int) -> None:
-        """Kill the one of a place in the order, from 1."""
-        os.kill(int((await self._line("process", number)).split()[-1]), signal.SIGKILL)
-        await self.has_died(point)
-
-    async def has_died(self, point: str) -> None:
-        assert await self._line(point, 1) == f"{point}: -9"
-
-    async def end(self) -> None:
-        """Wait for the sound one, and end it in good order."""
-        await self.url()
-        self.running.signal()
-        assert await asyncio.to_thread(self.running.wait) == 0
-
-    async def _line(self, start: str, number: int) -> str:
-        def found() -> list[str]:
-            return [line for line in self.running.lines if line.startswith(start)]
-
-        await until(lambda: len(found()) >= number or self.running.process.poll() is not None, timeout_s=30)
-        assert len(found()) >= number, self.running.errors
-        return found()[number - 1]
-
-
 @asynccontextmanager
 async def chain_of(
     points: Iterable[str], state: Path, store_url: str | None
 ) -> AsyncIterator[tuple[Chain, FakeEngine]]:
     engine = FakeEngine()
     async with serving(engine) as served:
-        chain = Chain(points, state, served.url, store_url)
+        chain = Chain(points, state, served.url, environment(store_url))
         with chain.running:
             yield chain, engine
             await chain.end()
