@@ -164,7 +164,7 @@ def fuzz_sse(session: nox.Session) -> None:
     """Feed the SDK's reader of streams with made-up and spoiled bytes: `nox -s fuzz_sse -- 100000` streams a test."""
     environment(session, "test")
     os.environ["FUZZ_SSE_EXAMPLES"] = session.posargs[0] if session.posargs else "100000"
-    files = ("packages/client/tests/test_sse_fuzz.py", "packages/client/tests/test_stream_bytes.py")
+    files = [f"packages/client/tests/test_{name}.py" for name in ("sse_fuzz", "stream_bytes", "error_mapping")]
     run(session, "python", "-m", "pytest", *files, "--timeout", "14400", "-v")
 
 

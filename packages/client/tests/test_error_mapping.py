@@ -1,11 +1,14 @@
-"""Every error shape that servers send gives a message, a class and an id."""
+"""Every error shape that servers send gives a message, a class and an id; and so does what no server should send."""
 
 import json
+import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deepseek_client import errors
-from deepseek_client.error_mapping import error_of_response, request_id_of
+from deepseek_client.error_mapping import error_of_event, error_of_response, request_id_of
 
 
 def error_of(status, body, **headers):
@@ -78,3 +81,41 @@ def test_the_request_id_is_found_under_every_name():
     for position, name in enumerate(names):
         assert request_id_of({later: later for later in names[position:]}) == name
     assert request_id_of({}) is None
+
+
+NAMES = st.sampled_from(
+    ["error", "detail", "message", "msg", "type", "param", "code", "loc", "object", "response", "x"]
+)
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.sampled_from(["error", "429", "<p>"])
+)
+BODIES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NAMES, inner, max_size=4)),
+    max_leaves=12,
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "retry-after-ms", "content-type", "x-request-id", "x-should-retry"]),
+    st.one_of(st.text(max_size=12), st.sampled_from(["Wed, 21 Oct 2015 07:28:00 GMT", "1e400", "-1", "0x10", "inf"])),
+)
+
+
+@settings(max_examples=int(os.environ.get("FUZZ_SSE_EXAMPLES", "200")))
+@given(status=st.integers(100, 999), headers=HEADERS, body=st.one_of(BODIES.map(json.dumps), st.text(), st.binary()))
+def test_any_body_gives_an_error_with_a_message(status, headers, body):
+    content = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
+    error = error_of_response(status, headers, content, secret="dsk_x", now_s=0)
+    assert (error.status_code, bool(error.message)) == (status, True)
+    assert error.retry_after is None or error.retry_after >= 0
+    assert error_of_event(content.decode("utf-8", "replace"), headers, secret=None).message
+
+
+def test_a_body_nested_thousands_deep_is_an_error_like_any_other():
+    for body in (b"[" * 100_000, b'{"error":' * 100_000, b'{"error":' * 300 + b'"m"' + b"}" * 300):
+        assert error_of(503, body).message
+        assert error_of_event(body.decode(), {}, secret=None).message
+
+
+def test_a_long_message_is_searched_in_bounded_time():
+    error = error_of(400, {"error": {"message": "reasoning_content " * 100_000}})
+    assert type(error) is errors.BadRequestError

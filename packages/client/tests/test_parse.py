@@ -137,6 +137,13 @@ async def test_wrong_answers_are_shown_to_the_model_as_often_as_asked(server, co
     assert json.loads(caught.value.partial_text)["share"] == 7
 
 
+@pytest.mark.parametrize("kind", [list[int], Report])
+async def test_a_model_that_opens_brackets_for_ever_gives_a_wrong_answer(server, connect, kit, kind):
+    server.script(says(kit, "[" * 50_000))
+    with pytest.raises(ds.ResponseValidationError, match="begins: '\\[\\["):
+        await kit.settle(connect().chat.completions.parse(messages=kit.MESSAGES, response_model=kind))
+
+
 @pytest.mark.parametrize(
     ("reason", "cls"),
     [

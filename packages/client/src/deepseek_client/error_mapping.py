@@ -31,6 +31,10 @@ _CONTEXT_LENGTH = re.compile(r"context[ _-](length|size|window)|the context is \
 _REASONING_REQUIRED = re.compile(r"reasoning_content.*must be passed back", re.I | re.S)
 _KEY_SHAPED = re.compile(r"\b(sk-|dsk_)[A-Za-z0-9_\-]{6,}")
 _MAX_EXCERPT = 300
+_MAX_SEARCHED = 4096
+"""How much of a message is searched: a pattern over megabytes may take minutes."""
+_MAX_DEPTH = 16
+"""How deep in a body an error is looked for; those of real servers lie four deep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +111,10 @@ def _build(
     status: int, fields: _Fields, content: object, headers: Mapping[str, str], retry_after: float | None
 ) -> APIStatusError:
     cls = class_of_status(status)
-    if status == 400 and (fields.code == "context_length_exceeded" or _CONTEXT_LENGTH.search(fields.message)):
+    begins = fields.message[:_MAX_SEARCHED]
+    if status == 400 and (fields.code == "context_length_exceeded" or _CONTEXT_LENGTH.search(begins)):
         cls = ContextLengthError
-    elif status == 400 and _REASONING_REQUIRED.search(fields.message):
+    elif status == 400 and _REASONING_REQUIRED.search(begins):
         cls = ReasoningContentRequiredError
     return cls(
         fields.message,
@@ -127,7 +132,7 @@ def _build(
 def _parse(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # of the latter: thousands of brackets, which are no error of any API
         return text
 
 
@@ -138,26 +143,29 @@ def _looks_like_an_error(content: object) -> bool:
     return bool(body.get("error")) or body.get("object") == "error" or body.get("type") in ("error", "response.failed")
 
 
-def _fields_of(content: object) -> _Fields:
+def _fields_of(content: object, depth: int = _MAX_DEPTH) -> _Fields:
     """Find message, type, param and code in any of the shapes; nested ones by recursion."""
+    if depth == 0:
+        return _Fields()
     if isinstance(content, dict):
         body = cast("dict[str, Any]", content)
         if body.get("type") == "response.failed":
-            return _fields_of(body.get("response"))
+            return _fields_of(body.get("response"), depth - 1)
         for key in ("error", "detail"):
             if body.get(key):
-                inner = _fields_of(body[key])
+                inner = _fields_of(body[key], depth - 1)
                 return _Fields(
                     inner.message, inner.type, inner.param, inner.code if inner.code is not None else body.get("code")
                 )
         message = body.get("message") or body.get("msg")
         location = body.get("loc")
-        param = body.get("param") or (str(cast("list[Any]", location)[-1]) if isinstance(location, list) else None)
+        place = cast("list[Any]", location)[-1:] if isinstance(location, list) else []
+        param = body.get("param") or (str(place[0]) if place else None)
         return _Fields(
             message if isinstance(message, str) else "", _text(body.get("type")), _text(param), _code(body.get("code"))
         )
     if isinstance(content, list):
-        each = [_fields_of(item) for item in cast("list[object]", content)]
+        each = [_fields_of(item, depth - 1) for item in cast("list[object]", content)]
         named = [
             f"{fields.param}: {fields.message}" if fields.param else fields.message for fields in each if fields.message
         ]

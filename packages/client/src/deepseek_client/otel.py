@@ -197,7 +197,7 @@ class _Attempt:
 def _object(text: str | bytes | bytearray) -> dict[str, Any] | None:
     try:
         value: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from deepseek_client.core import Core
 from deepseek_client.effects import Flow
@@ -92,7 +93,7 @@ class _Target(Generic[T]):
         data = fenced[1] if fenced is not None else text
         if not self.is_wrapped:
             return self.adapter.validate_json(data)
-        value: Any = json.loads(data)
+        value: Any = from_json(data)
         if not isinstance(value, dict) or _WRAPPER not in value:
             raise ValueError(f"it is no object with the key {_WRAPPER!r}")
         return self.adapter.validate_python(cast("dict[str, Any]", value)[_WRAPPER])

@@ -1,9 +1,9 @@
 """A stream of `/v1/responses`."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, cast
 
+from pydantic_core import from_json
 from typing_extensions import override
 
 from deepseek_client.readings.base import ErrorInChunkError, Reading
@@ -32,7 +32,7 @@ class ResponseReading(Reading[ResponseEvent, Response]):
 
     @override
     def read(self, data: str) -> Sequence[ResponseEvent]:
-        fields: Any = json.loads(data)
+        fields: Any = from_json(data)
         if not isinstance(fields, dict):
             raise ValueError("it is no object")  # noqa: TRY004  the reader of streams knows ValueError
         known = cast("dict[str, Any]", fields)
