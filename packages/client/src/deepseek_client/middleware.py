@@ -20,6 +20,7 @@ from typing import Any
 
 from deepseek_client.errors import Phase
 from deepseek_client.request import HTTPRequest
+from deepseek_client.tidy import Tidy, close_later
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ class AsyncWatchedBody:
         try:
             response = await call(request)
         except BaseException:
-            await self._close_bodies()
+            await Tidy(self._close_bodies(), None)
             raise
         self.status = response.status
         self.headers = response.headers
@@ -139,14 +140,15 @@ class AsyncWatchedBody:
 
     async def close(self) -> None:
         """Let the middleware see the end, and let go of the responses."""
-        with contextlib.suppress(RuntimeError):  # another task is reading: closing the responses ends its read
-            await _async_closer(self._chunks)()
-        await self._close_bodies()
+        try:
+            with contextlib.suppress(RuntimeError):  # another task is reading: closing the responses ends its read
+                await _async_closer(self._chunks)()
+        finally:
+            await Tidy(self._close_bodies(), None)
 
     def abandon(self) -> None:
-        """Close from a finaliser, which may run in any thread: hand it to the loop that the response belongs to."""
-        if self._loop.is_running():
-            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+        """Close from a finaliser, which may run in any thread."""
+        close_later(self._loop, self.close)
 
     async def _close_bodies(self) -> None:
         for body in self._bodies:

@@ -26,6 +26,7 @@ from deepseek_client.errors import APIConnectionError, DeepSeekError, Phase
 from deepseek_client.keys import ask_key_async
 from deepseek_client.middleware import AsyncWatchedBody
 from deepseek_client.request import HTTPRequest
+from deepseek_client.tidy import Tidy, close_later
 from deepseek_client.tools.calling import call_tool_async
 from deepseek_client.transport.library import (
     MAX_REFUSAL_BYTES,
@@ -76,7 +77,7 @@ class AsyncTransport:
         self._is_closed = True
         pool = self._pools.pop(asyncio.get_running_loop(), None)
         if pool is not None:
-            await pool.aclose()
+            await Tidy(pool.aclose(), None)
 
     async def _perform(self, effect: Effect) -> object:
         match effect:
@@ -110,8 +111,9 @@ class AsyncTransport:
     async def _send(self, request: HTTPRequest, deadline: float | None) -> "_AsyncBody":
         timeouts, phase = timeouts_of(request, deadline)
         client = self._pool()
+        sending = client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
         try:
-            response = await client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
+            response = await Tidy[Any](sending, lambda response: response.aclose())
         except library_errors() as error:
             raise translate(error, request.url, phase) from error
         return _AsyncBody(response, request.url)
@@ -151,7 +153,7 @@ class _AsyncBody:
             raise late(self._url, phase)
         try:
             async with asyncio.timeout(left):
-                return await anext(self._chunks, b"")
+                return await Tidy[bytes](anext(self._chunks, b""), lambda _chunk: self._close())
         except TimeoutError as error:
             raise late(self._url, phase) from error
         except library_errors() as error:
@@ -164,15 +166,17 @@ class _AsyncBody:
 
     async def close(self) -> None:
         """Release the connection: to the pool if the body was read to its end, else for good."""
+        await Tidy(self._close(), None)
+
+    async def _close(self) -> None:
         with contextlib.suppress(*library_errors()):
             with contextlib.suppress(RuntimeError):  # another task is reading: closing the response ends its read
                 await self._chunks.aclose()
             await self._response.aclose()
 
     def abandon(self) -> None:
-        """Close from a finaliser, which may run in any thread: hand it to the loop that the response belongs to."""
-        if self._loop.is_running():
-            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close()))
+        """Close from a finaliser, which may run in any thread."""
+        close_later(self._loop, self.close)
 
 
 async def _read_reply_async(body: _AsyncBody | AsyncWatchedBody, deadline: float | None, limit: int | None) -> Reply:
