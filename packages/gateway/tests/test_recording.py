@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.replay.book import ENTRY_OVERHEAD_BYTES, ReplayBook
-from deepseek_gateway.replay.recording import AHEAD_BYTES, LostError, Recording
+from deepseek_gateway.replay.recording import AHEAD_BYTES, LostError, Recording, Terms
 
 START = {
     "type": "http.response.start",
@@ -19,7 +19,7 @@ START = {
 
 
 def recording(max_bytes: int = 2**20, grace_s: float = 30) -> Recording:
-    return Recording("req-1", "key", b"digest", max_bytes=max_bytes, grace_s=grace_s)
+    return Recording("req-1", "key", b"digest", Terms(), max_bytes=max_bytes, grace_s=grace_s)
 
 
 def part(data: bytes, *, more: bool = True) -> dict:
@@ -119,7 +119,7 @@ def test_a_book_is_bounded_in_bytes_and_time_and_forgets_nothing_it_counts(steps
         now = 0.0
         book = ReplayBook(max_bytes, 4096, ttl_s=10, grace_s=2, clock=lambda: now)
         for number, (size, is_kept, is_named, wait_s) in enumerate(steps):
-            made = book.start(f"req-{number}", "key", b"d", f"k{number}" if is_named else None)
+            made = book.start(f"req-{number}", "key", b"d", f"k{number}" if is_named else None, Terms())
             await made.send(START)
             await made.send(part(b"data: " + b"x" * size * 10 + b"\n\n", more=False))
             book.over(made, is_kept=is_kept)
@@ -137,7 +137,7 @@ def test_a_book_is_bounded_in_bytes_and_time_and_forgets_nothing_it_counts(steps
 
 async def test_what_is_forgotten_while_it_is_followed_is_followed_to_its_end() -> None:
     book = ReplayBook(10_000, 4096, ttl_s=10, grace_s=2)
-    made = book.start("req-1", "key", b"d", "k")
+    made = book.start("req-1", "key", b"d", "k", Terms())
     await made.send(START)
     follower = made.join(0)
     await made.send(part(b"data: x\n\n", more=False))
@@ -150,7 +150,7 @@ async def test_what_is_forgotten_while_it_is_followed_is_followed_to_its_end() -
 
 async def test_a_key_is_its_callers_and_its_bodys() -> None:
     book = ReplayBook(10_000, 4096, ttl_s=10, grace_s=2)
-    made = book.start("req-1", "key", b"d", "k")
+    made = book.start("req-1", "key", b"d", "k", Terms())
     assert book.named("key", "k", b"d") is made
     assert book.named("other", "k", b"d") is None
     assert book.of_request("other", "req-1") is None

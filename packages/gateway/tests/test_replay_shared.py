@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from deepseek_gateway.guard.entries import Entry, Level
 from deepseek_gateway.testing.caller import Caller, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
 from deepseek_gateway.testing.postgres import PostgresServer
@@ -117,3 +118,28 @@ async def test_without_redis_requests_are_served_and_meet_at_their_gateway(
         assert (first.status, (await here.post(body=BODY, headers=ONCE)).body) == (200, first.body)
         assert (await there.post(body=BODY, headers=ONCE)).status == 200
         assert len(engine.bodies) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_other_word_lists_let_pass_is_not_given_out_at_another_gateway(
+    nodes: Any, stream: bool
+) -> None:
+    engine, gateways, (here, there) = nodes
+    body = {**BODY, "stream": stream}
+    first = await here.post(body=body, headers=ONCE)
+    words = gateways[1].gateway.store.words
+
+    def put_in_force() -> None:
+        entry = Entry("w2", Level.MASK)
+        words.activate("demo", words.add_version("demo", [entry], note="", by="test", now=1.0).version)
+
+    await asyncio.to_thread(put_in_force)
+    await gateways[1].gateway.words.refresh()
+    refused = await there.post(body=body, headers=ONCE)
+    assert (refused.status, refused.error["code"]) == (409, "word_lists_changed")
+    if stream:
+        headers = {"last-event-id": f"{first.headers['x-request-id']}:0"}
+        assert (await there.post(body=body, headers=headers)).status == 409
+    assert len(engine.bodies) == 1
+    fresh = await there.post(body=body, headers={"idempotency-key": "order-18"})
+    assert "w2" not in fresh.body.decode()

@@ -288,3 +288,14 @@ async def test_a_trace_has_the_version_of_the_lists_and_the_hits_without_the_wor
         (step,) = [step for step in life["steps"] if step["name"] == "words"]
         assert life["list_version"] == version
         assert step["detail"] == f"{level} in demo@1#{number} prompt 0-4"
+
+
+async def test_a_trace_names_the_lists_that_judged_the_request_or_none(stack: Stack) -> None:
+    ids = [(await stack.caller.post()).headers["x-request-id"]]
+    await with_list(stack, LIST)
+    ids.append((await stack.caller.post()).headers["x-request-id"])
+    await stack.gateway.ledger.flush()
+    find = TraceService(stack.gateway.store).find
+    before, after = [(await asyncio.to_thread(find, OPERATOR, request_id))["list_version"] for request_id in ids]
+    assert before == "none"
+    assert after.startswith("demo@1#")

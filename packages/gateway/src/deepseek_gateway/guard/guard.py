@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from deepseek_gateway.errors import ApiError, GatewayError
 from deepseek_gateway.guard.entries import Level, WordListError
 from deepseek_gateway.guard.fields import Json, has_token_ids
-from deepseek_gateway.guard.policy import MAX_COMPILED, Effective, LoadedList, Policy, Scope, Snapshot, Wish
+from deepseek_gateway.guard.policy import (
+    MAX_COMPILED,
+    NO_LISTS_VERSION,
+    Effective,
+    LoadedList,
+    Policy,
+    Scope,
+    Snapshot,
+    Wish,
+)
 from deepseek_gateway.guard.reviews import ReviewQueue, Watched
 from deepseek_gateway.guard.screen import Screening, screen_request
 from deepseek_gateway.guard.stage import REASON, WordStage
@@ -187,6 +196,15 @@ class WordFilter:
             in_force.remember(effective, policy)
         return WordGuard(policy, watched, self.queue, self._metrics, told, self._executor)
 
+    async def version_of(self, watched: Watched, org_id: str | None) -> str:
+        """The version of what a request would be filtered by now.
+
+        Raises:
+            ApiError: 503, its lists cannot be used.
+        """
+        guard = await self.guard_of(watched, org_id, _tell_nobody)
+        return NO_LISTS_VERSION if guard is None else guard.policy.version
+
     async def _follow(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._load)
 
@@ -274,3 +292,7 @@ class WordFilter:
         except GatewayError as error:
             logger.warning("hits cannot be written into the review queue, they wait: %s", error)
         self._metrics.word_reviews_dropped(self.queue.num_dropped)
+
+
+def _tell_nobody(_: str, __: str) -> None:
+    """Of a filter that is only looked at."""

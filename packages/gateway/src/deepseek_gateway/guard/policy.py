@@ -15,8 +15,15 @@ Effective = tuple[tuple[str, Wish], ...]
 
 DEFAULT: Wish = ("listed", "closed")
 ALL: Scope = ("all", "")
+NO_LISTS_VERSION = "none"
+"""The version of no list at all."""
+
 MAX_COMPILED = 64
 """Different policies that are kept compiled: more than these take turns."""
+
+
+MAX_NAMED = 4
+"""Lists that a version names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,8 @@ class Policy:
     """The rules of one kind of request.
 
     Attributes:
-        version: names the lists, their versions and what they do: it goes into the audit log.
+        version: names the lists and their versions, with a digest of what they do and of the entries that count by
+            date: it goes into the audit log.
         inward: for requests; None when no rule is for them.
         outward: for answers.
         fails_open: text passes when the filter itself fails.
@@ -88,14 +96,17 @@ class Snapshot:
             digest.update(f"{name}@{loaded.version}={level},{on_failure}\n".encode())
             for number, entry in enumerate(loaded.entries, 1):
                 if entry.is_valid_at(self.now):
+                    if entry.valid_from is not None or entry.valid_until is not None:
+                        digest.update(f"{number}\n".encode())
                     entry.check()
                     rules.append(Rule(f"{name}@{loaded.version}#{number}", entry, _level(entry, level)))
         missing = tuple(name for name, (_, fails) in effective if name in self.broken and fails == "closed")
         inward = [rule for rule in rules if rule.entry.direction is not Direction.OUT]
         outward = [rule for rule in rules if rule.entry.direction is not Direction.IN]
         matcher = _matcher(inward)
+        loaded_lists = [self.lists[name] for name, _ in effective if name in self.lists]
         return Policy(
-            version=digest.hexdigest()[:16],
+            version=f"{_names(loaded_lists)}#{digest.hexdigest()[:12]}",
             inward=matcher,
             outward=matcher if inward == outward else _matcher(outward),
             fails_open=all(fails == "open" for _, (_, fails) in effective),
@@ -125,6 +136,11 @@ def rule_place(rule_id: str) -> tuple[str, int, int]:
     if not name or not version.isdigit() or not number.isdigit():
         raise WordListError(f"{rule_id!r} is no rule's id: they are list@version#number")
     return name, int(version), int(number)
+
+
+def _names(lists: Sequence[LoadedList]) -> str:
+    shown = [f"{loaded.name}@{loaded.version}" for loaded in lists[:MAX_NAMED]]
+    return ",".join(shown) + (f",+{len(lists) - MAX_NAMED}" if len(lists) > MAX_NAMED else "")
 
 
 def _level(entry: Entry, wished: str) -> Level:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deepseek_gateway.errors import ApiError
-from deepseek_gateway.replay.recording import Recording
+from deepseek_gateway.replay.recording import Recording, Terms
 
 Name = tuple[str, str]
 """A key's public id, and what its caller called the request."""
@@ -56,11 +56,13 @@ class ReplayBook:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def start(self, request_id: str, key_id: str, digest: bytes, idempotency_key: str | None) -> Recording:
+    def start(
+        self, request_id: str, key_id: str, digest: bytes, idempotency_key: str | None, terms: Terms
+    ) -> Recording:
         """A recording for a new request."""
         self.expire()
         recording = Recording(
-            request_id, key_id, digest, max_bytes=self._entry_bytes, grace_s=self._grace_s, grew=self._grew
+            request_id, key_id, digest, terms, max_bytes=self._entry_bytes, grace_s=self._grace_s, grew=self._grew
         )
         name = None if idempotency_key is None else (key_id, idempotency_key)
         self._entries[request_id] = _Entry(recording, name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from starlette.types import Message
 
 from deepseek_gateway.errors import ApiError
+from deepseek_gateway.guard.policy import NO_LISTS_VERSION
 from deepseek_gateway.relay.stages import split_events
 from deepseek_gateway.replay.wish import event_id
 
@@ -39,6 +40,14 @@ class Head:
         return any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in self.headers)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an answer was made under: the model that was asked for, and the word lists that judged it."""
+
+    model: str | None = None
+    list_version: str = NO_LISTS_VERSION
+
+
 @dataclass(slots=True, eq=False)
 class Follower:
     """A caller's place: the number of the next piece, and bytes that it has been given."""
@@ -55,6 +64,7 @@ class Recording:
         request_id: of the request that made it; part of its events' ids.
         key_id: the only key whose callers may follow.
         digest: of the request's content.
+        terms: what it is made under.
         max_bytes: of the ring.
         grace_s: seconds that it goes on without followers.
         grew: told of bytes that are kept, or let go.
@@ -65,6 +75,7 @@ class Recording:
         request_id: str,
         key_id: str,
         digest: bytes,
+        terms: Terms,
         *,
         max_bytes: int,
         grace_s: float,
@@ -73,6 +84,7 @@ class Recording:
         self.request_id = request_id
         self.key_id = key_id
         self.digest = digest
+        self.terms = terms
         self.head: Head | None = None
         self.failure: ApiError | None = None
         self.is_over = False

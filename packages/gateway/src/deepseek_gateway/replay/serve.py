@@ -12,6 +12,7 @@ from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.replay.book import lost, reused_key
 from deepseek_gateway.replay.follow import follow
 from deepseek_gateway.replay.recording import Recording
+from deepseek_gateway.replay.rights import Rights
 from deepseek_gateway.replay.shared import LEASE_S, SharedAnswers, idempotent_name
 from deepseek_gateway.replay.wish import ReplayWish
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """Seconds between looks at an answer that another gateway makes."""
+
+ANOTHER_KEY = "send the request with another Idempotency-Key, and it is judged and billed as a new one"
 
 Exchange = Callable[[Receive, Send], Awaitable[None]]
 """Admits one request and relays its answer."""
@@ -28,6 +31,7 @@ async def serve_replayable(
     gateway: Gateway,
     wish: ReplayWish,
     digest: bytes,
+    rights: Rights,
     context: RequestContext,
     exchange: Exchange,
     receive: Receive,
@@ -36,15 +40,18 @@ async def serve_replayable(
     """Follow the earlier request's answer if there was one, else make one that later requests can follow.
 
     Raises:
-        ApiError: 409, an answer is not kept whole; 422, the Idempotency-Key belongs to another request.
+        ApiError: 403 or 404, the key may not have it any more; 409, an answer is not kept whole, or was made under
+            other word lists; 422, the Idempotency-Key belongs to another request.
         WatchError: the caller left; the answer goes on for the grace period.
     """
     assert context.key_id is not None
+    terms = await rights.terms(context.model)
     recording = None if wish.key is None else gateway.replays.named(context.key_id, wish.key, digest)
     if recording is None:
-        recording = gateway.replays.start(context.request_id, context.key_id, digest, wish.key)
-        gateway.spawn(_make(gateway, recording, wish.key, context, exchange))
+        recording = gateway.replays.start(context.request_id, context.key_id, digest, wish.key, terms)
+        gateway.spawn(_make(gateway, recording, wish.key, rights, context, exchange))
     else:
+        await rights.check(recording.terms, ANOTHER_KEY)
         context.outcome = "replayed"
         gateway.metrics.replayed("running" if not recording.is_over else "finished")
         if not recording.is_whole:
@@ -53,13 +60,20 @@ async def serve_replayable(
 
 
 async def resume(
-    gateway: Gateway, wish: ReplayWish, digest: bytes | None, context: RequestContext, receive: Receive, send: Send
+    gateway: Gateway,
+    wish: ReplayWish,
+    digest: bytes | None,
+    rights: Rights,
+    context: RequestContext,
+    receive: Receive,
+    send: Send,
 ) -> None:
     """Go on with a stream after the last event that its caller saw.
 
     Raises:
-        ApiError: 404, there is no such stream of this key's; 409, its next event is not kept any more; 422, the body is
-            another request's.
+        ApiError: 403 or 404, the key may not use its model any more; 404, there is no such stream of this key's; 409,
+            its next event is not kept any more, or it was made under other word lists; 422, the body is another
+            request's.
         WatchError: the caller left.
     """
     assert context.key_id is not None
@@ -74,6 +88,7 @@ async def resume(
     if digest is not None and digest != recording.digest:
         message = f"the body is not that of the stream {request_id[:60]!r}: send the same one, or none"
         raise ApiError(422, message, param="Last-Event-ID", code="resume_mismatch")
+    await rights.check(recording.terms, "send the request again without Last-Event-ID")
     context.outcome = "resumed"
     gateway.metrics.replayed("resumed")
     await follow(gateway, recording, number + 1, context, receive, send)
@@ -84,13 +99,18 @@ async def _of_another(shared: SharedAnswers, key_id: str, request_id: str) -> Re
     known = await shared.of_request(key_id, request_id)
     if known is None or known.status == 0:
         return None
-    recording = Recording(request_id, key_id, known.digest, max_bytes=len(known.body), grace_s=0)
+    recording = Recording(request_id, key_id, known.digest, known.terms, max_bytes=len(known.body), grace_s=0)
     known.load_into(recording)
     return recording
 
 
 async def _make(
-    gateway: Gateway, recording: Recording, idempotency_key: str | None, context: RequestContext, exchange: Exchange
+    gateway: Gateway,
+    recording: Recording,
+    idempotency_key: str | None,
+    rights: Rights,
+    context: RequestContext,
+    exchange: Exchange,
 ) -> None:
     """Have an answer written into the recording, the exchange's or another gateway's, and decide whether it is kept."""
     shared, is_kept, renewing = gateway.shared_answers, False, None
@@ -98,7 +118,7 @@ async def _make(
     try:
         with gateway.running_request():
             if shared is not None and name is not None:
-                if await _take_over(shared, name, idempotency_key or "", recording):
+                if await _take_over(shared, name, idempotency_key or "", recording, rights):
                     context.outcome, is_kept = "replayed", True
                     gateway.metrics.replayed("elsewhere")
                     return
@@ -119,11 +139,14 @@ async def _make(
         gateway.replays.over(recording, is_kept=is_kept)
 
 
-async def _take_over(shared: SharedAnswers, name: str, idempotency_key: str, recording: Recording) -> bool:
+async def _take_over(
+    shared: SharedAnswers, name: str, idempotency_key: str, recording: Recording, rights: Rights
+) -> bool:
     """Wait for the answer that another gateway makes or has made; False when it is ours to make.
 
     Raises:
-        ApiError: 409, the answer is not kept whole; 422, the key belongs to another request.
+        ApiError: 403, 404 or 409, the key may not have it any more; 409, the answer is not kept whole; 422, the key
+            belongs to another request.
     """
     while not recording.is_abandoned:
         known = await shared.claim(name, recording)
@@ -132,6 +155,7 @@ async def _take_over(shared: SharedAnswers, name: str, idempotency_key: str, rec
         if known.digest != recording.digest:
             raise reused_key(idempotency_key)
         if known.state == "finished":
+            await rights.check(known.terms, ANOTHER_KEY)
             if known.status == 0:
                 raise lost("the first request's answer is too large to be kept")
             known.load_into(recording)

@@ -9,14 +9,14 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import orjson
 
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.relay.stages import split_events
-from deepseek_gateway.replay.recording import Head, Recording
+from deepseek_gateway.replay.recording import Head, Recording, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Shared:
     status: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    terms: Terms = field(default_factory=Terms)
 
     def load_into(self, recording: Recording) -> None:
         """Make a recording of it; its events keep the numbers that they have."""
@@ -150,7 +151,12 @@ def request_name(key_id: str, request_id: str) -> str:
 
 
 def _running(recording: Recording) -> bytes:
-    return orjson.dumps({"state": "running", "digest": recording.digest.hex(), "request_id": recording.request_id})
+    return orjson.dumps({"state": "running", **_about(recording)})
+
+
+def _about(recording: Recording) -> dict[str, Any]:
+    terms = {"model": recording.terms.model, "list_version": recording.terms.list_version}
+    return {"digest": recording.digest.hex(), "request_id": recording.request_id, **terms}
 
 
 def _finished(recording: Recording) -> bytes:
@@ -158,8 +164,7 @@ def _finished(recording: Recording) -> bytes:
     assert head is not None
     fields: dict[str, Any] = {
         "state": "finished",
-        "digest": recording.digest.hex(),
-        "request_id": recording.request_id,
+        **_about(recording),
         "status": head.status if recording.is_kept_whole else 0,
         "headers": [(name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers],
     }
@@ -179,6 +184,7 @@ def _read(stored: bytes) -> Shared | None:
             fields.get("status", 0),
             headers,
             body,
+            Terms(fields.get("model"), fields.get("list_version", "")),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -34,8 +34,8 @@ def route_ask(
         ApiError: 400, X-Priority is none, or no server of the model speaks this dialect; 403, only the cloud serves
             the model, and the key has not opted in; 503, the gateway or every engine is behind.
     """
-    needs = Needs(CLOUD_TAG in key.tags, request.dialect is Dialect.GENERATE)
-    _check_route(gateway, model, needs, key)
+    needs = needs_of(key, request.dialect)
+    check_route(gateway, model, needs, key)
     ask = RouteAsk(
         model=model,
         needs=needs,
@@ -46,6 +46,11 @@ def route_ask(
     )
     _shed(gateway, ask)
     return ask
+
+
+def needs_of(key: KeyRecord, dialect: Dialect) -> Needs:
+    """What a request needs of a server beside the model."""
+    return Needs(CLOUD_TAG in key.tags, dialect is Dialect.GENERATE)
 
 
 def priority_of(key: KeyRecord, asked: str | None) -> Priority:
@@ -95,7 +100,12 @@ def continued_elsewhere(body: bytes) -> bytes:
     return orjson.dumps({**fields, "messages": [*earlier, plain], **more})
 
 
-def _check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecord) -> None:
+def check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecord) -> None:
+    """Go on only where some server has the model, for this key.
+
+    Raises:
+        ApiError: 404, none has; 400, none speaks this dialect; 403, only the cloud has, and the key has not opted in.
+    """
     if not gateway.pool.route(model, needs).is_empty:
         return
     if gateway.pool.route(model, ANY).is_empty:

@@ -17,6 +17,7 @@ from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, JournalError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.guard.guard import WordGuard
+from deepseek_gateway.guard.policy import NO_LISTS_VERSION
 from deepseek_gateway.guard.reviews import Watched
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.limits.headers import rate_limit_headers
@@ -32,10 +33,11 @@ from deepseek_gateway.relay.settlement import Ending, Settlement, admission_of
 from deepseek_gateway.relay.stages import Stage
 from deepseek_gateway.relay.stream import StreamExchange
 from deepseek_gateway.relay.unary import UnaryExchange
+from deepseek_gateway.replay.rights import Rights
 from deepseek_gateway.replay.serve import resume, serve_replayable
 from deepseek_gateway.replay.wish import digest_of, replay_wish
 from deepseek_gateway.routes.access import authenticate
-from deepseek_gateway.routes.asking import body_maker, route_ask
+from deepseek_gateway.routes.asking import body_maker, check_route, needs_of, route_ask
 from deepseek_gateway.upstream.call import UpstreamCall
 from deepseek_gateway.upstream.plan import CallPlan
 from deepseek_gateway.upstream.pool import RouteAsk
@@ -63,7 +65,7 @@ class GenerationRoute:
             wish = replay_wish(scope)
             if wish is not None and wish.resume is not None:
                 digest = digest_of(context.route, body) if body else None
-                await resume(self.gateway, wish, digest, context, receive, send)
+                await resume(self.gateway, wish, digest, self._rights(key, context), context, receive, send)
                 return
             asked = self._read(body)
             context.errors, context.model = asked.errors, self._model(asked.request, key)
@@ -77,7 +79,8 @@ class GenerationRoute:
                 return
             exchange = functools.partial(self._serve, asked, ask, key, context)
             digest = digest_of(context.route, body)
-            await serve_replayable(self.gateway, wish, digest, context, exchange, receive, send)
+            rights = self._rights(key, context)
+            await serve_replayable(self.gateway, wish, digest, rights, context, exchange, receive, send)
 
     def _read(self, body: bytes) -> Translated:
         """The body in the engine's terms.
@@ -101,11 +104,18 @@ class GenerationRoute:
         if not model:
             known = self.gateway.pool.known_models()
             model = next((name for name in known if key.allows_model(name)), next(iter(known), None))
-        if not key.allows_model(model):
-            allowed = ", ".join(key.models or ())
-            message = f"the key {key.public_id} may not use the model {model!r}, only: {allowed}"
-            raise ApiError(403, message, param="model", code="model_not_allowed")
+        _require_model(key, model)
         return model
+
+    def _rights(self, key: KeyRecord, context: RequestContext) -> Rights:
+        """What the key may have now of what was made earlier."""
+        needs = needs_of(key, self.dialect if isinstance(self.dialect, Dialect) else Dialect.CHAT)
+
+        def may_use(model: str | None) -> None:
+            _require_model(key, model)
+            check_route(self.gateway, model, needs, key)
+
+        return Rights(self.gateway, key, context.request_id, may_use)
 
     async def _serve(
         self,
@@ -185,8 +195,7 @@ class GenerationRoute:
         """The word filter of this request, if it has one."""
         watched = Watched(context.request_id, key.public_id, context.model)
         guard = await self.gateway.words.guard_of(watched, key.org_id, context.note)
-        if guard is not None:
-            context.list_version = guard.policy.version
+        context.list_version = NO_LISTS_VERSION if guard is None else guard.policy.version
         return guard
 
     def _plan(
@@ -195,6 +204,13 @@ class GenerationRoute:
         request = asked.request
         body_for = body_maker(request, key, route.model, clamp)
         return CallPlan(asked.prefix, request.dialect.value, route, body_for, key.public_id, request.stream, span)
+
+
+def _require_model(key: KeyRecord, model: str | None) -> None:
+    if not key.allows_model(model):
+        allowed = ", ".join(key.models or ())
+        message = f"the key {key.public_id} may not use the model {model!r}, only: {allowed}"
+        raise ApiError(403, message, param="model", code="model_not_allowed")
 
 
 def _filters(guard: WordGuard | None) -> tuple[Stage, ...]:
