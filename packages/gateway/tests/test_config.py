@@ -188,8 +188,9 @@ def test_check_warns_of_names_for_callers_that_cost_nothing(state_dir: Path, fil
     [("", True), ('redis_url = "redis://127.0.0.1:1/0"\n', False), ("allow_local_limits = true\n", False)],
 )
 def test_check_warns_of_limits_that_gateways_of_one_store_do_not_share(
-    state_dir: Path, file: Path, capsys, more: str, is_warned: bool
+    state_dir: Path, file: Path, monkeypatch, capsys, more: str, is_warned: bool
 ) -> None:
+    monkeypatch.setattr("deepseek_gateway.storage.postgres.WAIT_S", 0.2)  # nobody is there, and nobody will come
     write(file, f'store_url = "postgresql://nobody@127.0.0.1:1/none"\n{more}')
     assert main(["check", "--state", str(state_dir)]) == 1
     shown = capsys.readouterr().out

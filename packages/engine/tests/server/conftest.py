@@ -28,7 +28,7 @@ from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 from deepseek_engine.tokenizer import Tokenizer, load_tokenizer
 
 CONTEXT = 1024
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.fixture(scope="session")

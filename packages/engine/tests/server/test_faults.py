@@ -15,6 +15,11 @@ METRICS_PAGE = Path(__file__).parents[4] / "docs/engine/metrics.md"
 POISON, HANG, DIE = " poison", " hang", " die"
 
 
+@pytest.fixture(autouse=True)
+def access_lines(caplog):
+    caplog.set_level("INFO", logger="deepseek_engine.access")
+
+
 def poisoned(tokenizer, **faults: str) -> str:
     """Options of the fake runner by which a word of the prompt does harm."""
     options = []
@@ -29,6 +34,13 @@ def lines(caplog, request_id: str) -> list[dict[str, str]]:
     messages = [record.getMessage() for record in caplog.records if record.name == "deepseek_engine.access"]
     parsed = [dict(part.split("=", 1) for part in message.split()) for message in messages]
     return [line for line in parsed if line["id"] == request_id]
+
+
+async def logged(server, caplog, request_id: str) -> dict[str, str]:
+    """The one access line of a request, which may follow its answer."""
+    await server.eventually(lambda: server.num_running == 0 and lines(caplog, request_id))
+    (line,) = lines(caplog, request_id)
+    return line
 
 
 async def ask(server, request_id: str, prompt: str, *, stream: bool, **body) -> tuple[int, dict]:
@@ -52,19 +64,18 @@ async def ask(server, request_id: str, prompt: str, *, stream: bool, **body) -> 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_request_that_cannot_be_computed_fails_alone(start_core, tokenizer, caplog, stream):
     server = await start_core(fake=poisoned(tokenizer, fail_token=POISON))
-    with caplog.at_level("INFO", logger="deepseek_engine.access"):
-        bad, *good = await asyncio.gather(
-            ask(server, "bad", f"this is{POISON}", stream=stream),
-            *(ask(server, f"good-{number}", f"number {number}", stream=stream) for number in range(6)),
-        )
+    bad, *good = await asyncio.gather(
+        ask(server, "bad", f"this is{POISON}", stream=stream),
+        *(ask(server, f"good-{number}", f"number {number}", stream=stream) for number in range(6)),
+    )
     status, error = bad
     assert "breaks this model" in error["error"]["message"]
     assert status == 500, "nothing had been sent yet"
     assert {status for status, _ in good} == {200}
     assert {answer["finish_reason"] for _, answer in good} == {"length"}
-    (line,) = lines(caplog, "bad")
+    line = await logged(server, caplog, "bad")
     assert (line["status"], line["finish_reason"]) == ("500", "error")
-    assert all(len(lines(caplog, f"good-{number}")) == 1 for number in range(6))
+    assert all([await logged(server, caplog, f"good-{number}") for number in range(6)])
     assert await server.metric("deepseek_engine_failed_steps_total") == 1
     assert await server.metric("deepseek_engine_requests_total", status="500", finish="error") == 1
 
@@ -73,19 +84,18 @@ async def test_a_lack_of_memory_shows_in_metrics_and_in_no_answer(start_core, to
     plenty = await start_core()
     little = await start_core(fake="memory_tokens=3")
     prompts = [f"number {number} of many" for number in range(6)]
-    with caplog.at_level("INFO", logger="deepseek_engine.access"):
-        answers = [
-            await asyncio.gather(
-                *(ask(server, f"{name}-{i}", p, stream=True, temperature=0) for i, p in enumerate(prompts))
-            )
-            for name, server in (("plenty", plenty), ("little", little))
-        ]
+    answers = [
+        await asyncio.gather(
+            *(ask(server, f"{name}-{i}", p, stream=True, temperature=0) for i, p in enumerate(prompts))
+        )
+        for name, server in (("plenty", plenty), ("little", little))
+    ]
     usage = [[(status, answer["finish_reason"], answer["usage"]) for status, answer in each] for each in answers]
     assert usage[0] == usage[1]
     assert await little.metric("deepseek_engine_oom_events_total") > 0
     assert await little.metric("deepseek_engine_failed_steps_total") == 0
     assert await little.metric("deepseek_engine_step_token_budget") < 2048
-    assert all(len(lines(caplog, f"little-{i}")) == 1 for i in range(6))
+    assert all([await logged(little, caplog, f"little-{i}") for i in range(6)])
     assert await plenty.metric("deepseek_engine_oom_events_total") == 0
 
 
@@ -95,40 +105,38 @@ async def test_a_core_that_ends_ends_every_request_with_one_line_and_the_server(
         fake=poisoned(tokenizer, hang_token=HANG, die_token=DIE),
         engine={"step_timeout_s": 0.2, "step_exit_s": 0.5, "heartbeat_s": 0.05},
     )
-    with caplog.at_level("INFO", logger="deepseek_engine.access"):
-        asking = [
-            asyncio.create_task(ask(server, f"r{number}", "a story", stream=number % 2 == 0, max_tokens=900))
-            for number in range(4)
-        ]
-        await server.eventually(lambda: server.engine.stats.num_running == 4)
-        if cause == "killed":
-            server.engine._process.kill()
-        else:
-            word = HANG if cause == "hangs" else DIE
-            asking.append(asyncio.create_task(ask(server, "r4", f"now{word}", stream=True)))
-        for status, answer in await asyncio.gather(*asking):
-            assert "the engine core" in answer["error"]["message"]
-            assert status in (200, 503)
+    asking = [
+        asyncio.create_task(ask(server, f"r{number}", "a story", stream=number % 2 == 0, max_tokens=900))
+        for number in range(4)
+    ]
+    await server.eventually(lambda: server.engine.stats.num_running == 4)
+    if cause == "killed":
+        server.engine._process.kill()
+    else:
+        word = HANG if cause == "hangs" else DIE
+        asking.append(asyncio.create_task(ask(server, "r4", f"now{word}", stream=True)))
+    for status, answer in await asyncio.gather(*asking):
+        assert "the engine core" in answer["error"]["message"]
+        assert status in (200, 503)
     for number in range(len(asking)):
-        (line,) = lines(caplog, f"r{number}")
+        line = await logged(server, caplog, f"r{number}")
         assert (line["status"], line["finish_reason"]) == ("503", "error")
     assert await server.exit_status == 1
 
 
 async def test_while_the_server_drains_every_request_ends_with_one_line(start_core, caplog):
     server = await start_core(drain_timeout_s=0.05)
-    with caplog.at_level("INFO", logger="deepseek_engine.access"):
-        asking = [
-            asyncio.create_task(ask(server, f"r{number}", "a story", stream=number % 2 == 0, max_tokens=900))
-            for number in range(4)
-        ]
-        await server.eventually(lambda: server.engine.stats.num_running == 4)
-        server.lifecycle.request_stop()
-        for status, answer in await asyncio.gather(*asking):
-            assert (status, answer["finish_reason"]) == (200, "abort")
-        assert await server.exit_status == 0
+    asking = [
+        asyncio.create_task(ask(server, f"r{number}", "a story", stream=number % 2 == 0, max_tokens=900))
+        for number in range(4)
+    ]
+    await server.eventually(lambda: server.engine.stats.num_running == 4)
+    server.lifecycle.request_stop()
+    for status, answer in await asyncio.gather(*asking):
+        assert (status, answer["finish_reason"]) == (200, "abort")
+    assert await server.exit_status == 0
     for number in range(4):
-        (line,) = lines(caplog, f"r{number}")
+        line = await logged(server, caplog, f"r{number}")
         assert (line["status"], line["finish_reason"]) == ("200", "abort")
 
 
