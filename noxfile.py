@@ -35,6 +35,15 @@ TYPED = ("packages/*/src", "examples", "tools")
 FAILED = ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
 MAX_FLAKY = 5
 """Of more failures than that, at least one is no accident."""
+HTTP_LIBRARIES = ("httpx==0.27.0", "httpx==0.27.2", "httpx==0.28.1", "httpx2==2.16.2")
+"""What the SDK's tests run on with `nox -s client_matrix`: the oldest that it takes, and the last of each line."""
+CLIENT_TESTS = (
+    "pytest>=8.4",
+    "pytest-asyncio>=1.2",
+    "pytest-timeout>=2.4",
+    "hypothesis>=6.140",
+    "opentelemetry-sdk>=1.30",
+)
 EDITABLE = ("-e", "packages/client", "-e", "packages/engine[server,bench]", "-e", "packages/gateway")
 
 
@@ -166,6 +175,18 @@ def fuzz_sse(session: nox.Session) -> None:
     os.environ["FUZZ_SSE_EXAMPLES"] = session.posargs[0] if session.posargs else "100000"
     files = [f"packages/client/tests/test_{name}.py" for name in ("sse_fuzz", "stream_bytes", "error_mapping")]
     run(session, "python", "-m", "pytest", *files, "--timeout", "14400", "-v")
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+@nox.parametrize("library", HTTP_LIBRARIES)
+def client_matrix(session: nox.Session, library: str) -> None:
+    """Run the SDK's tests on each HTTP library that it knows, in an environment of its own: `-- -k stream` for some."""
+    is_new = library.startswith("httpx2")
+    session.install("pydantic>=2.9", *CLIENT_TESTS, library, *([] if is_new else ["respx>=0.22"]))
+    session.install("--no-deps", "-e", "packages/client")
+    other = "httpx" if is_new else "httpx2"
+    session.run("python", "-c", f"from importlib.util import find_spec; assert find_spec({other!r}) is None")
+    session.run("python", "-m", "pytest", "-p", "no:cacheprovider", *(session.posargs or ["packages/client/tests"]))
 
 
 @nox.session

@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 
-import httpx
 import pytest
 
 from deepseek_client import (
@@ -18,6 +17,7 @@ from deepseek_client import (
 )
 from deepseek_client.asgi import ASGITransport, AsyncASGITransport
 from deepseek_client.sse import DONE, encode_event
+from deepseek_client.transport.library import LIBRARIES, library
 
 WAIT_S = 10
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
@@ -199,20 +199,21 @@ def test_the_next_event_loop_starts_the_app_anew(kit):
     assert [item for item in app.seen if isinstance(item, str)] == ["started", "started"]
 
 
-async def test_it_serves_plain_clients_of_both_libraries_too(kit):
+@pytest.mark.parametrize("name", LIBRARIES)
+async def test_it_serves_plain_clients_of_both_libraries_too(kit, name):
     async def app(scope, receive, send):
         async with asyncio.timeout(WAIT_S):
             await send({"type": "http.response.start", "status": 201, "headers": []})
             await send({"type": "http.response.body", "body": b"query " + scope["query_string"]})
 
-    for library in (httpx, pytest.importorskip("httpx2")):
-        async with library.AsyncClient(transport=AsyncASGITransport(app), base_url="http://app") as client:
-            answer = await client.get("/a%20b", params={"x": "1"})
-            assert (answer.status_code, answer.text) == (201, "query x=1")
+    httpx = pytest.importorskip(name)
+    async with httpx.AsyncClient(transport=AsyncASGITransport(app), base_url="http://app") as client:
+        answer = await client.get("/a%20b", params={"x": "1"})
+        assert (answer.status_code, answer.text) == (201, "query x=1")
     with httpx.Client(transport=ASGITransport(app), base_url="http://app") as client:
         assert client.get("/", params={"x": "2"}).text == "query x=2"
 
 
 def test_a_transport_beside_a_client_is_a_mistake():
-    with httpx.Client() as mine, pytest.raises(ConfigurationError, match="name one"):
+    with library().Client() as mine, pytest.raises(ConfigurationError, match="name one"):
         DeepSeek(http_client=mine, transport=ASGITransport(None))
