@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from deepseek_client.tools.loop import ToolRun
     from deepseek_client.tools.tool import Tool, tool
     from deepseek_client.types.account import Balance
+    from deepseek_client.types.base import Seam
     from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
     from deepseek_client.types.completions import Completion
     from deepseek_client.types.files import FileDeleted, FileList, FileObject
@@ -170,6 +171,7 @@ __all__ = [
     "ResponseTextDelta",
     "ResponseValidationError",
     "Retry",
+    "Seam",
     "SearchResult",
     "SearchResults",
     "ServerResourceError",
@@ -297,6 +299,7 @@ _NAMES_OF = {
         "tool",
     ),
     "types.account": ("Balance",),
+    "types.base": ("Seam",),
     "types.chat": (
         "ChatCompletion",
         "ChatCompletionChunk",

@@ -57,6 +57,7 @@ class _SharedOptions(TypedDict, total=False):
         max_retries: sends after the first, 2 by default.
         max_concurrency: requests in flight at once, over all threads, or in each event loop; more wait their turn,
             which counts towards `timeout`. A stream counts until it ends or is closed. None is no limit.
+        resume: whether streams that break go on, where the server can; calls may say otherwise. See docs/client.md.
         default_model: the model of calls that name none; DEEPSEEK_MODEL by default, then the server's own default.
         default_headers: sent with every request.
         on_retry: called before each retry's wait with a `Retry`: the error, its number, the delay.
@@ -68,6 +69,7 @@ class _SharedOptions(TypedDict, total=False):
     timeout: float | Timeout | None
     max_retries: int
     max_concurrency: int | None
+    resume: bool
     default_model: str | None
     default_headers: Mapping[str, str] | None
     on_retry: Callable[[Retry], None] | None

@@ -12,6 +12,7 @@ from deepseek_client.effects import Flow
 from deepseek_client.errors import APIStatusError, ContextLengthError, DeepSeekError
 from deepseek_client.events import ChatEvent
 from deepseek_client.exchange import Attempts, Exchange
+from deepseek_client.going_on import Sent
 from deepseek_client.params import Call, ChatParams, CompletionParams, GenerateParams, make_call
 from deepseek_client.prefixes import Continuation, continuation_of
 from deepseek_client.prices import DEEPSEEK_PRICES, PriceTable
@@ -98,6 +99,7 @@ class Core:
             call.timeout,
             GenerationReading(),
             self.enter,
+            resume=call.resume,
         )
 
     def chat(self, messages: list[Any], params: Mapping[str, Any]) -> Flow[ChatCompletion]:
@@ -181,13 +183,13 @@ class Core:
         def connect(attempts: Attempts) -> Flow[Connected[ItemT, AnswerT]]:
             return self.with_model(call, lambda call: self._open(path, call, make_reading, attempts))
 
-        return StreamCore(connect, self.exchange, call.timeout, make_reading(), self.enter)
+        return StreamCore(connect, self.exchange, call.timeout, make_reading(), self.enter, resume=call.resume)
 
     def _open(
         self, path: str, call: Call, make_reading: Callable[[], Reading[ItemT, AnswerT]], attempts: Attempts
     ) -> Flow[Connected[ItemT, AnswerT]]:
         opened = yield from self.exchange.open(path, call, attempts)
-        return Connected(opened, make_reading(), call.body.get("model"))
+        return Connected(opened, make_reading(), call.body.get("model"), Sent(path, call))
 
     def _generate(self, call: Call, send: Callable[[_TextRoute, Call], Flow[T]]) -> Flow[T]:
         """Take the route that the server has; ask once, and remember."""
@@ -250,7 +252,7 @@ def _for_openai(call: Call, *, is_deepseek: bool) -> Call:
             body.setdefault("thinking", {"type": "disabled"})  # on by default there, it would eat max_tokens
     if body.get("stream"):
         body.setdefault("stream_options", {"include_usage": True})
-    return Call(body, call.timeout, call.headers)
+    return replace(call, body=body)
 
 
 def _means_no_such_route(error: APIStatusError) -> bool:

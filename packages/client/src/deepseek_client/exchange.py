@@ -41,6 +41,7 @@ class Attempts:
         clock: seconds, monotonic.
         chance: a random number in [0, 1).
         budget: the client's.
+        is_keyed: send an Idempotency-Key, also to a server that is not known to be our gateway.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class Attempts:
         clock: Callable[[], float],
         chance: Callable[[], float],
         budget: RetryBudget,
+        *,
+        is_keyed: bool = False,
     ) -> None:
         self._policy = RetryPolicy(max_retries=settings.max_retries)
         self._budget = budget
         self._on_retry = settings.on_retry
-        self._key = uuid4().hex if settings.profile == "gateway" else None
+        self._key = uuid4().hex if is_keyed or settings.profile == "gateway" else None
         self._clock = clock
         self._chance = chance
         self.retries_taken = 0
@@ -82,8 +85,13 @@ class Attempts:
         error.retries_taken = self.retries_taken
         error.elapsed = self.elapsed_s()
 
-    def next_delay_s(self, error: DeepSeekError) -> float | None:
-        """The wait before the next attempt, which is counted; None if the error is to be raised."""
+    def next_delay_s(self, error: DeepSeekError, *, is_sure: bool = False) -> float | None:
+        """The wait before the next attempt, which is counted; None if the error is to be raised.
+
+        Args:
+            error: what the last attempt ended with.
+            is_sure: another attempt helps, whatever the error.
+        """
         self.stamp(error)
         delay = retry_delay_s(
             self._policy,
@@ -91,6 +99,7 @@ class Attempts:
             retries_taken=self.retries_taken,
             left_s=None if self.deadline is None else self.deadline - self._clock(),
             chance=self._chance(),
+            is_sure=is_sure,
         )
         if delay is None or not self._budget.take():
             return None
@@ -132,9 +141,14 @@ class Exchange:
         self.budget = budget or RetryBudget()
         self.limiter = limiter or (Limiter(settings.max_concurrency) if settings.max_concurrency is not None else None)
 
-    def attempts(self, timeout: Timeout) -> Attempts:
-        """Start counting the attempts of a call."""
-        return Attempts(self.settings, timeout, self.clock, self._chance, self.budget)
+    def attempts(self, timeout: Timeout, *, resume: bool = False) -> Attempts:
+        """Start counting the attempts of a call.
+
+        Where a broken stream is to go on, a server that may be our gateway gets an Idempotency-Key: with one it numbers
+        and keeps the events.
+        """
+        is_keyed = resume and self.settings.profile == "auto" and not self.settings.is_deepseek
+        return Attempts(self.settings, timeout, self.clock, self._chance, self.budget, is_keyed=is_keyed)
 
     def fetch(self, method: str, path: str, call: Call) -> Flow[Reply]:
         """Send a plain request until it succeeds, fails for good, or may not be sent again.

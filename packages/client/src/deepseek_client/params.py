@@ -21,7 +21,13 @@ class CallOptions(TypedDict, total=False):
     timeout: float | Timeout | None
 
 
-class SamplingParams(CallOptions, total=False):
+class GeneratingOptions(CallOptions, total=False):
+    """With `resume` a stream of this call that breaks goes on where it can; the client's setting if left out."""
+
+    resume: bool | None
+
+
+class SamplingParams(GeneratingOptions, total=False):
     """What every generating call takes."""
 
     model: str | None
@@ -71,7 +77,7 @@ class CompletionParams(FimParams, total=False):
     suffix: str | None
 
 
-class ResponseParams(CallOptions, total=False):
+class ResponseParams(GeneratingOptions, total=False):
     """`responses.create`."""
 
     model: str | None
@@ -152,6 +158,7 @@ class Call:
     query: Mapping[str, Any] = field(default_factory=dict[str, Any])
     upload: "Upload | None" = None
     is_aside: bool = False
+    resume: bool = False
 
     def with_body(self, **changes: object) -> "Call":
         """The same call with some fields of the body set."""
@@ -185,7 +192,8 @@ def make_call(settings: Settings, schema: type, required: Mapping[str, object], 
         timeout,
         dict(params.get("extra_headers") or {}),
         dict(params.get("extra_query") or {}),
+        resume=settings.resume if params.get("resume") is None else bool(params["resume"]),
     )
 
 
-_OPTIONS = frozenset(CallOptions.__annotations__)
+_OPTIONS = frozenset(GeneratingOptions.__annotations__)

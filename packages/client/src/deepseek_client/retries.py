@@ -85,7 +85,7 @@ def is_retryable(error: DeepSeekError) -> bool:
         verdict = error.headers.get("x-should-retry")
         if verdict in ("true", "false"):
             return verdict == "true"
-        return error.status_code in RETRYABLE_STATUSES
+        return error.status_code in RETRYABLE_STATUSES and error.code != "replay_lost"
     return isinstance(error, APIConnectionError | EmptyResponseError | StreamTruncatedError)
 
 
@@ -113,7 +113,13 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
 
 
 def retry_delay_s(
-    policy: RetryPolicy, error: DeepSeekError, *, retries_taken: int, left_s: float | None, chance: float
+    policy: RetryPolicy,
+    error: DeepSeekError,
+    *,
+    retries_taken: int,
+    left_s: float | None,
+    chance: float,
+    is_sure: bool = False,
 ) -> float | None:
     """How long to wait before the next attempt.
 
@@ -124,11 +130,12 @@ def retry_delay_s(
         left_s: seconds until the caller's deadline, None if there is none.
         chance: a random number in [0, 1): the wait is spread over the whole range (full jitter), so that clients
             which failed together do not come back together.
+        is_sure: another attempt helps, whatever the error.
 
     Returns:
         seconds, or None if the error is to be raised.
     """
-    if retries_taken >= policy.max_retries or not is_retryable(error):
+    if retries_taken >= policy.max_retries or not (is_sure or is_retryable(error)):
         return None
     asked = error.retry_after if isinstance(error, APIStatusError) else None
     if asked is None:

@@ -74,6 +74,9 @@ class Settings:
     max_concurrency: int | None = None
     """How many requests may be in flight at once."""
 
+    resume: bool = False
+    """Whether streams that break go on where they can."""
+
     on_retry: Callable[[Any], None] | None = field(default=None, repr=False)
     """Told of each retry before its wait."""
 
@@ -117,6 +120,7 @@ def read_settings(
     middleware: Iterable[Any] = (),
     prices: Any = None,
     max_concurrency: int | None = None,
+    resume: bool = False,
     on_retry: Callable[[Any], None] | None = None,
 ) -> Settings:
     """Settle arguments, DEEPSEEK_API_KEY, DEEPSEEK_BASE_URL, DEEPSEEK_MODEL and defaults.
@@ -144,6 +148,7 @@ def read_settings(
         middleware=tuple(middleware),
         prices=prices,
         max_concurrency=max_concurrency,
+        resume=resume,
         on_retry=on_retry,
     )
 

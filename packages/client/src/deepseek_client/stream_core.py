@@ -20,10 +20,12 @@ from deepseek_client.errors import (
     StreamTruncatedError,
 )
 from deepseek_client.exchange import Attempts, Exchange, describe
+from deepseek_client.going_on import Sent
 from deepseek_client.readings import AnswerT, ItemT, Reading
+from deepseek_client.resuming import Resumption
 from deepseek_client.settings import Timeout
 from deepseek_client.sse import ServerSentEvent, SSEError, SSEParser, begins_as_events
-from deepseek_client.types.base import AnswerModel, Origin
+from deepseek_client.types.base import AnswerModel, Origin, Seam
 
 DRAIN_S = 0.1
 """How long to wait, after `[DONE]`, for the end of the body that lets the connection be used again."""
@@ -33,11 +35,12 @@ _SNIFF_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Connected(Generic[ItemT, AnswerT]):
-    """A stream that has begun, how its events are to be read, and the model that was asked for."""
+    """A stream that has begun, how its events are to be read, the model that was asked for, and the request."""
 
     opened: Opened
     reading: Reading[ItemT, AnswerT]
-    model: str | None = None
+    model: str | None
+    sent: Sent
 
 
 class StreamCore(Generic[ItemT, AnswerT]):
@@ -52,6 +55,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         timeout: the call's limits.
         reading: what `answer` reports from before the stream has begun.
         enter: counts the answer when it is over, and tells its price.
+        resume: have it go on after a break, where the server can.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class StreamCore(Generic[ItemT, AnswerT]):
         timeout: Timeout,
         reading: Reading[ItemT, AnswerT],
         enter: Callable[[Entry], Decimal | None] = lambda _entry: None,
+        *,
+        resume: bool = False,
     ) -> None:
         self.items: deque[ItemT] = deque()
         self.is_over = False
@@ -73,18 +79,20 @@ class StreamCore(Generic[ItemT, AnswerT]):
         self._timeout = timeout
         self._clock = exchange.clock
         self._exchange = exchange
-        self._make_attempts = exchange.attempts
+        self._resumption = Resumption(exchange) if resume else None
         self._attempts: Attempts | None = None
         self._opened: Opened | None = None
         self._failure: DeepSeekError | None = None
         self._parser = SSEParser()
         self._elapsed_s: float | None = None
         self._head_s = 0.0
+        self._has_arrived = False
         self._has_data = False
         self._has_comment = False
         self._is_done = False
         self._has_items = False
         self._is_cut = False
+        self._is_counted = False
         self._sniffed = b""
 
     @property
@@ -103,6 +111,11 @@ class StreamCore(Generic[ItemT, AnswerT]):
         return request_id_of(self.headers)
 
     @property
+    def seams(self) -> tuple[Seam, ...]:
+        """Where it broke and went on."""
+        return self._resumption.seams if self._resumption is not None else ()
+
+    @property
     def retries_taken(self) -> int:
         """How often the request has been sent again."""
         return self._attempts.retries_taken if self._attempts is not None else 0
@@ -118,7 +131,7 @@ class StreamCore(Generic[ItemT, AnswerT]):
         """All that has arrived, as the answer of a plain call."""
         answer = self.reading.answer()
         if isinstance(answer, AnswerModel):
-            answer.with_origin(Origin(self.request_id, self.retries_taken, self.elapsed_s))
+            answer.with_origin(Origin(self.request_id, self.retries_taken, self.elapsed_s, self.seams))
             answer.with_cost(self.cost)
         return answer
 
@@ -136,10 +149,20 @@ class StreamCore(Generic[ItemT, AnswerT]):
         Raises:
             DeepSeekError: it never began.
         """
-        attempts = self._attempts = self._attempts or self._make_attempts(self._timeout)
+        attempts = self._attempts = self._attempts or self._exchange.attempts(
+            self._timeout, resume=self._resumption is not None
+        )
         connected = yield from self._connect(attempts)
-        self._opened, self.reading, self._model = connected.opened, connected.reading, connected.model
+        self.reading, self._model = connected.reading, connected.model
         self.headers = connected.opened.headers
+        self._has_arrived = False
+        if self._resumption is not None:
+            self._resumption.begin(connected.sent)
+        self._begin(connected.opened, attempts)
+
+    def _begin(self, opened: Opened, attempts: Attempts) -> None:
+        """Read a response from its first byte on."""
+        self._opened = opened
         self._parser = SSEParser(on_comment=self._note_comment)
         self._head_s = self._clock() - attempts.sent_at
         self._has_data = self._has_comment = self._is_done = False
@@ -171,15 +194,17 @@ class StreamCore(Generic[ItemT, AnswerT]):
             except DeepSeekError as error:
                 yield from self.release()
                 yield from self._recover(error)
+                waiting_since = self._clock()
             else:
                 if self._is_done or not data:
                     yield from self._finish()
+        if self.is_over:  # also when it was closed from elsewhere while it was sent again
+            yield from self.release()
 
     def release(self) -> Flow[None]:
         """Let go of the response; the server sees a disconnect if it was not done."""
         opened, self._opened = self._opened, None
         if opened is not None:
-            self._account()
             yield from let_go(opened)
 
     def close(self) -> Flow[None]:
@@ -190,8 +215,9 @@ class StreamCore(Generic[ItemT, AnswerT]):
         yield from self.release()
 
     def _account(self) -> None:
-        """Count what the server says that the answer took."""
-        if self.reading.usage is not None:
+        """Count what the server says that the answer took; once, whatever happens to the stream then."""
+        if self.reading.usage is not None and not self._is_counted:
+            self._is_counted = True
             model, created = self.reading.origin
             self.cost = self._enter(Entry(self.reading.usage, self._model or model, created))
 
@@ -210,9 +236,15 @@ class StreamCore(Generic[ItemT, AnswerT]):
             raise error
         return self.answer()
 
+    @property
+    def _misses_usage(self) -> bool:
+        """Whether the token counts were lost with the stream's last event, and can be had."""
+        return self.reading.usage is None and self._resumption is not None and self._resumption.can_replay
+
     def _note_over(self) -> None:
         if not self.is_over:
             self._elapsed_s = self.elapsed_s
+            self._account()
         self.is_over = True
 
     def _note_comment(self, text: str) -> None:
@@ -243,11 +275,12 @@ class StreamCore(Generic[ItemT, AnswerT]):
             events = self._parser.feed(data)
         except SSEError as error:
             raise StreamProtocolError(f"the stream cannot be read: {error}") from error
+        resumption = self._resumption
         events = [event for event in events if event.data and not event.data.isspace()]
         for event in events:
-            if not self._is_done:
+            if not self._is_done and (resumption is None or resumption.is_new(event)):
                 self._read_event(event)
-                self._has_data = True
+                self._has_data = self._has_arrived = True
         return bool(events)
 
     def _read_event(self, event: ServerSentEvent) -> None:
@@ -280,8 +313,10 @@ class StreamCore(Generic[ItemT, AnswerT]):
             self._parser.close()
         except SSEError as error:
             raise StreamProtocolError(f"the stream cannot be read: {error}") from error
-        if self.reading.is_complete:
+        if self.reading.is_complete and not self._misses_usage:
             return
+        if self._has_arrived:
+            raise StreamTruncatedError("the stream ended before the answer did: no [DONE], and no finish_reason")
         if not self._sniffed.strip():
             raise EmptyResponseError("the server began a stream and ended it without a byte of data")
         if not self._has_data and not self._has_comment and not begins_as_events(self._sniffed):
@@ -311,7 +346,10 @@ class StreamCore(Generic[ItemT, AnswerT]):
 
     def _recover(self, error: DeepSeekError) -> Flow[None]:
         """A read failed and the response is closed: start again, or see that nothing is missing, or raise."""
-        if self.reading.is_complete and isinstance(error, APIConnectionError | StreamTruncatedError):
+        if self.is_over:
+            return  # closed from elsewhere, which is what ended the read
+        is_whole = self.reading.is_complete and isinstance(error, APIConnectionError | StreamTruncatedError)
+        if is_whole and not self._misses_usage:
             self._end()
             return
         if isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError):
@@ -321,11 +359,22 @@ class StreamCore(Generic[ItemT, AnswerT]):
         error.request_id = error.request_id or self.request_id
         attempts = self._attempts
         assert attempts is not None, "a stream that was read has been started"
+        if self._has_items and self._resumption is not None:
+            resumed = yield from self._resumption.go_on(error, attempts, self.reading)
+            if resumed is not None:
+                if resumed.how == "prefix":  # another request; a replay belongs to the first one
+                    self.headers = resumed.opened.headers
+                self._begin(resumed.opened, attempts)
+                return
+        if is_whole:
+            self._end()
+            return
         if not self._has_items:
             delay = attempts.next_delay_s(error)
             if delay is not None:
                 yield Sleep(delay)
                 return
         attempts.stamp(error)
-        error.snapshot = self.answer() if self._has_data else None
+        self._account()
+        error.snapshot = self.answer() if self._has_arrived else None
         self._failure = error  # raised once the items that came before it are taken

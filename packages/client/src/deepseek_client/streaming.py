@@ -10,6 +10,7 @@ from deepseek_client.readings import AnswerT, ItemT
 from deepseek_client.stream_core import StreamCore
 from deepseek_client.tee import DEFAULT_TEE_BUFFER, AsyncStreamBranch, StreamBranch, tee, tee_async
 from deepseek_client.transport import AsyncTransport, SyncTransport
+from deepseek_client.types.base import Seam
 from deepseek_client.types.chat import ChatCompletion
 from deepseek_client.types.generate import Generation
 from deepseek_client.types.usage import Usage
@@ -50,6 +51,11 @@ class _StreamState(Generic[ItemT, AnswerT]):
     def retries_taken(self) -> int:
         """How often the request has been sent again."""
         return self._core.retries_taken
+
+    @property
+    def seams(self) -> tuple[Seam, ...]:
+        """Where it broke and went on, with `resume=True`."""
+        return self._core.seams
 
     @property
     def elapsed(self) -> float | None:

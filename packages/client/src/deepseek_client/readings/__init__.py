@@ -4,7 +4,7 @@ A Reading is per stream and does no I/O. Parts are kept in lists and joined on d
 at the end of a long answer as at its beginning.
 """
 
-from deepseek_client.readings.base import AnswerT, ItemT, Reading
+from deepseek_client.readings.base import AnswerT, ItemT, Reading, SoFar
 from deepseek_client.readings.chat import ChatReading
 from deepseek_client.readings.completions import CompletionReading
 from deepseek_client.readings.events import EventReading
@@ -20,6 +20,7 @@ __all__ = [
     "ItemT",
     "Reading",
     "ResponseReading",
+    "SoFar",
     "TextReading",
     "as_generation",
 ]

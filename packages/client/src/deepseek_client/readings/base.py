@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from deepseek_client.types.chat import ChatCompletionChunk
@@ -17,6 +18,20 @@ class ErrorInChunkError(ValueError):
     """A chunk carries an error beside its choices, as OpenRouter sends it."""
 
 
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    """The words of an answer that has but one, as far as they have come.
+
+    Attributes:
+        num_tokens: how many tokens they are at least.
+    """
+
+    text: str
+    reasoning: str = ""
+    has_calls: bool = False
+    num_tokens: int = 0
+
+
 class Reading(ABC, Generic[ItemT, AnswerT]):
     """The state of one stream.
 
@@ -27,6 +42,7 @@ class Reading(ABC, Generic[ItemT, AnswerT]):
     def __init__(self, expected_choices: int = 1) -> None:
         self.expected_choices = expected_choices
         self.usage: Usage | None = None
+        self._usage_of_parts: Usage | None = None
         self.is_over = False
         """Whether the stream has had its last event, where the kind of stream has one other than `[DONE]`."""
         self._head: dict[str, Any] = {"id": ""}
@@ -65,6 +81,14 @@ class Reading(ABC, Generic[ItemT, AnswerT]):
     def answer(self) -> AnswerT:
         """All that has arrived, as the answer that a plain call would have given."""
 
+    def so_far(self) -> SoFar | None:
+        """What has been said; None for an answer that is more than a text."""
+        return None
+
+    def begin_part(self) -> None:
+        """Another request is to give the rest of the answer: its token counts are added to these."""
+        self._usage_of_parts = self.usage
+
     @property
     def is_complete(self) -> bool:
         """Whether every choice has its finish_reason."""
@@ -78,4 +102,10 @@ class Reading(ABC, Generic[ItemT, AnswerT]):
         if not self._head["id"]:
             self._head = {"id": chunk.id, "created": chunk.created, "model": chunk.model, **(extra or {})}
         if chunk.usage is not None:
-            self.usage = chunk.usage
+            earlier = self._usage_of_parts
+            self.usage = chunk.usage if earlier is None else earlier.plus(chunk.usage)
+
+    def _num_tokens(self, pieces: int, token_ids: int) -> int:
+        """How many tokens have come at least: each piece is one or more."""
+        counted = self.usage.completion_tokens if self.usage is not None else 0
+        return max(counted, pieces, token_ids)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from deepseek_client.readings.base import Reading
+from deepseek_client.readings.base import Reading, SoFar
 from deepseek_client.types.chat import (
     ChatChoice,
     ChatChunkChoice,
@@ -120,6 +120,13 @@ class ChatReading(Reading[ChatCompletionChunk, ChatCompletion]):
     @override
     def finish_reasons(self) -> dict[int, str]:
         return self._finish_reasons
+
+    @override
+    def so_far(self) -> SoFar:
+        parts = self.choices.get(0) or ChoiceParts()
+        pieces = len(parts.content) + len(parts.reasoning)
+        num_tokens = self._num_tokens(pieces, len(parts.token_ids))
+        return SoFar("".join(parts.content), "".join(parts.reasoning), bool(parts.tool_calls), num_tokens)
 
     @override
     def answer(self) -> ChatCompletion:

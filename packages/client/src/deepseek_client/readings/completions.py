@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from deepseek_client.readings.base import Reading
+from deepseek_client.readings.base import Reading, SoFar
 from deepseek_client.types.completions import Completion, CompletionChoice, CompletionLogprobs
 
 
@@ -34,6 +34,12 @@ class CompletionReading(Reading[Completion, Completion]):
     @override
     def finish_reasons(self) -> dict[int, str]:
         return self._finish_reasons
+
+    @override
+    def so_far(self) -> SoFar:
+        said = [piece for piece in self._choices.get(0, ()) if piece.text]
+        num_ids = sum(len(piece.token_ids or ()) for piece in said)
+        return SoFar("".join(piece.text for piece in said), num_tokens=self._num_tokens(len(said), num_ids))
 
     @override
     def answer(self) -> Completion:

@@ -17,7 +17,7 @@ from deepseek_client.events import (
     ToolCallDone,
     UsageReport,
 )
-from deepseek_client.readings.base import Reading
+from deepseek_client.readings.base import Reading, SoFar
 from deepseek_client.readings.chat import ChatReading, ChoiceParts
 from deepseek_client.types.chat import ChatChunkChoice, ChatCompletion, ChatCompletionChunk, ToolCall
 
@@ -55,7 +55,7 @@ class EventReading(Reading[ChatEvent, ChatCompletion]):
             self._read_choice(choice, chunk, events)
         if chunk.usage is not None:
             self.usage = self.inner.usage
-            events.append(UsageReport(chunk.usage, chunk))
+            events.append(UsageReport(self.usage or chunk.usage, chunk))
         return events
 
     @override
@@ -78,6 +78,14 @@ class EventReading(Reading[ChatEvent, ChatCompletion]):
     @override
     def finish_reasons(self) -> dict[int, str]:
         return self.inner.finish_reasons
+
+    @override
+    def so_far(self) -> SoFar:
+        return self.inner.so_far()
+
+    @override
+    def begin_part(self) -> None:
+        self.inner.begin_part()
 
     @override
     def answer(self) -> ChatCompletion:

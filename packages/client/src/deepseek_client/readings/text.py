@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from deepseek_client.readings.base import Reading
+from deepseek_client.readings.base import Reading, SoFar
 from deepseek_client.readings.chat import ChatReading
 from deepseek_client.readings.completions import CompletionReading
 from deepseek_client.types.chat import ChatChoice, ChatChunkChoice, ChatCompletion, ChatMessage
@@ -37,6 +37,10 @@ class GenerationReading(Reading[str, Generation]):
     @override
     def finish_reasons(self) -> dict[int, str]:
         return {0: self._finish_reason} if self._finish_reason else {}
+
+    @override
+    def so_far(self) -> SoFar:
+        return SoFar("".join(self._parts), num_tokens=self._num_tokens(len(self._parts), len(self._token_ids)))
 
     @override
     def answer(self) -> Generation:
@@ -75,6 +79,14 @@ class TextReading(Reading[str, Generation]):
     @override
     def finish_reasons(self) -> dict[int, str]:
         return self._inner.finish_reasons
+
+    @override
+    def so_far(self) -> SoFar:
+        return self._inner.so_far()
+
+    @override
+    def begin_part(self) -> None:
+        self._inner.begin_part()
 
     @override
     def answer(self) -> Generation:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, PrivateAttr
 
@@ -35,18 +35,35 @@ class WireModel(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Seam:
+    """Where a stream broke and went on.
+
+    Attributes:
+        how: `replay`, the server sent what was missing; `prefix`, it went on from the text that had come.
+        position: how many characters of the text had come.
+        request_id: of the request that broke.
+    """
+
+    how: Literal["replay", "prefix"]
+    position: int
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
-    """How an answer came about. Two answers that differ only in the last two are equal.
+    """How an answer came about. Two answers that differ only in these are equal, but for the id.
 
     Attributes:
         request_id: the id under which the server's logs have the request.
         retries_taken: how often the request had been sent before.
         elapsed_s: from the call to the answer, retries and waits included; None where nothing was sent.
+        seams: where a stream broke and went on.
     """
 
     request_id: str | None = None
     retries_taken: int = field(default=0, compare=False)
     elapsed_s: float | None = field(default=None, compare=False)
+    seams: tuple[Seam, ...] = field(default=(), compare=False)
 
 
 class AnswerModel(WireModel):
@@ -69,6 +86,11 @@ class AnswerModel(WireModel):
     def elapsed(self) -> float | None:
         """Seconds from the call to the answer, retries and waits included; None for what no call gave."""
         return self._origin.elapsed_s
+
+    @property
+    def seams(self) -> tuple[Seam, ...]:
+        """Where the stream of this answer broke and went on, with `resume=True`."""
+        return self._origin.seams
 
     @property
     def cost(self) -> Decimal | None:
