@@ -12,7 +12,13 @@ from redis.crc import key_slot
 
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.redis_limiter import RedisLimiter, RedisTimes
-from deepseek_gateway.limits.redis_link import FAILURES_TO_OPEN, RedisLink, RedisUnavailableError
+from deepseek_gateway.limits.redis_link import (
+    FAILURES_TO_OPEN,
+    WARM_CONNECTIONS,
+    RedisLink,
+    RedisUnavailableError,
+    load_scripts,
+)
 from deepseek_gateway.limits.rulebook import Meter, Plan, Rulebook
 from deepseek_gateway.limits.rules import (
     Amounts,
@@ -369,3 +375,44 @@ def row(name: str, tokens: int) -> LedgerRow:
         status="failed", end_reason="gateway_crash", http_status=499, prompt_tokens=tokens, completion_tokens=0,
         cached_tokens=0, accuracy="estimated", latency_ms=0.0, ttft_ms=None, created=START, org_id="acme",
     )  # fmt: skip
+
+
+async def test_a_link_is_connected_and_its_scripts_are_known_before_a_request_comes(
+    redis_server: RedisServer,
+) -> None:
+    link = RedisLink(redis_server.url, timeout_s=5.0)
+    limiter = RedisLimiter(link, nothing_spent, nothing_to_flush)
+    await limiter.start()
+    try:
+        with redis.Redis.from_url(redis_server.url) as client:
+            known = client.script_exists(*(digest for digest, _ in load_scripts().values()))
+            connected = int(client.info("clients")["connected_clients"]) - 1
+        assert all(known)
+        assert connected >= WARM_CONNECTIONS
+        assert limiter.trouble is None
+    finally:
+        await limiter.close()
+
+
+async def test_a_start_waits_longer_for_redis_than_a_request_does(redis_server: RedisServer) -> None:
+    link = RedisLink(redis_server.url, timeout_s=0.001)
+    try:
+        assert await link.warm()
+    finally:
+        await link.close()
+
+
+async def test_a_start_without_redis_goes_on(redis_server: RedisServer) -> None:
+    redis_server.kill()
+    link = RedisLink(redis_server.url, timeout_s=5.0)
+    assert not await link.warm()
+    assert link.failure is not None
+    await link.close()
+
+
+async def nothing_spent(meter: Meter, window: Window) -> int:
+    return 0
+
+
+async def nothing_to_flush() -> None:
+    pass

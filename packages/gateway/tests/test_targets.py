@@ -145,6 +145,24 @@ async def test_a_key_that_has_opted_in_falls_back_to_the_cloud_under_a_hash(with
     assert caller.key_id not in json.dumps([cloud.bodies, cloud.headers])
     row = (await running.rows(4))[2]
     assert (row.model, row.upstream, row.completion_tokens, row.accuracy) == ("chat", "cloud", 3, "exact")
+    assert {(each.upstream, each.served_model) for each in await running.rows(4)} == {
+        ("gpu", "ours"),
+        ("cloud", "deepseek-chat"),
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_of_the_cloud_names_the_model_as_the_caller_does(with_cloud: Cloud, stream: bool) -> None:
+    running = with_cloud.running
+    with_cloud.cloud.unknown = ("deepseek-chat",)
+    with_cloud.engine.is_ready = False
+    await until(lambda: not running.gateway.pool.upstreams[0].is_up)
+    caller = with_cloud.caller.with_key(running.key(tags=["allow-cloud"]))
+    reply = await caller.post("/v1/chat/completions", {**CHAT, "model": "chat", "stream": stream})
+    assert reply.status == 404
+    assert reply.error["message"] == "Model `chat` does not exist. Use chat elsewhere, not deepseek-chat-mini."
+    (row,) = await running.rows(1)
+    assert (row.model, row.served_model, row.end_reason) == ("chat", "deepseek-chat", "rejected")
 
 
 async def test_an_account_in_the_cloud_is_not_asked_for_more_than_it_may(with_cloud: Cloud) -> None:

@@ -1,12 +1,15 @@
 """`deepseek-gateway top`, on a running gateway."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from deepseek_gateway.cli import main
 from deepseek_gateway.cli.top import Source
 from deepseek_gateway.errors import GatewayError
-from deepseek_gateway.testing.processes import gateway_command
+from deepseek_gateway.testing.certificates import Authority
+from deepseek_gateway.testing.processes import GATEWAY, RunningProcess, gateway_command, make_state
 from deepseek_gateway.testing.stack import Stack
 from deepseek_gateway.top.samples import Samples, Span
 from deepseek_gateway.top.view import KeyUse, Screen, plain
@@ -65,3 +68,40 @@ async def test_a_gateway_that_is_not_there_is_named(stack: Stack) -> None:
         await asyncio.to_thread(Source("http://127.0.0.1:9", None, None).samples)
     done = await asyncio.to_thread(gateway_command, "top", "--once", "--url", "file:///etc/passwd")
     assert done.returncode == 1
+
+
+def test_a_gateway_that_asks_for_certificates_is_shown_to_who_has_one(tmp_path: Path) -> None:
+    servers, callers = Authority("servers"), Authority("callers")
+    certificate, key = servers.issue("localhost").write(tmp_path / "server")
+    mine, mine_key = callers.issue("ops").write(tmp_path / "mine")
+    server_ca, client_ca = tmp_path / "server-ca.pem", tmp_path / "client-ca.pem"
+    server_ca.write_bytes(servers.pem)
+    client_ca.write_bytes(callers.pem)
+    state = tmp_path / "state"
+    make_state(state)
+    files = {"CERTIFICATE": certificate, "KEY": key, "CLIENT_CA": client_ca}
+    variables = {f"GATEWAY_TLS_{name}": str(path) for name, path in files.items()}
+    serve = ("serve", "--state", str(state), "--host", "localhost", "--port", "0", "--upstream", "http://127.0.0.1:9")
+    with RunningProcess([*GATEWAY, *serve], env=variables) as gateway:
+        port = gateway.line("listening on").rpartition(":")[2]
+        top = ("top", "--once", "--interval", "0.1", "--url", f"https://localhost:{port}", "--ca", str(server_ca))
+        shown = gateway_command(*top, "--cert", str(mine), "--key", str(mine_key))
+        assert shown.returncode == 0, shown.stderr
+        assert "not ready" in shown.stdout
+        assert gateway_command(*top).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--url", "http://localhost:1", "--cert", "c.pem"), "--cert need an https:// URL"),
+        (("--url", "https://localhost:1", "--key", "k.pem"), "--key is of the certificate in --cert"),
+        (("--url", "https://localhost:1", "--cert", "/nowhere/c.pem"), "--cert cannot be used: No such file"),
+        (("--url", "https://localhost:1", "--ca", __file__), "--ca cannot be used"),
+    ],
+)
+def test_certificates_that_cannot_be_used_are_told(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], says: str
+) -> None:
+    assert main(["top", "--once", *flags]) == 1
+    assert says in capsys.readouterr().err

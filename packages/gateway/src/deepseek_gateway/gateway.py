@@ -53,6 +53,7 @@ from deepseek_gateway.usage.roller import UsageRoller
 
 logger = logging.getLogger(__name__)
 
+STORE_THREADS = 4
 STOP_GRACE_S = 2.0
 LAST_WORDS_S = 1.0
 """What a running request has, at a second signal, to end itself; and as much again once it is cancelled."""
@@ -81,7 +82,7 @@ class Gateway:
             raise
         self.keys = KeyService(self.store, self.pepper)
         self.people = PeopleService(self.store)
-        self.executor = ThreadPoolExecutor(4, "store")
+        self.executor = ThreadPoolExecutor(STORE_THREADS, "store")
         self.page_executor = ThreadPoolExecutor(3, "pages")  # no page may hold up the look-up of a key
         self.directory = KeyDirectory(self.store, self.pepper, settings.key_cache_ttl_s, self.executor)
         self.last_used = LastUsed(self.store.keys, self.executor)
@@ -161,7 +162,7 @@ class Gateway:
         self.limiter.settle_recovered([*left_behind, *await self.ledger.start()])
         await self.rules.start()
         await self.words.start()
-        await self.limiter.start()
+        await asyncio.gather(self.limiter.start(), self._warm())
         await self.payloads.start()
         await self.pool.start()
         steady = (self._tick_forever(), self.loop_lag.run(), self.last_used.run())
@@ -171,6 +172,14 @@ class Gateway:
         if self._reloader is not None:
             self.on_hangup.append(lambda: self.pool.spawn(self.reload()))
             self._tasks.append(asyncio.create_task(self._reloader.watch(lambda: self.snapshot)))
+
+    async def _warm(self) -> None:
+        """Open what the first requests would else wait for: connections of the store, and of kept answers."""
+        loop = asyncio.get_running_loop()
+        looks = [loop.run_in_executor(self.executor, self.store.keys.find, "") for _ in range(STORE_THREADS)]
+        if self.shared_answers is not None:
+            await self.shared_answers.warm()
+        await asyncio.gather(*looks)
 
     async def close(self) -> None:
         """End what still runs, bring the ledger into the store and let everything go."""

@@ -9,10 +9,10 @@ import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, cast
 
 from deepseek_gateway.cli.common import Commands
+from deepseek_gateway.cli.tls_flags import add_tls_flags, tls_context
 from deepseek_gateway.errors import GatewayError
 from deepseek_gateway.top.samples import Samples, Span
 from deepseek_gateway.top.view import CLEAR, MAX_KEYS, KeyUse, Screen
@@ -27,7 +27,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="the gateway (http://127.0.0.1:8080)")
     parser.add_argument("--interval", type=float, default=2.0, metavar="S", help="seconds between two looks (2)")
     parser.add_argument("--once", action="store_true", help="print one screen, over one interval, and end")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="authority of the gateway's certificate, as PEM")
+    add_tls_flags(parser)
     parser.set_defaults(run=run)
 
 
@@ -35,7 +35,8 @@ def run(parsed: argparse.Namespace) -> int:
     """Show screens until interrupted."""
     if not parsed.url.startswith(("http://", "https://")):
         raise GatewayError(f"--url {parsed.url}: write http://host:port or https://host:port")
-    source = Source(parsed.url.rstrip("/"), os.environ.get("DEEPSEEK_ADMIN_KEY"), parsed.ca)
+    url = parsed.url.rstrip("/")
+    source = Source(url, os.environ.get("DEEPSEEK_ADMIN_KEY"), tls_context(url, parsed))
     screen = Screen(source.url, color=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     before = source.samples()
     while True:
@@ -57,10 +58,10 @@ def run(parsed: argparse.Namespace) -> int:
 class Source:
     """A running gateway, asked over HTTP."""
 
-    def __init__(self, url: str, admin_key: str | None, authority: Path | None) -> None:
+    def __init__(self, url: str, admin_key: str | None, context: ssl.SSLContext | None) -> None:
         self.url = url
         self._admin_key = admin_key
-        self._context = ssl.create_default_context(cafile=authority) if url.startswith("https") else None
+        self._context = context
 
     def samples(self) -> Samples:
         """Its metrics now.

@@ -122,8 +122,9 @@ class RedisLimiter:
 
     async def start(self) -> None:
         """Meet the server, if it is there."""
-        with contextlib.suppress(RedisUnavailableError):
-            await self._beat()
+        if await self.link.warm():
+            with contextlib.suppress(RedisUnavailableError):
+                await self._beat()
         self._beater = asyncio.create_task(self._beat_forever())
 
     async def close(self) -> None:

@@ -13,6 +13,10 @@ logger = logging.getLogger(__name__)
 
 FAILURES_TO_OPEN = 5
 MAX_CONNECTIONS = 64
+WARM_S = 2.0
+"""Seconds that a start waits for the server."""
+
+WARM_CONNECTIONS = 4
 SCRIPTS = ("admit", "extend", "settle", "register", "renew", "beat")
 
 
@@ -49,7 +53,7 @@ class RedisLink:
                 # `run` has the time limit. The client would write under `asyncio.wait_for`, which before Python 3.12
                 # swallows a cancellation that comes just as the write is done: a loop that is cancelled would go on.
                 socket_timeout=None,
-                socket_connect_timeout=timeout_s,
+                socket_connect_timeout=WARM_S,  # `warm` may take its time; steps are bound as a whole
                 retry=cast("Any", Retry(NoBackoff(), 0)),  # what failed is answered by policy, not tried again
                 decode_responses=True,
             )
@@ -92,6 +96,21 @@ class RedisLink:
             logger.warning("Redis answers again")
         self._failures, self.failure = 0, None
         return cast("list[str]", reply)
+
+    async def warm(self) -> bool:
+        """Connect and have the server know the scripts, before requests wait for it; False when it is not there.
+
+        What comes at a start (a name to look up, TLS, a server that wakes) does not fit into a step's time.
+        """
+        try:
+            async with asyncio.timeout(WARM_S):
+                for _, text in self._scripts.values():
+                    await cast("Any", self._client.script_load(text))
+                await asyncio.gather(*(cast("Any", self._client.ping()) for _ in range(WARM_CONNECTIONS)))
+        except self._errors as error:
+            self._failed(error)
+            return False
+        return True
 
     async def ping(self) -> None:
         """See whether the server answers.

@@ -19,6 +19,7 @@ from deepseek_gateway.edge.watch import CallerGoneError, RequestWatch, SlowCalle
 from deepseek_gateway.errors import ApiError, JournalError, UpstreamError
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import TokenCounts
+from deepseek_gateway.relay.model_name import renamed
 from deepseek_gateway.relay.request import GenerationRequest
 from deepseek_gateway.relay.settlement import Ending, Settlement
 from deepseek_gateway.relay.stages import Stage, StageChain
@@ -121,6 +122,14 @@ class Exchange(abc.ABC):
         tokens, accuracy = self.usage()
         call = self.parts.call
         self.parts.settlement.settle(ending, tokens, accuracy, call.attempt, call.upstream_name, call.attempts)
+
+    def relayed(self, status: int, body: bytes) -> bytes:
+        """An engine's error body, for the caller: in its dialect, and with its own name for the model."""
+        call, asked = self.parts.call, self.parts.settlement.admission.model
+        served = next((each.model for each in reversed(call.attempts) if each.upstream == call.upstream_name), None)
+        if asked is not None and served is not None:
+            body = renamed(body, served, asked)
+        return self.parts.errors.relayed(status, body)
 
     async def refuse_tokens(self, error: ApiError, reason: str) -> None:
         """End a stream that can hold no more of a limit."""

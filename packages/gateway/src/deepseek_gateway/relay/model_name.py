@@ -21,3 +21,11 @@ class ModelNameStage:
     def body(self, body: bytes) -> bytes:
         """A whole answer with the caller's name."""
         return self.pass_on(body)
+
+
+def renamed(body: bytes, served: str, asked: str) -> bytes:
+    """An error body with the caller's name for a model in the place of the engine's, where that is a whole word."""
+    if served == asked:
+        return body
+    name, own = (orjson.dumps(text)[1:-1] for text in (served, asked))
+    return re.sub(rb"(?<![\w./-])" + re.escape(name) + rb"(?![\w/-]|\.\w)", lambda _: own, body)

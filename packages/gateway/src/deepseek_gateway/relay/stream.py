@@ -210,7 +210,7 @@ class StreamExchange(Exchange):
         self._is_refused = True
         answer = self.parts.call.answer
         body = await self.parts.watch.reading(answer.read_all(self.parts.settings.max_response_bytes))
-        body = self.parts.errors.relayed(status, body)
+        body = self.relayed(status, body)
         self.settle(Ending("failed", "rejected", status))
         if self.has_begun:  # comments went out while the engine was silent
             await self.parts.watch.sending(send_part(self.parts.send, self.parts.errors.event(body)))

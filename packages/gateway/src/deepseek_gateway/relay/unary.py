@@ -45,7 +45,7 @@ class UnaryExchange(Exchange):
             nothing_said = "unknown" if self.parts.request.dialect.generates else "answered"
             self.settle(Ending("finished", reason or nothing_said, 200))
         else:
-            body = self.parts.errors.relayed(answer.status, body)
+            body = self.relayed(answer.status, body)
             self.settle(Ending("failed", "rejected", answer.status))
         await self.parts.settlement.allowance.settled()
         self.has_begun = True

@@ -5,6 +5,7 @@ finished answer there. While the server is away, retries meet their answer at th
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -27,6 +28,8 @@ REST_S = 5.0
 """After a failure the server is left alone for this long: a slow one is worse than none."""
 
 ANSWER_TIMEOUT_S = 2.0
+WARM_S = 2.0
+"""Seconds that a start waits for the server."""
 
 _PREFIX = "dsg:replay:"
 _CLAIM = """
@@ -85,13 +88,17 @@ class SharedAnswers:
             message = "GATEWAY_REDIS_URL needs an extra: pip install 'deepseek-gateway[redis]'"
             raise ConfigurationError(message) from error
         # `_ask` has the time limit; the client's own can swallow a cancellation (see `limits.redis_link`).
-        self._client: Any = Redis.from_url(
-            url, socket_timeout=None, socket_connect_timeout=timeout_s, max_connections=16
-        )
+        self._client: Any = Redis.from_url(url, socket_timeout=None, socket_connect_timeout=WARM_S, max_connections=16)
         self._errors = (RedisError, OSError, TimeoutError)
         self._timeout_s = timeout_s
         self._ttl_ms = int(ttl_s * 1000)
         self._rests_until_s = 0.0
+
+    async def warm(self) -> None:
+        """Connect, if the server is there, before a request waits for it."""
+        with contextlib.suppress(*self._errors):
+            async with asyncio.timeout(WARM_S):
+                await self._client.ping()
 
     async def claim(self, name: str, recording: Recording) -> Shared | None:
         """Claim a name for a recording; gives what is there instead, or None: the name is ours, or the server away."""

@@ -24,6 +24,7 @@ class OtherServer:
     """One server. It answers with `num_words` words; a closed `gate` holds back each of them.
 
     Attributes:
+        unknown: models that it refuses, though it may list them.
         waiting: requests that it says wait in its queue.
         bodies: what it was sent; `headers` likewise.
         num_cut: connections that were cut while it answered.
@@ -32,6 +33,7 @@ class OtherServer:
     maker: Maker
     models: tuple[str, ...] = ("org/model",)
     api_key: str | None = None
+    unknown: tuple[str, ...] = ()
     num_words: int = 3
     waiting: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -61,9 +63,16 @@ class OtherServer:
             self.bodies.append(body)
             self.headers.append(headers)
             self.paths.append(path)
+            if body.get("model") in self.unknown:
+                await send_body(send, 404, self._unknown(body["model"]))
+                return
             await (self._stream(body, receive, send) if body.get("stream") else self._answer(body, send))
         else:
             await send_body(send, 404, b'{"detail":"Not Found"}')
+
+    def _unknown(self, model: str) -> bytes:
+        message = f"Model `{model}` does not exist. Use {model} elsewhere, not {model}-mini."
+        return json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": "model"}}).encode()
 
     def _metrics(self) -> bytes:
         names = {
