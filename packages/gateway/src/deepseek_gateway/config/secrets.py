@@ -1,9 +1,13 @@
 """Secrets by reference: `env:NAME` and `file:/path`, so that no configuration file has to hold one."""
 
 import os
+import re
 from pathlib import Path
 
 MAX_SECRET_BYTES = 64 * 1024
+ESCAPES = "write special characters of a password as %2F for / and the like"
+
+_QUOTED = re.compile(r"""'[^']*'?|"[^"]*"?|//\S*""")
 
 
 def resolve_secret(value: str) -> str:
@@ -26,6 +30,11 @@ def resolve_secret(value: str) -> str:
 def is_reference(value: object) -> bool:
     """Whether a value of a configuration file leaves the secret elsewhere."""
     return isinstance(value, str) and value.startswith(("env:", "file:/"))
+
+
+def without_values(error: BaseException) -> str:
+    """What a reader of URLs says, less the parts that it quotes: a password may be among them."""
+    return _QUOTED.sub("…", str(error))
 
 
 def _read(path: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, cast
 
+from deepseek_gateway.config.secrets import ESCAPES, without_values
 from deepseek_gateway.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class RedisLink:
                 decode_responses=True,
             )
         except ValueError as error:
-            raise ConfigurationError(f"GATEWAY_REDIS_URL: {error}") from None
+            raise ConfigurationError(f"GATEWAY_REDIS_URL: {without_values(error)}: {ESCAPES}") from None
         self._client = Redis(connection_pool=pool)
         self._errors = (RedisError, OSError, TimeoutError)
         self._no_script = NoScriptError

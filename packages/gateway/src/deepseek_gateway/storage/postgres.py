@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from typing import Any, Literal, LiteralString, cast
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from deepseek_gateway.errors import StoreConflictError, StoreSlowError, StoreUnavailableError
+from deepseek_gateway.config.secrets import ESCAPES, without_values
+from deepseek_gateway.errors import StoreConflictError, StoreError, StoreSlowError, StoreUnavailableError
 from deepseek_gateway.storage.database import NO_VALUES, Row, Transaction, Values
 
 MAX_CONNECTIONS = 5
@@ -32,11 +34,16 @@ class PostgresDatabase:
 
     Args:
         url: `postgresql://user:password@host/name`, as libpq reads it.
+
+    Raises:
+        StoreError: it cannot be read.
+        StoreUnavailableError: the server cannot be reached.
     """
 
     kind: Literal["sqlite", "postgresql"] = "postgresql"
 
     def __init__(self, url: str) -> None:
+        _check(url)
         settings = {"connect_timeout": "5", "options": f"-c statement_timeout={int(WAIT_S * 1000)}"}
         self._pool = ConnectionPool(
             url,
@@ -129,6 +136,16 @@ class PostgresDatabase:
             raise StoreConflictError(f"the store refuses the change: {error}") from error
         except (psycopg.Error, PoolTimeout) as error:
             raise StoreUnavailableError(f"the store cannot be used now: {error}") from error
+
+
+def _check(url: str) -> None:
+    """Refuse what libpq would complain of in the pool's log lines, which quote the URL."""
+    try:
+        ports = conninfo_to_dict(url).get("port") or ""
+    except psycopg.Error as error:
+        raise StoreError(f"GATEWAY_STORE_URL: {without_values(error).strip()}: {ESCAPES}") from None
+    if not all(port.isdigit() for port in str(ports).split(",") if port):
+        raise StoreError(f"GATEWAY_STORE_URL: its port is no number: {ESCAPES}")
 
 
 class _PostgresTransaction:

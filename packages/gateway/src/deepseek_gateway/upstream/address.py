@@ -20,8 +20,8 @@ class UpstreamAddress:
             ValueError: it is none of them, or carries credentials.
         """
         parts = urlsplit(url)
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(f"{parts.hostname}: an upstream URL holds no credentials, query or fragment")
+        if "@" in url or parts.query or parts.fragment:  # an @ after a / is a password that was not escaped
+            raise ValueError("an upstream URL holds no credentials, query or fragment; `key` is for a bearer key")
         if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
             return cls(url, "http://engine", parts.path)
         if parts.scheme in {"http", "https"} and parts.hostname:
