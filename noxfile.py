@@ -43,6 +43,7 @@ CLIENT_TESTS = (
     "pytest-timeout>=2.4",
     "hypothesis>=6.140",
     "opentelemetry-sdk>=1.30",
+    "starlette>=0.40",
 )
 EDITABLE = ("-e", "packages/client", "-e", "packages/engine[server,bench]", "-e", "packages/gateway")
 

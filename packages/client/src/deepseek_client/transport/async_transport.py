@@ -33,6 +33,7 @@ from deepseek_client.transport.library import (
     build,
     headers_of,
     late,
+    library,
     library_errors,
     make_async_client,
     timeouts_of,
@@ -50,6 +51,8 @@ class AsyncTransport:
     """
 
     def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
+        if http_client is None:
+            library()  # loaded here, before a call's clock starts: it takes a part of a second
         self._client: Any | None = http_client
         self._httpx_transport = transport
         self._trust_env = trust_env

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from deepseek_client.deferred import Deferred
 from deepseek_client.effects import (
     AskKey,
     CallTools,
@@ -51,14 +50,10 @@ class SyncTransport:
     """
 
     def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
-        self._given = (http_client, transport)
-        self._trust_env = trust_env
+        self._is_ours = http_client is None
+        # Made before a call's clock starts: it takes a part of a second, the library's import with it.
+        self._client: Any = http_client or make_client(transport, trust_env=trust_env)
         self._is_closed = False
-
-    @Deferred
-    def _client(self) -> Any:
-        http_client, transport = self._given
-        return http_client or make_client(transport, trust_env=self._trust_env)
 
     def run(self, flow: Flow[T]) -> T:
         """Drive a flow to its result."""
@@ -78,11 +73,9 @@ class SyncTransport:
 
     def close(self) -> None:
         """Close the connections, if the HTTP client is not the caller's."""
-        http_client, transport = self._given
-        if http_client is None:
+        if self._is_ours:
             self._is_closed = True
-            if transport is not None or "_client" in self.__dict__:
-                self._client.close()
+            self._client.close()
 
     def _perform(self, effect: Effect) -> object:
         match effect:
