@@ -15,6 +15,9 @@ from deepseek_client.errors import (
 
 RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
 
+_FINAL_CODES = frozenset({"replay_lost", "word_lists_changed"})
+"""409 of our gateway: the answer under this Idempotency-Key cannot be had any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -85,7 +88,7 @@ def is_retryable(error: DeepSeekError) -> bool:
         verdict = error.headers.get("x-should-retry")
         if verdict in ("true", "false"):
             return verdict == "true"
-        return error.status_code in RETRYABLE_STATUSES and error.code != "replay_lost"
+        return error.status_code in RETRYABLE_STATUSES and error.code not in _FINAL_CODES
     return isinstance(error, APIConnectionError | EmptyResponseError | StreamTruncatedError)
 
 

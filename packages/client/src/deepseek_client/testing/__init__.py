@@ -1,6 +1,7 @@
 """For tests of programs that use this SDK: a scripted server that answers, streams, fails and breaks as real ones do.
 
-`FakeServer` listens on a real socket, or answers in process; `deepseek_server` is the pytest fixture of it.
+`FakeServer` listens on a real socket, or answers in process; `deepseek_server` is the pytest fixture of it, which
+every test run has where this package is installed.
 
     def test_my_program(deepseek_server):
         deepseek_server.script(*storm(2), answer("Hello"))
@@ -29,7 +30,7 @@ from deepseek_client.testing.server import FakeServer
 from deepseek_client.testing.wire import chat_chunk, chat_completion, completion, generation, text_chunk
 
 if TYPE_CHECKING:
-    from deepseek_client.testing.fixtures import deepseek_server
+    from deepseek_client.pytest_plugin import deepseek_server
 
 __all__ = [
     "Connection",
@@ -63,7 +64,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "deepseek_server":  # only this needs pytest
-        from deepseek_client.testing.fixtures import deepseek_server
+        from deepseek_client.pytest_plugin import deepseek_server
 
         return deepseek_server
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
