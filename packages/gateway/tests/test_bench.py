@@ -24,7 +24,7 @@ def test_quick_run_ends_in_one_line_of_json_with_every_figure() -> None:
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["benchmark"] == "gateway"
     assert report["faults"] == {}
-    assert {"python", "uvicorn", "aiohttp"} <= report["versions"].keys()
+    assert {"python", "uvicorn", "httptools"} <= report["versions"].keys()
     wanted = {
         "rate_50_added_p50_ms",
         "rate_50_added_p99_ms",

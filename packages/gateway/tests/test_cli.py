@@ -271,6 +271,7 @@ def test_the_store_holds_no_prompt_and_no_answer(state: Path, command: Command) 
 
 def test_serving_loads_nothing_that_it_does_not_use() -> None:
     heavy = {"psycopg", "redis", "argon2", "cryptography", "opentelemetry", "jinja2", "anthropic", "openai", "torch"}
+    heavy |= {"aiohttp", "httpx"}
     code = f"import sys, deepseek_gateway.cli.serve; print({heavy!r} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -278,6 +279,6 @@ def test_serving_loads_nothing_that_it_does_not_use() -> None:
 
 def test_a_command_loads_only_its_own_module() -> None:
     code = "import sys; from deepseek_gateway import cli; sys.argv[1:] = ['usage', '--help']\n"
-    code += "try: cli.main()\nexcept SystemExit: print('aiohttp' in sys.modules)"
+    code += "try: cli.main()\nexcept SystemExit: print('deepseek_gateway.upstream.client' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")

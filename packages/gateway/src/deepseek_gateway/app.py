@@ -1,6 +1,7 @@
 """The ASGI app: the table of routes, and what every request gets around its own: an id, an answer, a log line."""
 
 import logging
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -95,7 +96,7 @@ class GatewayApp:
         has_begun = False
         refused: ApiError | None = None
 
-        async def send_named(message: Message) -> None:
+        def send_named(message: Message) -> Awaitable[None]:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
@@ -104,7 +105,7 @@ class GatewayApp:
                 if context.errors.id_header is not None:
                     ids.append((context.errors.id_header, request_id))
                 message["headers"] = secured([*message["headers"], *ids], is_tls=scope["scheme"] == "https")
-            await send(message)
+            return send(message)
 
         try:
             handler, scope["path_params"] = self._routes.find(scope["method"], scope["path"])

@@ -26,7 +26,7 @@ LIVE = frozenset(
         "upstream_load_s", "max_attempts", "retry_share", "hedge_share", "queue_size", "queue_timeout_s",
         "shed_loop_lag_s", "shed_engine_queue", "reload_poll_s", "max_body_bytes", "max_response_bytes",
         "body_timeout_s", "max_requests", "slice_tokens", "overrun_tokens", "default_max_tokens", "abort_drain_s",
-        "drain_timeout_s", "log_level", "prices",
+        "drain_timeout_s", "journal_wait", "log_level", "prices",
     }
 )  # fmt: skip
 """Settings that a reload changes; the others keep their value until the next start."""
@@ -105,6 +105,10 @@ class Settings(Section):
     max_connections: int = Field(20_000, ge=1, description="connections at once; more are refused")
     max_response_bytes: int = Field(64 * 2**20, ge=1024, description="largest answer that is not streamed, and event")
     body_timeout_s: float = Field(60.0, gt=0, description="seconds that a caller has to send its body")
+    journal_wait: Literal["money", "always"] = Field(
+        "money",
+        description="whose answers wait for their admission to be on the disk: those under limits in money, or all",
+    )
     send_timeout_s: float = Field(60.0, gt=0, description="seconds that a caller may leave its stream unread")
     max_requests: int = Field(2048, ge=1, description="requests at once, of all keys together")
     keep_alive_s: float = Field(15.0, gt=0, le=15, description="seconds of silence before a stream carries a comment")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 PUBLIC_ID_LENGTH, SECRET_LENGTH, CRC_LENGTH = 12, 43, 6
+NAME_LENGTH, NAMES_DRAWN = 22, 64
 
 _DIGIT_OF_BYTE = bytes(ord(ALPHABET[byte % 62]) for byte in range(256))
 _BIASED = bytes(range(248, 256))
@@ -46,6 +47,20 @@ def random_base62(length: int) -> str:
     while len(text) < length:
         text += os.urandom(length + 8).translate(_DIGIT_OF_BYTE, _BIASED)
     return text[:length].decode()
+
+
+def random_name() -> str:
+    """22 random characters, for a request. Many are drawn at a time: each draw lets other threads in."""
+    while True:
+        try:
+            return _names.pop()  # one step: no two threads get the same
+        except IndexError:
+            drawn = random_base62(NAME_LENGTH * NAMES_DRAWN)
+            _names.extend(drawn[at : at + NAME_LENGTH] for at in range(0, len(drawn), NAME_LENGTH))
+
+
+_names: list[str] = []
+os.register_at_fork(after_in_child=_names.clear)
 
 
 def new_key(public_id: str | None = None) -> ApiKey:

@@ -12,7 +12,7 @@ from typing import Any
 from deepseek_gateway.bench.measures import Plan, Results
 from deepseek_gateway.bench.targets import Target
 
-PACKAGES = ("deepseek-gateway", "uvicorn", "httptools", "uvloop", "aiohttp", "orjson")
+PACKAGES = ("deepseek-gateway", "uvicorn", "httptools", "uvloop", "orjson")
 
 
 def tables(plan: Plan, results: Results, targets: Sequence[Target]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.types import Scope
 
 from deepseek_gateway.audit.trail import MAX_STEPS, Step
-from deepseek_gateway.auth.keys import random_base62
+from deepseek_gateway.auth.keys import random_name
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.edge.traceparent import TraceParent
@@ -30,7 +30,7 @@ class RequestContext:
     the engine's will be below.
     """
 
-    request_id: str = field(default_factory=lambda: f"req-{random_base62(22)}")
+    request_id: str = field(default_factory=lambda: f"req-{random_name()}")
     route: str = "other"
     key_id: str | None = None
     org_id: str | None = None

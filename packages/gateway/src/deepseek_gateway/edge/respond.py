@@ -1,6 +1,6 @@
 """Answers as ASGI messages."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from starlette.types import Send
 
@@ -30,20 +30,20 @@ async def send_error(send: Send, error: ApiError, shape: ErrorShape = OPENAI_ERR
     await send_body(send, error.status, shape.body(error), headers=error.headers)
 
 
-async def start_stream(send: Send, headers: Mapping[str, str]) -> None:
+def start_stream(send: Send, headers: Mapping[str, str]) -> Awaitable[None]:
     """The head of an event stream."""
     head = [*STREAM_HEADERS, *encode_headers(headers)]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
+    return send({"type": "http.response.start", "status": 200, "headers": head})
 
 
-async def send_part(send: Send, data: bytes) -> None:
+def send_part(send: Send, data: bytes) -> Awaitable[None]:
     """More of a stream."""
-    await send({"type": "http.response.body", "body": data, "more_body": True})
+    return send({"type": "http.response.body", "body": data, "more_body": True})
 
 
-async def end_stream(send: Send) -> None:
+def end_stream(send: Send) -> Awaitable[None]:
     """The end of a stream."""
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    return send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -71,21 +71,21 @@ class RequestWatch:
         """Whether the caller left."""
         return isinstance(self._ending, CallerGoneError)
 
-    async def reading(self, wait: Awaitable[Result]) -> Result:
+    def reading(self, wait: Awaitable[Result]) -> Awaitable[Result]:
         """Wait for the engine.
 
         Raises:
             CallerGoneError, StoppingError, QuietError: the wait ended early; `wait` was cancelled.
         """
-        return await self._guard(wait, Phase.READING)
+        return self._guard(wait, Phase.READING)
 
-    async def sending(self, wait: Awaitable[Result]) -> Result:
+    def sending(self, wait: Awaitable[Result]) -> Awaitable[Result]:
         """Wait for the caller.
 
         Raises:
             CallerGoneError, StoppingError, SlowCallerError: the wait ended early.
         """
-        return await self._guard(wait, Phase.SENDING)
+        return self._guard(wait, Phase.SENDING)
 
     def tick(self, now_s: float) -> None:
         """Look at the clock: called for every request a few times in `keep_alive_s`, instead of a timer each."""
@@ -107,11 +107,9 @@ class RequestWatch:
         if isinstance(self._ending, StoppingError):
             self._ending = None
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop watching."""
-        if not self._watcher.done():
-            self._watcher.cancel()
-            await asyncio.wait((self._watcher,))
+        self._watcher.cancel()
 
     async def _watch_caller(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

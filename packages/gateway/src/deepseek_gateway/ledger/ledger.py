@@ -118,8 +118,8 @@ class Ledger:
             logger.warning("recovered %d requests from the journal, %d of them unsettled", len(found), orphans)
         return found
 
-    def admit(self, admission: Admission) -> int:
-        """Journal a request before its first byte leaves; gives the ticket for `durable`.
+    def admit(self, admission: Admission, *, is_awaited: bool = True) -> int:
+        """Journal a request before its first byte leaves; gives the ticket for `durable`, which `is_awaited` or not.
 
         Raises:
             JournalError: it cannot be journaled, so it must not run.
@@ -127,7 +127,10 @@ class Ledger:
         if len(self._pending) >= MAX_PENDING_ROWS:
             raise JournalError("the store takes no rows")
         ticket = self._journal.append(admit_record(admission))
-        self._journal.begin_sync()
+        if is_awaited:
+            self._journal.begin_sync()
+        else:
+            self._journal.sync_soon()
         self._open[admission.request_id] = _Open(admission)
         return ticket
 

@@ -75,10 +75,12 @@ class LocalLimiter:
         # From here on nothing is awaited: one step.
         tokens, nano = ask.wanted.tokens, ask.wanted.nano
         shortages: list[Shortage] = []
+        rooms: list[float] = []
         for meter, state in zip(meters, states, strict=True):
+            room, unit = state.room(meter.limit, now), meter.unit
+            rooms.append(room)
             if meter.is_soft:
                 continue
-            room, unit = state.room(meter.limit, now), meter.unit
             least = amount_of(meter, ask.least.tokens, ask.least.nano)
             if room < least:
                 shortages.append(_shortage(meter, state, least, now))
@@ -88,14 +90,16 @@ class LocalLimiter:
                 nano = math.floor(room)
         if shortages:
             error = refusal(shortages, ask)
-            error.standings = _standings(plan, states, now)
+            error.standings = _standings(meters, states, rooms, now)
             raise error
         reservation = Reservation(request_id, plan, tokens, nano, states)
-        for meter, state in zip(meters, states, strict=True):
-            state.take(amount_of(meter, tokens, nano), meter.limit, now)
-            if meter.is_soft and state.room(meter.limit, now) < 0:
+        for at, (meter, state) in enumerate(zip(meters, states, strict=True)):
+            amount = amount_of(meter, tokens, nano)
+            state.take(amount, meter.limit, now)
+            rooms[at] -= amount
+            if meter.is_soft and rooms[at] < 0:
                 reservation.crossed.append(_crossing(meter, state, now))
-        reservation.standings = _standings(plan, states, now)
+        reservation.standings = _standings(meters, states, rooms, now)
         return reservation
 
     async def extend(self, reservation: Reservation, more: Amounts) -> Amounts:
@@ -217,11 +221,13 @@ def amount_of(meter: Meter, tokens: int, nano: int) -> int:
     return 1 if unit == "requests" else tokens if unit == "tokens" else nano
 
 
-def _standings(plan: Plan, states: list[MeterState], now: Now) -> tuple[Standing, ...]:
+def _standings(meters: Sequence[Meter], states: list[MeterState], rooms: list[float], now: Now) -> tuple[Standing, ...]:
     return tuple(
-        Standing(meter.rule, max(0, math.floor(state.room(meter.limit, now))), state.reset_s(meter.limit, now))
-        for meter, state in zip(plan.meters, states, strict=True)
-        if not meter.is_soft
+        [
+            Standing(meter.rule, max(0, math.floor(room)), state.reset_s(meter.limit, now))
+            for meter, state, room in zip(meters, states, rooms, strict=True)
+            if not meter.is_soft
+        ]
     )
 
 

@@ -98,10 +98,14 @@ class Allowance:
         """What so many tokens cost; 0 where the model has no price."""
         return 0 if self.price is None else self.price.cost_nano(counts)
 
-    def covers(self, counts: TokenCounts) -> bool:
+    def covers(self, prompt: int, completion: int) -> bool:
+        """Whether it is plain that what is held is enough for now: so it is at most events of most streams."""
+        if self._money_counts:
+            return False
+        return not self._tokens_count or prompt + completion + self._low_water <= self.reservation.tokens
+
+    def covers_exactly(self, counts: TokenCounts) -> bool:
         """Whether what is held is enough for now."""
-        if not (self._tokens_count or self._money_counts):
-            return True
         missing = self._missing(counts, self._low_water)
         return missing.tokens <= 0 and missing.nano <= 0
 

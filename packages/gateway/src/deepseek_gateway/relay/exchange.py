@@ -7,6 +7,7 @@ import abc
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,7 @@ CLIENT_GONE_STATUS = 499
 
 @dataclass(frozen=True, slots=True)
 class ExchangeParts:
-    """What an exchange works with."""
+    """What an exchange works with. `ticket` is the journal's, if the answer must wait for the disk."""
 
     request: GenerationRequest
     settings: Settings
@@ -42,7 +43,7 @@ class ExchangeParts:
     watch: RequestWatch
     settlement: Settlement
     ledger: Ledger
-    ticket: int
+    ticket: int | None
     send: Send
     headers: dict[str, str]
     stages: tuple[Stage, ...] = ()
@@ -107,18 +108,20 @@ class Exchange(abc.ABC):
                 self._opening.exception()  # seen, also when nobody waited for it any more
             call.finish()
 
-    async def opened(self) -> None:
-        """Wait until the engine's answer begins. The wait may end early; opening goes on."""
+    def opening(self) -> Awaitable[None]:
+        """Ends when the engine's answer begins. The wait may end early; opening goes on."""
         assert self._opening is not None
-        opening = self._opening
-        await self.parts.watch.reading(opening if opening.done() else asyncio.shield(opening))
+        return self._opening if self._opening.done() else asyncio.shield(self._opening)
 
     async def admitted(self) -> None:
-        """Wait until the journal's admission is on the disk: nothing may leave before."""
-        await self.parts.ledger.durable(self.parts.ticket)
+        """Wait until the journal's admission is on the disk, where nothing may leave before: see `journal_wait`."""
+        if self.parts.ticket is not None:
+            await self.parts.ledger.durable(self.parts.ticket)
 
     def settle(self, ending: Ending) -> None:
-        """Close the books with what is known now."""
+        """Close the books with what is known now; the first time counts."""
+        if self.parts.settlement.is_settled:
+            return
         tokens, accuracy = self.usage()
         call = self.parts.call
         self.parts.settlement.settle(ending, tokens, accuracy, call.attempt, call.upstream_name, call.attempts)

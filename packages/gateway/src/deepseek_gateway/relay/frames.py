@@ -25,6 +25,8 @@ class FrameSplitter:
         """
         if self._held_cr or b"\r" in data:
             data = self._without_cr(data)
+        if not self._rest and data.find(b"\n\n") == len(data) - 2 > 0:  # one whole event, as engines write them
+            return [data if data.isascii() else _valid(data)]
         frames = (self._rest + data).split(b"\n\n") if self._rest else data.split(b"\n\n")
         self._rest = frames.pop()
         if len(self._rest) > self._max_event_bytes:

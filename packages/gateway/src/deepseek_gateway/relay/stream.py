@@ -20,6 +20,9 @@ from deepseek_gateway.upstream.client import is_idle
 
 Result = TypeVar("Result")
 
+OBSERVE_S = 0.25
+"""Seconds of a stream between two words to the ledger, which notes one a second."""
+
 TAIL_TIMEOUT_S = 1.0
 """Seconds that an engine has to end its response after [DONE], before its connection is dropped instead of reused."""
 
@@ -31,13 +34,13 @@ class StreamExchange(Exchange):
         super().__init__(parts)
         self._frames = FrameSplitter(parts.settings.max_response_bytes)
         self._tap = UsageTap(parts.request.wish)
-        self._heard_s = time.monotonic()
+        self._heard_s = self._observe_at_s = time.monotonic()
         self._is_refused = False
         self._has_head = False
 
     async def relay(self) -> None:
         """Open, then copy events until [DONE]."""
-        await self._wait_quietly(self.opened)
+        await self._wait_quietly(self.opening)
         await self.admitted()
         answer = self.parts.call.answer
         if answer.status != 200:
@@ -54,7 +57,7 @@ class StreamExchange(Exchange):
                 return
             if self._tap.is_done or self._tap.is_failed:
                 break
-            data = await self._wait_quietly(self._read)
+            data = await self._wait_quietly(self.parts.call.read)
             if not data:
                 await self._copy(self._closing_frames())
                 break
@@ -80,12 +83,12 @@ class StreamExchange(Exchange):
             return tap.counts, "exact" if tap.is_done or tap.is_failed else "estimated"
         if tap.content_events == 0 and (self._is_refused or self.parts.call.attempt == 0):
             return TokenCounts(), "exact"
-        return self._estimate() or TokenCounts(), "estimated"
+        return self._counts, "estimated"
 
-    def _estimate(self) -> TokenCounts | None:
-        """Of a server that tells its usage at the end only: an event is a token; None before the first."""
+    def _estimate(self) -> tuple[int, int] | None:
+        """Tokens of prompt and answer where the server tells them at the end only: an event is a token."""
         events = self._tap.content_events
-        return TokenCounts(self.parts.request.prompt_estimate, events) if events else None
+        return (self.parts.request.prompt_estimate, events) if events else None
 
     async def fail(self, error: ApiError) -> None:
         """An error body, or an error event once the stream began."""
@@ -97,9 +100,6 @@ class StreamExchange(Exchange):
         await watch.sending(send_part(send, self.parts.errors.event(self.parts.errors.body(error))))
         await watch.sending(end_stream(send))
 
-    async def _read(self) -> bytes:
-        return await self.parts.watch.reading(self.parts.call.read())
-
     async def _wait_quietly(self, wait: Callable[[], Awaitable[Result]]) -> Result:
         """Wait for the engine, with a comment to the caller at each silence.
 
@@ -108,7 +108,7 @@ class StreamExchange(Exchange):
         """
         while True:
             try:
-                result = await wait()
+                result = await self.parts.watch.reading(wait())
             except QuietError:
                 idle_limit_s = self.parts.settings.upstream_idle_timeout_s
                 if time.monotonic() - self._heard_s >= idle_limit_s:
@@ -117,14 +117,14 @@ class StreamExchange(Exchange):
                 await self._send(self.parts.errors.keep_alive)
             else:
                 if not (isinstance(result, bytes) and is_idle(result)):  # comments are no sign of work
-                    self._heard_s = time.monotonic()
+                    self._heard_s = self._observe_at_s = time.monotonic()
                 return result
 
     async def _copy(self, data: bytes) -> LimitReached | LimitsUnavailable | None:
         """Send on what bytes from the engine complete. Gives the limit that was reached, if one was."""
         tap = self._tap
         out = [tap.pass_on(frame) for frame in self._frames.feed(data)]
-        limit = await self._account()
+        limit = None if self._is_covered() else await self._extend()
         passed = b"".join(out) if self.stages is None else self.stages.pass_on(out)
         if tap.is_done:
             # The books are closed before the last byte leaves: a crash after it must find them closed.
@@ -134,16 +134,26 @@ class StreamExchange(Exchange):
             await self._send(passed)
         return None if tap.is_done else limit
 
-    async def _account(self) -> LimitReached | LimitsUnavailable | None:
-        counts = self._tap.counts or self._estimate()
-        if counts is None:
-            return None
+    def _is_covered(self) -> bool:
+        """Note what was used, from time to time; whether what is held is enough for it."""
+        spent = self._tap.spent or self._estimate()
         settlement = self.parts.settlement
-        settlement.observe(self.parts.call.attempt, counts)
-        allowance = settlement.allowance
-        if settlement.is_settled or allowance.covers(counts) or await allowance.extend(counts):
-            return None
-        return allowance.reached()
+        if spent is None or settlement.is_settled:
+            return True
+        if self._heard_s >= self._observe_at_s:
+            self._observe_at_s = self._heard_s + OBSERVE_S
+            settlement.observe(self.parts.call.attempt, self._counts)
+        return settlement.allowance.covers(*spent) or settlement.allowance.covers_exactly(self._counts)
+
+    async def _extend(self) -> LimitReached | LimitsUnavailable | None:
+        """Hold more; gives the limit that forbids it."""
+        allowance = self.parts.settlement.allowance
+        return None if await allowance.extend(self._counts) else allowance.reached()
+
+    @property
+    def _counts(self) -> TokenCounts:
+        """What was used, as far as is known."""
+        return self._tap.counts or TokenCounts(*(self._estimate() or ()))
 
     async def _send(self, data: bytes) -> None:
         watch, send, context = self.parts.watch, self.parts.send, self.parts.settlement.context

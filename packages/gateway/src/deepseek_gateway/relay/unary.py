@@ -21,13 +21,14 @@ class UnaryExchange(Exchange):
         self._body: bytes | None = None
         self._parts: list[bytes] = []
         self._size = 0
+        self._counts: TokenCounts | None = None
 
     async def relay(self) -> None:
         """Wait for the whole answer, then send it."""
         began_s = time.monotonic()
         while self._body is None:
             try:
-                await self.opened()
+                await self.parts.watch.reading(self.opening())
                 await self._gather(watched=True)
             except QuietError:
                 idle_limit_s = self.parts.settings.upstream_idle_timeout_s
@@ -38,7 +39,7 @@ class UnaryExchange(Exchange):
         body = self._body
         # The books are closed before the answer leaves: a crash after it must find them closed.
         if answer.status == 200:
-            _, reason = usage_of_body(body)
+            self._counts, reason = usage_of_body(body)
             if self.stages is not None:
                 body = self.stages.body(body)
                 reason = self.stages.ended.reason if self.stages.ended is not None else reason
@@ -63,7 +64,7 @@ class UnaryExchange(Exchange):
             return TokenCounts(), "exact" if call.attempt == 0 else "estimated"
         if call.answer.status != 200 or not self.parts.request.dialect.is_billed:
             return TokenCounts(), "exact"
-        counts, _ = usage_of_body(self._body)
+        counts = self._counts or usage_of_body(self._body)[0]
         if counts is not None:
             return counts, "exact"
         return TokenCounts(self.parts.request.prompt_estimate, len(self._body) // BYTES_PER_TOKEN), "estimated"

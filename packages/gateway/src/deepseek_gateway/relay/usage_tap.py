@@ -39,11 +39,24 @@ class UsageTap:
         self._usage: dict[str, Any] | None = None
         self._last_chunk = b""
         self._sent_trailing = False
-        self.counts: TokenCounts | None = None
+        self._counts: TokenCounts | None = None
         self.finish_reason: str | None = None
         self.content_events = 0
         self.is_done = False
         self.is_failed = False
+
+    @property
+    def counts(self) -> TokenCounts | None:
+        """The last usage; None before the first."""
+        if self._counts is None and self._usage is not None:
+            self._counts = counts_of(self._usage)
+        return self._counts
+
+    @property
+    def spent(self) -> tuple[int, int] | None:
+        """Tokens of prompt and answer by the last usage; None before the first."""
+        usage = self._usage
+        return None if usage is None else (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
 
     def pass_on(self, frame: bytes) -> bytes:
         """What of an event goes to the caller: all of it, a part, or nothing."""
@@ -73,8 +86,7 @@ class UsageTap:
         is_finish = self._note_finish(data)
         without, usage = split_usage(data)
         if usage is not None:
-            self._usage = usage
-            self.counts = counts_of(usage)
+            self._usage, self._counts = usage, None
         is_trailer = _EMPTY_CHOICES in data
         if not is_trailer:
             self.content_events += 1

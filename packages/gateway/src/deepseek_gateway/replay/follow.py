@@ -108,4 +108,4 @@ async def follow(
     finally:
         recording.leave(follower)
         gateway.watches.discard(watch)
-        await watch.close()
+        watch.close()

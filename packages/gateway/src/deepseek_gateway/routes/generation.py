@@ -1,6 +1,5 @@
 """POST generate, chat/completions and completions: authenticate, admit, relay."""
 
-import contextlib
 import functools
 from dataclasses import dataclass
 
@@ -137,38 +136,41 @@ class GenerationRoute:
         allowance = Allowance(gateway.limiter, reservation, price, gateway.slices, longest)
         admission = admission_of(context, subject, stream=request.stream)
         settlement = Settlement(gateway.ledger, gateway.metrics, allowance, admission, context)
-        with contextlib.ExitStack() as clean_up:
-            clean_up.callback(gateway.alerts.note, reservation)
-            clean_up.callback(allowance.settle, TokenCounts())  # does nothing once the exchange has settled
+        try:
             if guard is not None:
                 await guard.screen(request.fields, context.body_bytes)
+            is_awaited = plan.tightest_nano is not None or settings.journal_wait == "always"
             try:
-                ticket = gateway.ledger.admit(admission)
+                ticket = gateway.ledger.admit(admission, is_awaited=is_awaited)
             except JournalError as error:
                 raise ApiError(503, str(error), headers={"retry-after": "5"}) from error
-            clean_up.callback(
-                settlement.settle, Ending("failed", "internal_error", 500), TokenCounts(), "exact", 0, None
-            )
-            if context.keeping is not None:
-                clean_up.callback(context.keeping.finish)
-            span = None if context.span is None else context.span.header
-            call_plan = self._plan(asked, route, key, clamp_of(request, reservation, price), span)
-            watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
-            headers = rate_limit_headers(reservation.standings)
-            call = UpstreamCall(gateway.pool, call_plan)
-            # What is kept is what the caller gets, in the engine's dialect.
-            captured = () if context.keeping is None else (context.keeping.answer,)
-            stages = (*self._stages(route), *_filters(guard), *captured, *asked.stages)
-            parts = ExchangeParts(
-                request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
-            )
-            exchange: Exchange = StreamExchange(parts) if request.stream else UnaryExchange(parts)
-            gateway.watches.add(watch)
             try:
-                await exchange.run()
+                span = None if context.span is None else context.span.header
+                call_plan = self._plan(asked, route, key, clamp_of(request, reservation, price), span)
+                watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
+                headers = rate_limit_headers(reservation.standings)
+                call = UpstreamCall(gateway.pool, call_plan)
+                # What is kept is what the caller gets, in the engine's dialect.
+                captured = () if context.keeping is None else (context.keeping.answer,)
+                stages = (*self._stages(route), *_filters(guard), *captured, *asked.stages)
+                ticket = ticket if is_awaited else None
+                parts = ExchangeParts(
+                    request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
+                )
+                exchange: Exchange = StreamExchange(parts) if request.stream else UnaryExchange(parts)
+                gateway.watches.add(watch)
+                try:
+                    await exchange.run()
+                finally:
+                    gateway.watches.discard(watch)
+                    watch.close()
             finally:
-                gateway.watches.discard(watch)
-                await watch.close()
+                if context.keeping is not None:
+                    context.keeping.finish()
+                settlement.settle(Ending("failed", "internal_error", 500), TokenCounts(), "exact", 0, None)
+        finally:
+            allowance.settle(TokenCounts())  # does nothing once the exchange has settled
+            gateway.alerts.note(reservation)
 
     async def _reserve(self, request_id: str, plan: Plan, ask: Ask) -> Reservation:
         """Hold what the request needs.

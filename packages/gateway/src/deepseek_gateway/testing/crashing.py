@@ -22,7 +22,8 @@ from deepseek_gateway.ledger import journal
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.records import Settled
 from deepseek_gateway.storage.books import Books
-from deepseek_gateway.upstream.client import Answer, UpstreamClient
+from deepseek_gateway.upstream.client import UpstreamClient
+from deepseek_gateway.upstream.connection import Answer
 
 _PR_SET_PDEATHSIG = 1
 _PIECE = 4

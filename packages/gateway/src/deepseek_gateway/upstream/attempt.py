@@ -1,15 +1,16 @@
 """One try at one engine: send, judge the head of the answer, tell the breaker, abort."""
 
 import asyncio
-import secrets
 from dataclasses import dataclass
 
 import orjson
 
+from deepseek_gateway.auth.keys import random_name
 from deepseek_gateway.errors import UnreachableError, UpstreamCutError, UpstreamError
 from deepseek_gateway.route.breaker import Outcome
 from deepseek_gateway.upstream.attempts import Attempt
-from deepseek_gateway.upstream.client import Answer, is_idle
+from deepseek_gateway.upstream.client import is_idle
+from deepseek_gateway.upstream.connection import Answer
 from deepseek_gateway.upstream.plan import CallPlan
 from deepseek_gateway.upstream.pool import Placement, UpstreamPool
 
@@ -47,7 +48,7 @@ class Try:
     @staticmethod
     def new_id() -> str:
         """A name for a try."""
-        return f"up-{secrets.token_hex(16)}"
+        return f"up-{random_name()}"
 
     async def run(self) -> None:
         """Wait for an answer's head, for a stream until its first event.

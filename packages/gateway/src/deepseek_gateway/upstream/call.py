@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable
 
 from deepseek_gateway.errors import UpstreamError
 from deepseek_gateway.upstream.attempt import Try
 from deepseek_gateway.upstream.attempts import MAX_ATTEMPTS, Attempt
-from deepseek_gateway.upstream.client import Answer
+from deepseek_gateway.upstream.connection import Answer
 from deepseek_gateway.upstream.plan import CallPlan
 from deepseek_gateway.upstream.pool import NoUpstreamError, Placement, UpstreamPool
 from deepseek_gateway.upstream.upstream import Upstream
@@ -67,9 +68,9 @@ class UpstreamCall:
             else:
                 return
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """The next bytes of the answer; empty at its end."""
-        return await self.answer.read()
+        return self.answer.read()
 
     async def abort(self) -> bool:
         """Tell the engine to end the request; its answer then ends with the exact usage.

@@ -1,87 +1,29 @@
-"""The one module that imports the HTTP client.
+"""HTTP to the engines: a pool of connections for each.
 
-aiohttp costs a tenth of httpx's CPU a request, and its reads can be cancelled and resumed without losing bytes.
+Connections are our own protocol over llhttp (`connection.py`): an HTTP library's client costs three times the CPU of a
+request and of each chunk (`benchmarks/candidates.py`), and its import a third of the gateway's start.
 """
 
+import asyncio
 import contextlib
 import ssl
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import quote, urlsplit
 
-import aiohttp
 from pydantic import SecretStr
 
-from deepseek_gateway.errors import UnreachableError, UpstreamCutError, UpstreamError
+from deepseek_gateway.errors import UnreachableError
 from deepseek_gateway.upstream.address import UpstreamAddress
-
-READ_BUFFER_BYTES = 64 * 1024
-"""Bytes of an answer read ahead of a slow caller; aiohttp stops reading from the engine at twice this."""
+from deepseek_gateway.upstream.connection import Answer, BrokenError, EngineConnection, StaleError
 
 IDLE_CONNECTION_S = 4.0
 """Servers close idle connections after 5 s (uvicorn's default): ours go first, so that none is reused as it dies."""
 
-_FAULTS = (aiohttp.ClientError, OSError, TimeoutError, RuntimeError)
-"""RuntimeError: aiohttp's word for a read on a connection that is closed."""
-
-
-class Answer:
-    """An engine's response: its head, and its body piece by piece."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.content_type = response.headers.get("content-type", "application/json")
-
-    @property
-    def retry_after_s(self) -> float | None:
-        """What the engine asks callers to wait."""
-        try:
-            return float(self._response.headers["retry-after"])
-        except (KeyError, ValueError):
-            return None
-
-    async def read(self) -> bytes:
-        """The next bytes, as soon as there are any; empty at the end. Cancelling loses none.
-
-        Raises:
-            UpstreamCutError: the connection broke.
-        """
-        try:
-            return await self._response.content.readany()
-        except _FAULTS as error:
-            if left := self._take_left():
-                return left
-            raise UpstreamCutError(f"the engine's answer broke off: {_describe(error)}") from error
-
-    def _take_left(self) -> bytes:
-        """Bytes that came before a break. aiohttp keeps them and raises first: text and usage would be lost."""
-        buffer: deque[bytes] | None = getattr(self._response.content, "_buffer", None)
-        if not buffer:
-            return b""
-        left = b"".join(buffer)
-        buffer.clear()
-        return left
-
-    async def read_all(self, limit: int) -> bytes:
-        """The whole body.
-
-        Raises:
-            UpstreamCutError: the connection broke, or the body is larger than `limit`.
-        """
-        parts: list[bytes] = []
-        size = 0
-        while part := await self.read():
-            parts.append(part)
-            size += len(part)
-            if size > limit:
-                raise UpstreamCutError(f"the engine's answer is larger than {limit} bytes")
-        return b"".join(parts)
-
-    def close(self) -> None:
-        """Drop the connection unless the body was read to its end; then it is free for the next request already."""
-        self._response.close()
+MAX_SMALL_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +45,21 @@ class UpstreamClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.address = address
-        if address.socket_path is not None:
-            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(
-                address.socket_path, limit=0, keepalive_timeout=IDLE_CONNECTION_S
-            )
-        else:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ssl=tls or True)
-        headers = {"accept-encoding": "identity", "user-agent": "deepseek-gateway"}
+        self.is_closed = False
+        """Whether its connections are."""
+        parts = urlsplit(address.base)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._host, self._port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._connect_timeout_s = connect_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._idle: deque[EngineConnection] = deque()
+        self._all: set[EngineConnection] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
+        head = {"host": parts.netloc, "accept-encoding": "identity", "user-agent": "deepseek-gateway"}
         if key is not None:
-            headers["authorization"] = f"Bearer {key.get_secret_value()}"
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, connect=connect_timeout_s),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=READ_BUFFER_BYTES,
-        )
+            head["authorization"] = f"Bearer {key.get_secret_value()}"
+        self._head = _lines(head)
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,14 +73,9 @@ class UpstreamClient:
         Raises:
             UpstreamError: there was none.
         """
-        sent = {"content-type": "application/json", **headers}
+        request = self._request("POST", url, {"content-type": "application/json", **headers}, body)
         with _translated(self.address):
-            try:
-                response = await self._session.post(url, data=body, headers=sent, allow_redirects=False)
-            except aiohttp.ServerDisconnectedError:
-                # Most likely an idle connection that the engine closed as we took it: a fresh one tells.
-                response = await self._session.post(url, data=body, headers=sent, allow_redirects=False)
-        return Answer(response)
+            return await self._ask(request)
 
     async def get(self, url: str, timeout_s: float) -> SmallAnswer:
         """A small answer, whole.
@@ -159,37 +93,116 @@ class UpstreamClient:
         """
         return await self._small("POST", url, timeout_s)
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether its connections are."""
-        return self._session.closed
-
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        self.is_closed = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in list(self._all):
+            connection.abort()
+        self._idle.clear()
+        await asyncio.sleep(0)  # their ends are told
 
     async def _small(self, method: str, url: str, timeout_s: float) -> SmallAnswer:
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
         with _translated(self.address):
-            async with self._session.request(method, url, timeout=timeout, allow_redirects=False) as response:
-                body = b"".join([part async for part in _limited(response, 2**20)])
-                return SmallAnswer(response.status, body)
+            async with asyncio.timeout(timeout_s):
+                answer = await self._ask(self._request(method, url, {}, b""))
+                try:
+                    return SmallAnswer(answer.status, await answer.read_all(MAX_SMALL_BYTES))
+                finally:
+                    answer.close()
+
+    async def _ask(self, request: bytes) -> Answer:
+        try:
+            return await self._ask_once(request, self._take_idle())
+        except StaleError:  # the engine closed it as we took it: a fresh one tells
+            return await self._ask_once(request, None)
+
+    async def _ask_once(self, request: bytes, connection: EngineConnection | None) -> Answer:
+        answer = (connection or await self._connect()).send(request)
+        try:
+            await answer.head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def _take_idle(self) -> EngineConnection | None:
+        """The connection that was used last, while it is young; the engine closes those that wait for long."""
+        oldest_s = time.monotonic() - IDLE_CONNECTION_S
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and connection.idle_since_s > oldest_s:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self) -> EngineConnection:
+        """A new connection.
+
+        Raises:
+            OSError, TimeoutError: there is none.
+        """
+        if self.is_closed:
+            raise BrokenError("the client is closed")
+        make = lambda: EngineConnection(self._loop, self._freed, self._lost)  # noqa: E731
+        async with asyncio.timeout(self._connect_timeout_s):
+            if self.address.socket_path is not None:
+                _, connection = await self._loop.create_unix_connection(make, self.address.socket_path)
+            else:
+                _, connection = await self._loop.create_connection(make, self._host, self._port, ssl=self._tls)
+        self._all.add(connection)
+        if not connection.is_open:
+            self._lost(connection)
+            raise BrokenError("the connection was closed at once")
+        return connection
+
+    def _freed(self, connection: EngineConnection) -> None:
+        if self.is_closed:
+            connection.abort()
+            return
+        connection.idle_since_s = time.monotonic()
+        self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(IDLE_CONNECTION_S, self._sweep)
+
+    def _lost(self, connection: EngineConnection) -> None:
+        self._all.discard(connection)
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
+
+    def _sweep(self) -> None:
+        """Close connections that nobody used for a while."""
+        self._sweeping = None
+        oldest_s = time.monotonic() - IDLE_CONNECTION_S
+        while self._idle and self._idle[0].idle_since_s <= oldest_s:
+            self._idle.popleft().abort()
+        if self._idle:
+            self._sweeping = self._loop.call_later(IDLE_CONNECTION_S / 4, self._sweep)
+
+    def _request(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
+        path = quote(url.removeprefix(self._origin) or "/", safe="/%?=&:@!$'()*+,;~")
+        more = _lines({**headers, "content-length": str(len(body))})
+        return b"".join((f"{method} {path} HTTP/1.1\r\n".encode(), self._head, more, b"\r\n", body))
 
 
-async def _limited(response: aiohttp.ClientResponse, limit: int) -> AsyncIterator[bytes]:
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > limit:
-            raise UpstreamError(f"an answer is larger than {limit} bytes")
-        yield part
+def _lines(headers: dict[str, str]) -> bytes:
+    """Header lines.
+
+    Raises:
+        ValueError: a value would end its line.
+    """
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        raise ValueError("a header's value holds a line end")
+    return lines.encode("latin-1")
 
 
 @contextlib.contextmanager
 def _translated(address: UpstreamAddress) -> Generator[None]:
     try:
         yield
-    except _FAULTS as error:
+    except (OSError, TimeoutError) as error:
         message = f"the engine at {address.url} cannot be reached: {_describe(error)}"
         raise UnreachableError(message, is_unavailable=True) from error
 
