@@ -95,7 +95,9 @@ def test_texts_are_kept_shown_and_erased_with_a_proof_that_checks(run: Run, key:
     assert json.loads(run("payload", "show", "req-1"))["answer"] == "ho"
     proof = state_dir / "proof"
     proof.write_text(run("erase", "--key", key))
-    assert "the proof holds: 1 texts" in run("erase", "--check", str(proof))
+    checked = run("erase", "--check", str(proof))
+    assert "the proof holds: 1 texts" in checked
+    assert "0 gateway processes dropped theirs" in checked
     assert "no texts" in run("payload", "show", "req-1", status=1)
     proof.write_text(proof.read_text().replace('"payloads": 1', '"payloads": 2'))
     assert "says something else" in run("erase", "--check", str(proof), status=1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ from typing import Any
 import aiohttp
 import pytest
 
+from deepseek_gateway.audit.retention import DROP, RetentionService
 from deepseek_gateway.guard.entries import Entry, Level
+from deepseek_gateway.people.records import Owner, OwnerKind
+from deepseek_gateway.replay.book import ReplayBook
+from deepseek_gateway.replay.erasures import Erasures
 from deepseek_gateway.testing.caller import Caller, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
 from deepseek_gateway.testing.postgres import PostgresServer
 from deepseek_gateway.testing.redis_server import RedisServer
 from deepseek_gateway.testing.serving import serving
-from deepseek_gateway.testing.stack import RunningGateway, running_gateway
+from deepseek_gateway.testing.stack import OPERATOR, RunningGateway, running_gateway
 
 ONCE = {"idempotency-key": "order-17"}
 BODY: dict[str, Any] = {"prompt": "a b c", "fake": {"tokens": 4}}
@@ -143,3 +148,55 @@ async def test_an_answer_that_other_word_lists_let_pass_is_not_given_out_at_anot
     assert len(engine.bodies) == 1
     fresh = await there.post(body=body, headers={"idempotency-key": "order-18"})
     assert "w2" not in fresh.body.decode()
+
+
+async def test_erasing_a_user_drops_answers_that_wait_for_retries_everywhere(nodes: Any) -> None:
+    engine, gateways, (here, there) = nodes
+    store = gateways[0].gateway.store
+    await asyncio.to_thread(store.people.insert, Owner(OwnerKind.ORG, "org-1", "acme", 1.0))
+    await asyncio.to_thread(store.people.insert, Owner(OwnerKind.USER, "user-1", "ada", 1.0, None, "org-1"))
+    key = await asyncio.to_thread(lambda: gateways[0].key(org_id="org-1", user_id="user-1"))
+    theirs = [caller.with_key(key) for caller in (here, there)]
+    for caller, name in zip((*theirs, here), ("a", "b", "c"), strict=True):
+        await caller.post(body=BODY, headers={"idempotency-key": name})
+    running = asyncio.create_task(
+        theirs[0].post(body={**BODY, "fake": {"tokens": 2, "gated": True}}, headers={"idempotency-key": "d"})
+    )
+    await engine.until_running()
+    service = RetentionService(store)
+    proof = await asyncio.to_thread(service.erase, OPERATOR, "user:user-1")
+    assert proof["answers_dropped_within_s"] == 5.0
+    for each in gateways:
+        await each.gateway.erasures.look()
+    drops = await asyncio.to_thread(service.drops, proof)
+    # "a" and "b" in Redis and in the memory of their gateways, "d" while it was made.
+    assert sum(each["answers"] for each in drops) == 5
+    engine.allow(2)
+    assert (await running).status == 200
+    await until(lambda: all(each.gateway.running == 0 for each in gateways))
+    asked = len(engine.bodies)
+    again = [await theirs[1].post(body=BODY, headers={"idempotency-key": name}) for name in ("a", "b")]
+    assert [(reply.status, "x-replay-of" in reply.headers) for reply in again] == [(200, False)] * 2
+    assert (await theirs[0].post(body={**BODY, "prompt": "new"}, headers={"idempotency-key": "d"})).status == 200
+    assert len(engine.bodies) == asked + 3
+    assert "x-replay-of" in (await there.post(body=BODY, headers={"idempotency-key": "c"})).headers
+
+
+async def test_an_erasure_that_no_gateway_was_there_for_is_done_at_the_next_start(
+    tmp_path: Path, postgres: PostgresServer, redis_url: str
+) -> None:
+    async with two_gateways(tmp_path, postgres, redis_url) as (engine, (one, two), (here, _)):
+        await here.post(body=BODY, headers=ONCE)
+        await one.gateway.erasures.close()
+        await two.gateway.erasures.close()
+        await asyncio.to_thread(RetentionService(one.gateway.store).erase, OPERATOR, f"key:{here.key_id}")
+        gateway = two.gateway
+        for _ in range(2):  # the second finds nothing left to do
+            empty = ReplayBook(1, 1, 1, 1)
+            late = Erasures(gateway.store, empty, gateway.shared_answers, gateway.executor, "late", 3600)
+            await late.start()
+            await late.look()
+            await late.close()
+            (entry,) = await asyncio.to_thread(gateway.store.audit.acts, DROP, 0, 2**40)
+            assert json.loads(entry.after or "")["answers"] == 1
+        assert len(engine.bodies) == 1

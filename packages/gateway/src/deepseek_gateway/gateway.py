@@ -44,6 +44,7 @@ from deepseek_gateway.policy.reload import ConfigReloader, Reading
 from deepseek_gateway.policy.snapshot import Snapshot, compile_snapshot
 from deepseek_gateway.relay.allowance import SliceSizes
 from deepseek_gateway.replay.book import ReplayBook
+from deepseek_gateway.replay.erasures import Erasures
 from deepseek_gateway.replay.shared import SharedAnswers
 from deepseek_gateway.route.metrics import Figures
 from deepseek_gateway.settings import ConfigSource, Settings
@@ -111,6 +112,8 @@ class Gateway:
         url, self.shared_answers = settings.redis_url, None
         if url is not None:
             self.shared_answers = SharedAnswers(url.get_secret_value(), settings.redis_timeout_s, settings.replay_ttl_s)
+        where = self.replays, self.shared_answers, self.executor, f"{NODE}/{settings.worker}"
+        self.erasures = Erasures(self.store, *where, settings.replay_ttl_s)
         self.is_draining = False
         self._making: set[asyncio.Task[None]] = set()
         self._running = 0
@@ -164,6 +167,7 @@ class Gateway:
         await self.words.start()
         await asyncio.gather(self.limiter.start(), self._warm())
         await self.payloads.start()
+        await self.erasures.start()
         await self.pool.start()
         steady = (self._tick_forever(), self.loop_lag.run(), self.last_used.run())
         self._tasks = [asyncio.create_task(work) for work in steady]
@@ -200,6 +204,7 @@ class Gateway:
         await self.limiter.close()
         await self.alerts.close()
         await self.last_used.flush()
+        await self.erasures.close()
         await self.payloads.close()
         await self.ledger.close()
         self.executor.shutdown()

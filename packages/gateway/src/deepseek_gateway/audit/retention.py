@@ -13,10 +13,16 @@ from deepseek_gateway.auth.records import Scope
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.storage.atomic import atomic
+from deepseek_gateway.storage.audit import AuditFilter
 from deepseek_gateway.storage.payloads import SWEEP
 from deepseek_gateway.storage.store import Store
 
 ERASE = "payload.erase"
+DROP = "replay.erase"
+DROPPED_WITHIN_S = 5.0
+"""Seconds in which running gateways drop answers of an erased subject that are kept for retries."""
+
+MAX_DROPS = 1000
 MAX_DAYS = 3660
 
 PolicyKind = Literal["org", "key"]
@@ -120,8 +126,14 @@ class RetentionService:
             pass
         for table in ("payload_subjects", "payloads"):
             self.store.database.scrub(table)
-        proof = {"subject": subject, "erased": entry.at, **asdict(erased)}
+        proof = {"subject": subject, "erased": entry.at, **asdict(erased), "answers_dropped_within_s": DROPPED_WITHIN_S}
         return {**proof, "entry": entry.sequence, "entry_hash": entry.hash}
+
+    def drops(self, proof: dict[str, Any]) -> list[dict[str, Any]]:
+        """What gateways have dropped because of an erasure of answers that waited for retries, as they said it."""
+        wanted = AuditFilter(action=DROP, subject=str(proof["subject"]))
+        told = [orjson.loads(entry.after or "{}") for entry in self.store.audit.listing(wanted, MAX_DROPS)]
+        return [each for each in told if each.get("entry") == proof["entry"]]
 
     def check(self, proof: dict[str, Any]) -> list[str]:
         """What is wrong with a proof; nothing where the log is sound and has it, and no text is left."""

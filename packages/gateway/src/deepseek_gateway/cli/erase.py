@@ -43,11 +43,13 @@ def run(parsed: argparse.Namespace) -> int:
 def _check(parsed: argparse.Namespace) -> int:
     proof = _read(parsed.check)
     with retention(parsed) as (service, _):
-        faults = service.check(proof)
+        faults, drops = service.check(proof), service.drops(proof)
     for fault in faults:
         print(f"fault: {fault}")
     if not faults:
         print(f"the proof holds: {proof['payloads']} texts of {proof['subject']} are gone")
+        answers = sum(each["answers"] for each in drops)
+        print(f"answers kept for retries: {len(drops)} gateway processes dropped theirs, {answers} in all")
     return 1 if faults else 0
 
 

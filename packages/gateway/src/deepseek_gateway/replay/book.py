@@ -3,7 +3,7 @@
 import heapq
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from deepseek_gateway.errors import ApiError
@@ -106,6 +106,14 @@ class ReplayBook:
         self._finished[request_id] = None
         recording.drop_if_too_large()
         self._make_room()
+
+    def forget_keys(self, key_ids: Collection[str]) -> int:
+        """Forget all answers of some keys, also those that are being made; gives how many."""
+        found = [name for name, entry in self._entries.items() if entry.recording.key_id in key_ids]
+        for request_id in found:
+            self._entries[request_id].recording.is_forgotten = True
+            self._forget(request_id)
+        return len(found)
 
     def expire(self) -> None:
         """Forget what was kept long enough."""

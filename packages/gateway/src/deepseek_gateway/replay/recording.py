@@ -88,6 +88,8 @@ class Recording:
         self.head: Head | None = None
         self.failure: ApiError | None = None
         self.is_over = False
+        self.is_forgotten = False
+        """Whether it may not be kept anywhere, however it ends."""
         self.size = 0
         self._max_bytes = max_bytes
         self._grace_s = grace_s

@@ -125,7 +125,7 @@ async def _make(
                 renewing = asyncio.create_task(_renew(shared, name, recording))
             await exchange(recording.receive, recording.send)
             # Only a whole answer is worth keeping: after a failure, a retry shall try again.
-            is_kept = context.outcome == "finished"
+            is_kept = context.outcome == "finished" and not recording.is_forgotten
     except ApiError as error:
         recording.fail(error)
     except Exception:

@@ -45,7 +45,15 @@ local known = redis.call('GET', KEYS[1])
 if known and known ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('SET', KEYS[2], KEYS[1], 'PX', ARGV[3])
+redis.call('SADD', KEYS[3], KEYS[1])
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
 return 1
+"""
+_FORGET = """
+local dropped = 0
+for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do dropped = dropped + redis.call('DEL', name) end
+redis.call('DEL', KEYS[1])
+return dropped
 """
 
 
@@ -114,9 +122,14 @@ class SharedAnswers:
         if not is_kept:
             await self._eval(_DROP, [name], [_running(recording)])
             return
-        keys = [name, request_name(recording.key_id, recording.request_id)]
+        keys = [name, request_name(recording.key_id, recording.request_id), _key_name(recording.key_id)]
         arguments = [_running(recording), _finished(recording), self._ttl_ms]
         await self._eval(_FINISH, keys, arguments, ANSWER_TIMEOUT_S)
+
+    async def forget(self, key_id: str) -> int | None:
+        """Drop all finished answers of a key; gives how many, or None while the server is away."""
+        dropped = await self._eval(_FORGET, [_key_name(key_id)], [], ANSWER_TIMEOUT_S)
+        return None if dropped is None else int(dropped)
 
     async def of_request(self, key_id: str, request_id: str) -> Shared | None:
         """The finished answer of a request of this key's."""
@@ -155,6 +168,11 @@ def idempotent_name(key_id: str, idempotency_key: str) -> str:
 def request_name(key_id: str, request_id: str) -> str:
     """Where the name of a request's answer stands."""
     return f"{_PREFIX}of:" + hashlib.sha256(f"{key_id}\0{request_id}".encode()).hexdigest()
+
+
+def _key_name(key_id: str) -> str:
+    """Where the names of a key's answers stand."""
+    return f"{_PREFIX}by:" + hashlib.sha256(key_id.encode()).hexdigest()
 
 
 def _running(recording: Recording) -> bytes:

@@ -111,6 +111,12 @@ class AuditTable:
                 return
             after = rows[-1][0]
 
+    def acts(self, action: str, after: int, until: int) -> list[Entry]:
+        """Entries of one action with sequences in (after, until], the oldest first."""
+        where = "WHERE sequence > :after AND sequence <= :until AND action = :action ORDER BY sequence"
+        values = {"after": after, "until": until, "action": action}
+        return [Entry(*row) for row in self.database.read(f"{_SELECT} {where}", values)]
+
     def listing(self, wanted: AuditFilter, limit: int, before: int | None = None) -> list[Entry]:
         """Entries that fit, the newest first; `before` is the sequence of the last one of the page before."""
         conditions, values = _conditions(wanted)

@@ -79,6 +79,11 @@ class KeyTable:
         rows = self.database.read(f"{_SELECT} WHERE api_keys.public_id = :public_id", {"public_id": public_id})
         return _record(rows[0]) if rows else None
 
+    def of_user(self, user_id: str) -> list[str]:
+        """Public ids of all keys that a user ever had and has, revoked ones too."""
+        rows = self.database.read("SELECT public_id FROM api_keys WHERE user_id = :user_id", {"user_id": user_id})
+        return [public_id for (public_id,) in rows]
+
     def has_any(self) -> bool:
         """Whether there is a key at all."""
         return bool(self.database.read("SELECT 1 FROM api_keys LIMIT 1"))

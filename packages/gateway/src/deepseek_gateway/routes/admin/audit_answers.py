@@ -146,5 +146,8 @@ class ProofAnswer(Answer):
     payloads: int
     sha256: str
     data_key_sha256: str | None
+    answers_dropped_within_s: float = Field(
+        description="until then every running gateway has dropped what it kept for retries, and says so in the log"
+    )
     entry: int
     entry_hash: str
