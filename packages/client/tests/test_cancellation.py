@@ -52,7 +52,7 @@ def connections_of(client: AsyncDeepSeek) -> list[Any]:
     pool = client._transport._pools.get(asyncio.get_running_loop())
     if pool is None:
         return []
-    inner = pool._transport._pool
+    inner = pool.client._transport._pool
     busy = [connection for connection in inner.connections if not connection.is_idle() or connection.is_closed()]
     return [*busy, *inner._requests]
 

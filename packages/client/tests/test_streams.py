@@ -350,18 +350,3 @@ async def test_a_slow_reader_is_not_a_silent_server(server, connect, kit):
     assert await kit.take(stream) == "Hel"
     await asyncio.sleep(1.1)  # longer than the limit: the time under test
     assert await kit.collect(stream) == ["lo"]
-
-
-def test_one_async_client_serves_several_event_loops(server, kit):
-    server.script(kit.events(kit.text_event("Hello", "stop")))
-    client = AsyncDeepSeek(base_url=server.url)
-
-    async def once():
-        async with client.generate_stream("Hi") as stream:
-            pieces = [piece async for piece in stream]
-        pool = client._transport._pools.pop(asyncio.get_running_loop())
-        await pool.aclose()
-        return pieces
-
-    assert asyncio.run(once()) == ["Hello"]
-    assert asyncio.run(once()) == ["Hello"]

@@ -115,6 +115,17 @@ class _Client:
         settings = self._settings
         return f"{type(self).__name__}(base_url={settings.base_url!r}, api_key={settings.masked_key!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its settings: the copy makes connections of its own, counts its own usage, and reads its own key."""
+        if self._http != (None, None):
+            raise TypeError(
+                f"{type(self).__name__} with an http_client or transport cannot be copied or pickled: make one there"
+            )
+        return _remade, (type(self), self._settings.to_options())
+
+    def __copy__(self) -> Self:
+        return self._copy_with({})
+
     @Deferred
     def _core(self) -> Core:
         from deepseek_client.core import Core
@@ -142,6 +153,10 @@ class _Client:
         core = Core(exchange, old.knowledge if is_same_server else None, old.ledger)
         copy.__dict__.update(_settings=settings, _http=self._http, _core=core, _transport=self._transport)
         return copy
+
+
+def _remade(cls: type[Any], options: Mapping[str, Any]) -> Any:
+    return cls(**options)
 
 
 def _changed(settings: Settings, options: Mapping[str, Any]) -> Settings:

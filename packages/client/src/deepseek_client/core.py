@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 from deepseek_client.accounting import Entry, Ledger, entry_of
@@ -84,6 +84,9 @@ class Core:
         self._prices: PriceTable | None = self.settings.prices or (
             DEEPSEEK_PRICES if self.settings.is_deepseek else None
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a part of a client cannot be copied or pickled: pickle the client itself")
 
     def generate(self, prompt: str, max_tokens: int, params: Mapping[str, Any]) -> Flow[Generation]:
         """A text for a prompt: `/v1/generate`, or chat on a server that has no such route."""

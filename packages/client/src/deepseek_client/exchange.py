@@ -247,9 +247,9 @@ class Exchange:
         """The request of one attempt: with its number, and with the key that the caller's function gives for it."""
         provider = self.settings.key_provider
         if provider is not None and "authorization" not in request.headers:
-            self._provided_key = checked_key((yield AskKey(provider)))
-            if self._provided_key is not None:
-                headers = {**request.headers, "authorization": f"Bearer {self._provided_key}"}
+            provided = self._provided_key = checked_key((yield AskKey(provider)))
+            if provided is not None:  # ours, also when another thread has asked meanwhile
+                headers = {**request.headers, "authorization": f"Bearer {provided}"}
                 request = replace(request, headers=headers)
         key = attempts.key_of(request)
         if key is not None:

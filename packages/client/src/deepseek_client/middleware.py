@@ -86,6 +86,15 @@ class WatchedBody:
             _closer(self._chunks)()
         self._close_bodies()
 
+    def abandon(self) -> None:
+        """Close from a finaliser: see the driver's body."""
+        if not self._bodies:
+            self.close()
+            return
+        for body in self._bodies[:-1]:
+            body.abandon()
+        self._bodies[-1].abandon(self.close)
+
     def _close_bodies(self) -> None:
         for body in self._bodies:
             body.close()

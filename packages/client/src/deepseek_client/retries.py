@@ -1,5 +1,6 @@
 """What to send again and how long to wait before. Pure functions: clocks and chance are handed in."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -40,25 +41,30 @@ class RetryBudget:
     """What all calls of a client may retry together, so that a failing server is not stormed.
 
     A retry takes a token; a success gives a tenth of one back. Once they are used up, failures are raised at once.
-    Shared by threads without a lock: a token too many does no harm.
+    Shared by threads without a lock, which a fork could leave held: taking a token out of a deque is one step.
 
     Args:
         tokens: how many there are at most.
     """
 
     def __init__(self, tokens: int = 10) -> None:
-        self._most = self._left = 10 * tokens  # counted in tenths
+        self._tokens: deque[None] = deque([None] * tokens, maxlen=tokens)
+        self._tenths = 0
 
     def take(self) -> bool:
         """Use a token; False if there is none."""
-        if self._left < 10:
+        try:
+            self._tokens.pop()
+        except IndexError:
             return False
-        self._left -= 10
         return True
 
     def give_back(self) -> None:
         """A call has succeeded."""
-        self._left = min(self._most, self._left + 1)
+        self._tenths += 1
+        if self._tenths >= 10:
+            self._tenths = 0
+            self._tokens.append(None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -79,6 +79,19 @@ class Settings:
 
     on_retry: Callable[[Any], None] | None = field(default=None, repr=False)
     """Told of each retry before its wait."""
+
+    def to_options(self) -> dict[str, Any]:
+        """The arguments that give these settings again, in another process too.
+
+        A key that is the environment's is left out: the other process reads its own.
+        """
+        options = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "key_provider"}
+        options["default_headers"] = dict(self.default_headers)
+        if self.key_provider is not None:
+            options["api_key"] = self.key_provider
+        elif self.api_key == checked_key(os.environ.get("DEEPSEEK_API_KEY")):
+            del options["api_key"]
+        return options
 
     @property
     def masked_key(self) -> str | None:

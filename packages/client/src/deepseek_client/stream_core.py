@@ -153,6 +153,9 @@ class StreamCore(Generic[ItemT, AnswerT]):
             self._timeout, resume=self._resumption is not None
         )
         connected = yield from self._connect(attempts)
+        if self.is_over:  # closed meanwhile
+            yield from let_go(connected.opened)
+            return
         self.reading, self._model = connected.reading, connected.model
         self.headers = connected.opened.headers
         self._has_arrived = False
@@ -182,14 +185,17 @@ class StreamCore(Generic[ItemT, AnswerT]):
             if self._opened is None:
                 yield from self.start()
                 waiting_since = self._clock()
-            assert self._opened is not None
+                if self.is_over:  # closed by another thread or task meanwhile
+                    return
+            opened = self._opened
+            assert opened is not None
             try:
-                data: bytes = yield self._next_read(self._opened, waiting_since)
+                data: bytes = yield self._next_read(opened, waiting_since)
                 if self._consume(data):
                     waiting_since = self._clock()
             except GeneratorExit:  # the caller's task was cancelled, and its read with it: nothing is in flight
-                if self._opened.place is not None:
-                    self._opened.place.leave()
+                if opened.place is not None:
+                    opened.place.leave()
                 raise
             except DeepSeekError as error:
                 yield from self.release()
@@ -213,6 +219,14 @@ class StreamCore(Generic[ItemT, AnswerT]):
         self._note_over()
         self.items.clear()
         yield from self.release()
+
+    def abandon(self) -> None:
+        """As `close`, from a finaliser: nobody reads this stream any more."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.body.abandon()
+            if opened.place is not None:
+                opened.place.leave()
 
     def _account(self) -> None:
         """Count what the server says that the answer took; once, whatever happens to the stream then."""

@@ -4,7 +4,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from decimal import Decimal
 from types import TracebackType
-from typing import Generic, Self
+from typing import Generic, NoReturn, Self
 
 from deepseek_client.readings import AnswerT, ItemT
 from deepseek_client.stream_core import StreamCore
@@ -21,6 +21,9 @@ class _StreamState(Generic[ItemT, AnswerT]):
 
     def __init__(self, core: StreamCore[ItemT, AnswerT]) -> None:
         self._core = core
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a stream is bound to its connection and cannot be copied or pickled: its snapshot can")
 
     @property
     def usage(self) -> Usage | None:
@@ -127,8 +130,8 @@ class Stream(_StreamState[ItemT, AnswerT]):
 
     def __del__(self) -> None:
         core = getattr(self, "_core", None)
-        if core is not None and core.body is not None and not sys.is_finalizing():
-            self.close()
+        if core is not None and not sys.is_finalizing():
+            core.abandon()
 
 
 class AsyncStream(_StreamState[ItemT, AnswerT]):
@@ -190,8 +193,8 @@ class AsyncStream(_StreamState[ItemT, AnswerT]):
 
     def __del__(self) -> None:
         core = getattr(self, "_core", None)
-        if core is not None and core.body is not None and not sys.is_finalizing():
-            core.body.abandon()
+        if core is not None and not sys.is_finalizing():
+            core.abandon()
 
 
 class TextStream(Stream[str, Generation]):

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import time
-from collections.abc import AsyncIterator
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
 
 from deepseek_client.effects import (
     AskKey,
@@ -31,11 +32,14 @@ from deepseek_client.tools.calling import call_tool_async
 from deepseek_client.transport.library import (
     MAX_REFUSAL_BYTES,
     build,
+    check_open,
+    check_process,
     headers_of,
     late,
     library,
     library_errors,
     make_async_client,
+    refuse_inherited,
     timeouts_of,
     translate,
 )
@@ -47,7 +51,7 @@ class AsyncTransport:
     """Does effects with asyncio.
 
     A client of our own making has one pool of connections for each event loop, so that it survives several
-    `asyncio.run`. Arguments as for SyncTransport.
+    `asyncio.run`; a pool is closed with its loop. Arguments as for SyncTransport.
     """
 
     def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
@@ -56,8 +60,10 @@ class AsyncTransport:
         self._client: Any | None = http_client
         self._httpx_transport = transport
         self._trust_env = trust_env
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
         self._is_closed = False
+        self._process: int | None = None
+        self._inherited: list[Any] = []
 
     async def run(self, flow: Flow[T]) -> T:
         """Drive a flow to its result."""
@@ -78,9 +84,13 @@ class AsyncTransport:
     async def close(self) -> None:
         """Close the connections of the running loop, if the HTTP client is not the caller's."""
         self._is_closed = True
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await Tidy(pool.aclose(), None)
+        if self._process == os.getpid():  # else the connections are the parent's
+            pool = self._pools.pop(asyncio.get_running_loop(), None)
+            if pool is not None:
+                await Tidy(pool.keeper.aclose(), None)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("connections cannot be copied or pickled: pickle the client, which makes its own")
 
     async def _perform(self, effect: Effect) -> object:
         match effect:
@@ -113,7 +123,7 @@ class AsyncTransport:
 
     async def _send(self, request: HTTPRequest, deadline: float | None) -> "_AsyncBody":
         timeouts, phase = timeouts_of(request, deadline)
-        client = self._pool()
+        client = await self._usable()
         sending = client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
         try:
             response = await Tidy[Any](sending, lambda response: response.aclose())
@@ -121,16 +131,47 @@ class AsyncTransport:
             raise translate(error, request.url, phase) from error
         return _AsyncBody(response, request.url)
 
-    def _pool(self) -> Any:
-        if self._client is not None:
-            return self._client
-        if self._is_closed:
+    async def _usable(self) -> Any:
+        """The HTTP client, with connections of this process and this loop alone."""
+        if self._is_closed and self._client is None:
             raise DeepSeekError("the client has been closed")
+        process = os.getpid()
+        if process != self._process:
+            if self._process is not None:
+                if (self._client, self._httpx_transport) != (None, None):
+                    refuse_inherited()
+                self._inherited.append(self._pools)
+                self._pools = {}
+            self._process = process
+        client = self._client or await self._pool()
+        check_open(client)
+        return client
+
+    async def _pool(self) -> Any:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
-        if pool is None:
-            pool = self._pools[loop] = make_async_client(self._httpx_transport, trust_env=self._trust_env)
-        return pool
+        if pool is None or pool.client.is_closed:
+            self._pools = {other: kept for other, kept in self._pools.items() if not other.is_closed()}
+            client = make_async_client(self._httpx_transport, trust_env=self._trust_env)
+            pool = self._pools[loop] = _Pool(client, _closed_with_the_loop(client))
+            await anext(pool.keeper)  # does not wait
+        return pool.client
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The HTTP client of one event loop, and the generator whose end closes it."""
+
+    client: Any
+    keeper: AsyncGenerator[None, None]
+
+
+async def _closed_with_the_loop(client: Any) -> AsyncGenerator[None, None]:
+    """Waits until it is closed: by us, by `asyncio.run` at its end, or by the loop when nobody holds it any more."""
+    try:
+        yield
+    finally:
+        await client.aclose()
 
 
 class _AsyncBody:
@@ -147,10 +188,12 @@ class _AsyncBody:
             else response.aiter_raw()
         )
         self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
         self.limits: tuple[float | None, Phase] = (None, "total")
 
     async def read(self, deadline: float | None, phase: Phase) -> bytes:
         """The next bytes, `b""` at the end."""
+        check_process(self._process)
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise late(self._url, phase)
@@ -179,7 +222,8 @@ class _AsyncBody:
 
     def abandon(self) -> None:
         """Close from a finaliser, which may run in any thread."""
-        close_later(self._loop, self.close)
+        if self._process == os.getpid():
+            close_later(self._loop, self.close)
 
 
 async def _read_reply_async(body: _AsyncBody | AsyncWatchedBody, deadline: float | None, limit: int | None) -> Reply:

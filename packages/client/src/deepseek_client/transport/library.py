@@ -11,7 +11,7 @@ import time
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 from deepseek_client.errors import (
     CLASS_OF_PHASE,
@@ -21,6 +21,7 @@ from deepseek_client.errors import (
     ConnectError,
     DeepSeekError,
     Phase,
+    StreamClosedError,
     TLSError,
 )
 from deepseek_client.request import HTTPRequest
@@ -82,6 +83,37 @@ def timeouts_of(request: HTTPRequest, deadline: float | None) -> tuple[dict[str,
     phase: Phase = "total" if left is not None and read == left else "first_token"
     connect = capped(limits.connect_s)
     return {"connect": connect, "read": read, "write": capped(limits.idle_s), "pool": read}, phase
+
+
+def check_open(client: Any) -> None:
+    """Refuse a client that was closed, ours or the caller's.
+
+    Raises:
+        DeepSeekError: it was.
+    """
+    if getattr(client, "is_closed", False):
+        raise DeepSeekError("the client has been closed")
+
+
+def refuse_inherited() -> NoReturn:
+    """A fork has the parent's connections too, and two processes that write to one mix their requests.
+
+    Raises:
+        ConfigurationError: always.
+    """
+    raise ConfigurationError(
+        "the http_client or transport of this client was used before the process forked: make a client in the child"
+    )
+
+
+def check_process(process: int) -> None:
+    """Refuse to read in one process what another one has begun.
+
+    Raises:
+        StreamClosedError: this is the other one.
+    """
+    if process != os.getpid():
+        raise StreamClosedError("the stream belongs to the process that opened it, and goes on there")
 
 
 def headers_of(response: Any) -> dict[str, str]:
