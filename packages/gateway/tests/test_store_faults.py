@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -105,15 +106,20 @@ def test_a_full_disk_refuses_requests_and_heals_when_there_is_room(state_dir: Pa
     with RunningProcess([*FAKE_ENGINE, "--model-path", "m"]) as engine:
         engine_url = engine.line("http")
         serve = ["serve", "--state", str(state_dir), "--port", "0", "--upstream", engine_url]
-        with RunningProcess([sys.executable, "-c", FULL, str(state_dir / "journal"), *serve]) as gateway:
+        with RunningProcess(
+            [sys.executable, "-c", FULL, str(state_dir / "journal"), *serve], {"GATEWAY_KEEP_ALIVE_S": "1"}
+        ) as gateway:
             url = gateway.line("listening on").split()[-1]
             assert post(url, key) == 200
             gateway.signal(signal.SIGUSR1)
             assert post(url, key) == 503
             assert httpx.get(f"{url}/ready").status_code == 503
+            assert "deepseek_gateway_journal_broken 1.0" in httpx.get(f"{url}/metrics").text
             gateway.signal(signal.SIGUSR2)
+            deadline = time.monotonic() + 30
+            while httpx.get(f"{url}/ready").status_code != 200:  # with no request: none comes to who is not ready
+                assert time.monotonic() < deadline
             assert post(url, key) == 200
-            assert httpx.get(f"{url}/ready").status_code == 200
             gateway.signal()
             assert gateway.wait() == 0
         usage = httpx.get(f"{engine_url}/fake/truth").json()

@@ -18,6 +18,7 @@ from deepseek_gateway.audit.life import NODE
 from deepseek_gateway.auth.directory import KeyDirectory
 from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
+from deepseek_gateway.clock import ClockWatch
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.edge.tracing import Tracing
 from deepseek_gateway.edge.watch import RequestWatch
@@ -36,7 +37,7 @@ from deepseek_gateway.limits.rulebook import Meter, Plan
 from deepseek_gateway.limits.rules import Kind
 from deepseek_gateway.limits.service import LimitService
 from deepseek_gateway.limits.windows import Window
-from deepseek_gateway.metrics import GatewayMetrics, LimitFigures
+from deepseek_gateway.metrics import GatewayMetrics, HealthFigures, LimitFigures
 from deepseek_gateway.money.prices import Price, Prices
 from deepseek_gateway.money.service import BalanceService
 from deepseek_gateway.people.service import PeopleService
@@ -46,6 +47,7 @@ from deepseek_gateway.relay.allowance import SliceSizes
 from deepseek_gateway.replay.book import ReplayBook
 from deepseek_gateway.replay.erasures import Erasures
 from deepseek_gateway.replay.shared import SharedAnswers
+from deepseek_gateway.route.breaker import Health
 from deepseek_gateway.route.metrics import Figures
 from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.state_dir import open_store, open_vault
@@ -98,6 +100,7 @@ class Gateway:
         self.limiter = self._limiter(settings)
         self.pool = UpstreamPool(self.snapshot, self.metrics.routing)
         self.loop_lag = LoopLag()
+        self.clock = ClockWatch()
         self._reloader: ConfigReloader | None = None
         if source is not None:
             counted = self.metrics.routing.reloaded
@@ -302,10 +305,26 @@ class Gateway:
 
     def faults(self) -> list[str]:
         """What is wrong, and does not keep traffic away."""
-        faults = [fault for fault in (self.words.failure, self.limiter.trouble) if fault is not None]
+        found = (self.words.failure, self.limiter.trouble, self.clock.fault)
+        faults = [fault for fault in found if fault is not None]
+        if self.is_store_away:
+            faults.append(f"the store is away: {self.ledger.pending_rows} rows wait, the last rules stay in force")
+        engines = self.pool.figures()
+        if num_down := sum(engine.state != Health.UP.value for engine in engines):
+            faults.append(f"{num_down} of {len(engines)} engines are left alone: they do not answer as they should")
         if self.config_fault is not None:
             faults.append("the configuration's file is broken, and the one before stays in force: see the log")
         return faults
+
+    @property
+    def is_store_away(self) -> bool:
+        """Whether the store takes no rows, or gives no rules."""
+        return self.ledger.is_store_away or self.rules.is_stale
+
+    @property
+    def health_figures(self) -> HealthFigures:
+        """What it stands on, in numbers."""
+        return HealthFigures(self.ledger.is_journal_broken, self.is_store_away, self.clock.num_steps)
 
     async def drain(self) -> None:
         """Take nothing new, send away what waits, let what runs finish for `drain_timeout_s`, then end it."""
@@ -382,5 +401,7 @@ class Gateway:
             await asyncio.sleep(self.settings.keep_alive_s / 8)
             now_s = time.monotonic()
             self.replays.expire()
+            self.clock.look()
+            self.ledger.probe()
             for watch in list(self.watches):
                 watch.tick(now_s)

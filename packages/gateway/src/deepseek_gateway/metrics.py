@@ -26,6 +26,15 @@ class LimitFigures:
     num_denied: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class HealthFigures:
+    """What this gateway stands on: its journal's disk, its store, its clock."""
+
+    is_journal_broken: bool
+    is_store_away: bool
+    num_clock_steps: int
+
+
 class GatewayMetrics:
     """The metrics of one gateway, in a registry of its own: two gateways can live in one process."""
 
@@ -78,6 +87,9 @@ class GatewayMetrics:
         self._limits_settling = self._gauge("limits_settling", "Settlements that Redis does not know yet")
         self._limits_shared = self._gauge("limits_shared", "Requests let in by this gateway's share since the start")
         self._limits_denied = self._gauge("limits_denied", "Requests refused since the start because Redis was away")
+        self._journal_broken = self._gauge("journal_broken", "1 while the journal cannot be written: all is refused")
+        self._store_away = self._gauge("store_unreachable", "1 while the store takes no rows, or gives no rules")
+        self._clock_steps = self._gauge("clock_steps", "Times that the clock was set since the start")
         self._in_flight = Gauge("deepseek_gateway_in_flight_requests", "Admitted requests", registry=self._registry)
         self._pending = Gauge(
             "deepseek_gateway_ledger_pending_rows", "Rows that wait for the store", registry=self._registry
@@ -158,6 +170,12 @@ class GatewayMetrics:
         self._limits_settling.set(figures.num_settling)
         self._limits_shared.set(figures.num_shared)
         self._limits_denied.set(figures.num_denied)
+
+    def health(self, figures: HealthFigures) -> None:
+        """Take how things are just now."""
+        self._journal_broken.set(figures.is_journal_broken)
+        self._store_away.set(figures.is_store_away)
+        self._clock_steps.set(figures.num_clock_steps)
 
     def exposition(self, in_flight: int, pending_rows: int, *, limits_alone: bool = False) -> bytes:
         """Prometheus text."""

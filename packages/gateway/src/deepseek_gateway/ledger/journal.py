@@ -7,6 +7,7 @@ fdatasync; records that nobody waits for are synced in groups, a few millisecond
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -25,6 +26,8 @@ GROUP_S = 0.005
 """Seconds in which records gather that nobody waits for, so that one sync takes many."""
 
 _HEAD = struct.Struct(">II")
+_PROBE = b"\xff" * 4096
+"""What is written to see whether there is room. Were it left there, a reader would take it for a torn end."""
 
 Record = dict[str, Any]
 
@@ -103,7 +106,7 @@ class Journal:
         try:
             written = os.write(self._fd, data)
             if written != len(data):
-                raise OSError(28, f"{written} of {len(data)} bytes were written")  # noqa: TRY301  same clean-up
+                raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes were written")  # noqa: TRY301  same clean-up
         except OSError as error:
             self.failure = error.strerror
             os.ftruncate(self._fd, self._size)
@@ -112,6 +115,18 @@ class Journal:
         self._size += len(data)
         self._written += 1
         return self._written
+
+    def probe(self) -> None:
+        """After a failure: see whether there is room again. No request would: none comes to who is not ready."""
+        if self.failure is None or self._fd < 0:
+            return
+        try:
+            written = os.write(self._fd, _PROBE)
+            self.failure = None if written == len(_PROBE) else os.strerror(errno.ENOSPC)
+        except OSError as error:
+            self.failure = error.strerror
+        finally:
+            os.ftruncate(self._fd, self._size)
 
     async def durable(self, ticket: int) -> None:
         """Wait until the record of a ticket is on the disk.

@@ -80,6 +80,16 @@ class Ledger:
         self._wake = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
         self._is_closing = False
+        self.is_store_away = False
+
+    @property
+    def is_journal_broken(self) -> bool:
+        """Whether the last record could not be written."""
+        return self._journal.failure is not None
+
+    def probe(self) -> None:
+        """See whether a journal that could not be written can be again."""
+        self._journal.probe()
 
     @property
     def pending_rows(self) -> int:
@@ -217,7 +227,9 @@ class Ledger:
             try:
                 await self.flush()
                 delay = FLUSH_DELAY_S
+                self.is_store_away = False
             except Exception:
+                self.is_store_away = True
                 logger.exception("the store took no rows; %d wait", len(self._pending))
                 delay = min(delay * 2, MAX_RETRY_DELAY_S)
                 if not self._is_closing:

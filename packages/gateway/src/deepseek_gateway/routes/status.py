@@ -53,6 +53,7 @@ class StatusRoutes:
         context_of(scope).route = "/metrics"
         gateway = self.gateway
         gateway.metrics.limits(gateway.limit_figures)
+        gateway.metrics.health(gateway.health_figures)
         text = gateway.metrics.exposition(
             gateway.running, gateway.ledger.pending_rows, limits_alone=gateway.limiter.trouble is not None
         )
