@@ -1,16 +1,21 @@
-"""What many keys cost: the same load with few keys and with many, each request with the next of them."""
+"""What many keys cost: the same load by as few of them, out of few and out of many; and a key's first request."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
 from deepseek_gateway.bench.load import Tally, closed_loop, percentile
 from deepseek_gateway.bench.measures import Figures, Plan
-from deepseek_gateway.bench.targets import LIMITS, gateway_output, start_ours
+from deepseek_gateway.bench.process import BenchError
+from deepseek_gateway.bench.targets import LIMITS, Target, gateway_output, start_ours
 
 CALLERS = 16
-SAMPLE = 5000
-"""Keys that the load takes in turn, spread over all of them: more than a cache keeps for a moment."""
+IN_TURN = 10
+"""Keys that the steady load takes in turn, spread over all."""
+
+STRANGERS = 10_000
+"""Keys that the other load takes, each once: their limits are read anew, and so is what they spent of each budget."""
 
 
 def measure_keys(engine_url: str, folder: Path, number: int, plan: Plan) -> Figures:
@@ -19,18 +24,31 @@ def measure_keys(engine_url: str, folder: Path, number: int, plan: Plan) -> Figu
     gateway_output("migrate", "--state", state)
     made = gateway_output("key", "create", "--state", state, "--name", "bench", "--count", str(number), *LIMITS)
     keys = made.split()
-    target = start_ours(engine_url, folder, 1, tuple(keys[:: max(1, number // SAMPLE)]))
+    known = keys[:: max(1, number // IN_TURN)][:IN_TURN]
+    target = start_ours(engine_url, folder, 1, tuple(known))
     assert target.child is not None
     try:
-        uvloop.run(closed_loop(target.endpoint, "bench", CALLERS, plan.seconds / 2, stream=False))
-        before_s = target.cpu_s()
-        tally: Tally = uvloop.run(closed_loop(target.endpoint, "bench", CALLERS, plan.seconds, stream=False))
-        used_s = target.cpu_s() - before_s
-        return {
+        _loaded(target, plan.seconds / 2)
+        tally, cpu_us = _loaded(target, plan.seconds)
+        figures = {
             f"keys_{number}_start_s": target.start_s[0],
-            f"keys_{number}_cpu_us": used_s * 1e6 / len(tally.answers),
+            f"keys_{number}_cpu_us": cpu_us,
             f"keys_{number}_p50_ms": percentile(tally.total_ms, 50),
             f"keys_{number}_rss_mib": target.child.rss_mib(),
         }
+        if number > STRANGERS:
+            strangers = [key for key in keys[:: number // STRANGERS] if key not in known]
+            target.endpoint = replace(target.endpoint, keys=tuple(strangers))
+            tally, figures[f"keys_{number}_first_cpu_us"] = _loaded(target, plan.seconds)
+            if len(tally.answers) > len(strangers):
+                raise BenchError(f"{len(strangers)} keys are too few for a first request each")
+        return figures
     finally:
         target.child.stop()
+
+
+def _loaded(target: Target, seconds: float) -> tuple[Tally, float]:
+    """A load of whole answers, and the CPU of one in microseconds."""
+    before_s = target.cpu_s()
+    tally: Tally = uvloop.run(closed_loop(target.endpoint, "bench", CALLERS, seconds, stream=False))
+    return tally, (target.cpu_s() - before_s) * 1e6 / len(tally.answers)
