@@ -6,8 +6,8 @@ from decimal import Decimal
 import pytest
 
 from deepseek_client import ModelPrice, PriceTable, Rates, Usage, cost
+from deepseek_client.endpoints import estimate_tokens
 from deepseek_client.prices import DEEPSEEK_PRICES
-from deepseek_client.tokens import estimate_tokens
 from deepseek_client.types import ResponseUsage
 
 USAGE = Usage(prompt_tokens=1000, completion_tokens=200, prompt_cache_hit_tokens=600, prompt_cache_miss_tokens=400)

@@ -7,7 +7,7 @@ import pytest
 
 from deepseek_client import AuthenticationError, ResponseValidationError, StreamTruncatedError
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import chat, completions, files, fim, models, responses, tokens, tools, user
+from deepseek_client.resources import account, chat, completions, files, models, responses
 
 
 async def test_a_raw_answer_has_status_headers_id_retries_and_time(server, connect, kit):
@@ -125,28 +125,28 @@ async def test_a_stream_of_a_raw_answer_breaks_as_any_other(server, connect, kit
 RESOURCES = [
     chat.ChatCompletions,
     completions.Completions,
-    fim.Fim,
+    completions.Fim,
     models.Models,
     responses.Responses,
     files.Files,
-    tokens.Tokens,
-    tools.WebTools,
-    user.User,
+    models.Tokens,
+    account.WebTools,
+    account.User,
     chat.AsyncChatCompletions,
     completions.AsyncCompletions,
-    fim.AsyncFim,
+    completions.AsyncFim,
     models.AsyncModels,
     responses.AsyncResponses,
     files.AsyncFiles,
-    tokens.AsyncTokens,
-    tools.AsyncWebTools,
-    user.AsyncUser,
+    models.AsyncTokens,
+    account.AsyncWebTools,
+    account.AsyncUser,
 ]
 GIVES_NO_ANSWER = {
     (files.Files, "list"),
     (files.AsyncFiles, "list"),
-    (tokens.Tokens, "estimate"),
-    (tokens.AsyncTokens, "estimate"),
+    (models.Tokens, "estimate"),
+    (models.AsyncTokens, "estimate"),
 }
 """Iterators, which ask later, and what asks nobody."""
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import deepseek_client
-from deepseek_client import chat_stream, errors, paging, raw, streaming
+from deepseek_client import chat_stream, errors, raw, streaming
+from deepseek_client import files as pages
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import chat, completions, files, fim, models, responses, tokens, tools, user
+from deepseek_client.resources import account, chat, completions, files, models, responses
 from deepseek_client.types import Generation
 
 SOURCE = Path(deepseek_client.__file__).parent
@@ -21,14 +22,14 @@ PAIRS = [
     (chat.Chat, chat.AsyncChat),
     (chat.ChatCompletions, chat.AsyncChatCompletions),
     (completions.Completions, completions.AsyncCompletions),
-    (fim.Fim, fim.AsyncFim),
+    (completions.Fim, completions.AsyncFim),
     (models.Models, models.AsyncModels),
     (responses.Responses, responses.AsyncResponses),
     (files.Files, files.AsyncFiles),
-    (tokens.Tokens, tokens.AsyncTokens),
-    (tools.WebTools, tools.AsyncWebTools),
-    (user.User, user.AsyncUser),
-    (paging.Pager, paging.AsyncPager),
+    (models.Tokens, models.AsyncTokens),
+    (account.WebTools, account.AsyncWebTools),
+    (account.User, account.AsyncUser),
+    (pages.Pager, pages.AsyncPager),
     (raw.StreamingResponse, raw.AsyncStreamingResponse),
     (streaming.Stream, streaming.AsyncStream),
     (streaming.TextStream, streaming.AsyncTextStream),

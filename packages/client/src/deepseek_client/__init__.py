@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deepseek_client.accounting import UsageTotals
     from deepseek_client.chat_stream import AsyncChatStream, ChatStream
     from deepseek_client.client import AsyncDeepSeek, DeepSeek
+    from deepseek_client.endpoints import TokenCount
     from deepseek_client.errors import (
         APIConnectionError,
         APIStatusError,
@@ -64,16 +64,15 @@ if TYPE_CHECKING:
         ToolCallDone,
         UsageReport,
     )
+    from deepseek_client.files import AsyncPager, Pager
     from deepseek_client.middleware import AsyncHTTPResponse, HTTPResponse
-    from deepseek_client.paging import AsyncPager, Pager
     from deepseek_client.parsing import ParsedCompletion
-    from deepseek_client.prices import ModelPrice, PriceTable, Rates, cost
+    from deepseek_client.prices import ModelPrice, PriceTable, Rates, UsageTotals, cost
     from deepseek_client.raw import AsyncStreamingResponse, RawResponse, StreamingResponse
     from deepseek_client.request import HTTPRequest
     from deepseek_client.retries import Retry
     from deepseek_client.settings import Timeout
     from deepseek_client.streaming import AsyncStream, AsyncTextStream, Stream, TextStream
-    from deepseek_client.tokens import TokenCount
     from deepseek_client.tools.loop import ToolRun
     from deepseek_client.tools.tool import Tool, tool
     from deepseek_client.types.account import Balance
@@ -202,7 +201,6 @@ __all__ = [
 
 _NAMES_OF = {
     "retries": ("Retry",),
-    "accounting": ("UsageTotals",),
     "chat_stream": (
         "AsyncChatStream",
         "ChatStream",
@@ -222,6 +220,7 @@ _NAMES_OF = {
         "AsyncDeepSeek",
         "DeepSeek",
     ),
+    "endpoints": ("TokenCount",),
     "errors": (
         "APIConnectionError",
         "APIStatusError",
@@ -264,19 +263,20 @@ _NAMES_OF = {
         "ToolRoundsError",
         "UnprocessableEntityError",
     ),
+    "files": (
+        "AsyncPager",
+        "Pager",
+    ),
     "middleware": (
         "AsyncHTTPResponse",
         "HTTPResponse",
-    ),
-    "paging": (
-        "AsyncPager",
-        "Pager",
     ),
     "parsing": ("ParsedCompletion",),
     "prices": (
         "ModelPrice",
         "PriceTable",
         "Rates",
+        "UsageTotals",
         "cost",
     ),
     "raw": (
@@ -292,7 +292,6 @@ _NAMES_OF = {
         "Stream",
         "TextStream",
     ),
-    "tokens": ("TokenCount",),
     "tools.loop": ("ToolRun",),
     "tools.tool": (
         "Tool",

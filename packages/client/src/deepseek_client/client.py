@@ -16,11 +16,11 @@ from deepseek_client.settings import Profile, Settings, Timeout, read_settings
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from deepseek_client.accounting import UsageTotals
     from deepseek_client.core import Core
     from deepseek_client.middleware import AsyncMiddleware, Middleware
     from deepseek_client.params import GenerateParams
-    from deepseek_client.prices import PriceTable
+    from deepseek_client.prices import PriceTable, UsageTotals
+    from deepseek_client.resources.account import AsyncUser, AsyncWebTools, User, WebTools
     from deepseek_client.resources.chat import AsyncChat, Chat
     from deepseek_client.resources.client import (
         AsyncDeepSeekWithRawResponse,
@@ -28,14 +28,10 @@ if TYPE_CHECKING:
         DeepSeekWithRawResponse,
         DeepSeekWithStreamingResponse,
     )
-    from deepseek_client.resources.completions import AsyncCompletions, Completions
+    from deepseek_client.resources.completions import AsyncCompletions, AsyncFim, Completions, Fim
     from deepseek_client.resources.files import AsyncFiles, Files
-    from deepseek_client.resources.fim import AsyncFim, Fim
-    from deepseek_client.resources.models import AsyncModels, Models
+    from deepseek_client.resources.models import AsyncModels, AsyncTokens, Models, Tokens
     from deepseek_client.resources.responses import AsyncResponses, Responses
-    from deepseek_client.resources.tokens import AsyncTokens, Tokens
-    from deepseek_client.resources.tools import AsyncWebTools, WebTools
-    from deepseek_client.resources.user import AsyncUser, User
     from deepseek_client.retries import Retry
     from deepseek_client.streaming import AsyncTextStream, TextStream
     from deepseek_client.transport import AsyncTransport, SyncTransport
@@ -180,13 +176,13 @@ class DeepSeek(_Client):
 
     chat: Resource[Chat] = Resource("chat.Chat")
     completions: Resource[Completions] = Resource("completions.Completions")
-    fim: Resource[Fim] = Resource("fim.Fim")
+    fim: Resource[Fim] = Resource("completions.Fim")
     models: Resource[Models] = Resource("models.Models")
     responses: Resource[Responses] = Resource("responses.Responses")
     files: Resource[Files] = Resource("files.Files")
-    tokens: Resource[Tokens] = Resource("tokens.Tokens")
-    tools: Resource[WebTools] = Resource("tools.WebTools")
-    user: Resource[User] = Resource("user.User")
+    tokens: Resource[Tokens] = Resource("models.Tokens")
+    tools: Resource[WebTools] = Resource("account.WebTools")
+    user: Resource[User] = Resource("account.User")
 
     def __init__(
         self, *, http_client: Any | None = None, transport: Any | None = None, **options: Unpack[Options]
@@ -263,13 +259,13 @@ class AsyncDeepSeek(_Client):
 
     chat: Resource[AsyncChat] = Resource("chat.AsyncChat")
     completions: Resource[AsyncCompletions] = Resource("completions.AsyncCompletions")
-    fim: Resource[AsyncFim] = Resource("fim.AsyncFim")
+    fim: Resource[AsyncFim] = Resource("completions.AsyncFim")
     models: Resource[AsyncModels] = Resource("models.AsyncModels")
     responses: Resource[AsyncResponses] = Resource("responses.AsyncResponses")
     files: Resource[AsyncFiles] = Resource("files.AsyncFiles")
-    tokens: Resource[AsyncTokens] = Resource("tokens.AsyncTokens")
-    tools: Resource[AsyncWebTools] = Resource("tools.AsyncWebTools")
-    user: Resource[AsyncUser] = Resource("user.AsyncUser")
+    tokens: Resource[AsyncTokens] = Resource("models.AsyncTokens")
+    tools: Resource[AsyncWebTools] = Resource("account.AsyncWebTools")
+    user: Resource[AsyncUser] = Resource("account.AsyncUser")
 
     def __init__(
         self, *, http_client: Any | None = None, transport: Any | None = None, **options: Unpack[AsyncOptions]

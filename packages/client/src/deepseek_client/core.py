@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Literal, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
-from deepseek_client.accounting import Entry, Ledger, entry_of
 from deepseek_client.effects import Flow
 from deepseek_client.errors import APIStatusError, ContextLengthError, DeepSeekError
 from deepseek_client.events import ChatEvent
@@ -15,7 +14,7 @@ from deepseek_client.exchange import Attempts, Exchange
 from deepseek_client.going_on import Sent
 from deepseek_client.params import Call, ChatParams, CompletionParams, GenerateParams, make_call
 from deepseek_client.prefixes import Continuation, continuation_of
-from deepseek_client.prices import DEEPSEEK_PRICES, PriceTable
+from deepseek_client.prices import DEEPSEEK_PRICES, Entry, Ledger, PriceTable, entry_of
 from deepseek_client.readings import (
     AnswerT,
     ChatReading,

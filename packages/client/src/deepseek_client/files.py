@@ -2,7 +2,7 @@
 
 import mimetypes
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +11,7 @@ from urllib.parse import quote
 from deepseek_client.core import Core
 from deepseek_client.effects import Flow
 from deepseek_client.params import CallOptions, ListParams, Upload
+from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.files import ExpiresAfter, FileDeleted, FileList, FileObject
 
 FileInput = str | os.PathLike[str] | tuple[str, bytes] | BinaryIO
@@ -103,3 +104,55 @@ def _path(file_id: str) -> str:
 
 def _quoted(text: str) -> str:
     return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+class Pager:
+    """Iterate over it for every entry, or over `pages()`; a page is asked for when it is needed."""
+
+    def __init__(self, page_after: Callable[[str | None], Flow[FileList]], transport: SyncTransport) -> None:
+        self._page_after = page_after
+        self._transport = transport
+
+    def __iter__(self) -> Iterator[FileObject]:
+        for page in self.pages():
+            yield from page.data
+
+    def pages(self) -> Iterator[FileList]:
+        """The pages, the first one first."""
+        after: str | None = None
+        while True:
+            page = self._transport.run(self._page_after(after))
+            yield page
+            after = next_after(page)
+            if after is None:
+                return
+
+
+class AsyncPager:
+    """Iterate over it for every entry, or over `pages()`; a page is asked for when it is needed."""
+
+    def __init__(self, page_after: Callable[[str | None], Flow[FileList]], transport: AsyncTransport) -> None:
+        self._page_after = page_after
+        self._transport = transport
+
+    async def __aiter__(self) -> AsyncIterator[FileObject]:
+        async for page in self.pages():
+            for item in page.data:
+                yield item
+
+    async def pages(self) -> AsyncIterator[FileList]:
+        """The pages, the first one first."""
+        after: str | None = None
+        while True:
+            page = await self._transport.run(self._page_after(after))
+            yield page
+            after = next_after(page)
+            if after is None:
+                return
+
+
+def next_after(page: FileList) -> str | None:
+    """The id after which the next page begins; None after the last."""
+    if not page.has_more or not page.data:
+        return None
+    return page.last_id or page.data[-1].id

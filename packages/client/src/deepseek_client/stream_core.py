@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic
 
-from deepseek_client.accounting import Entry
 from deepseek_client.effects import Flow, Opened, Read, Sleep, let_go
 from deepseek_client.error_mapping import error_of_event, excerpt, request_id_of
 from deepseek_client.errors import (
@@ -21,6 +20,7 @@ from deepseek_client.errors import (
 )
 from deepseek_client.exchange import Attempts, Exchange, describe
 from deepseek_client.going_on import Sent
+from deepseek_client.prices import Entry
 from deepseek_client.readings import AnswerT, ItemT, Reading
 from deepseek_client.resuming import Resumption
 from deepseek_client.settings import Timeout

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from deepseek_client.core import Core
-from deepseek_client.files import FileInput, create_file, delete_file, list_files, retrieve_file
-from deepseek_client.paging import AsyncPager, Pager
+from deepseek_client.files import AsyncPager, FileInput, Pager, create_file, delete_file, list_files, retrieve_file
 from deepseek_client.params import CallOptions, ListParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.transport import AsyncTransport, SyncTransport

@@ -7,9 +7,8 @@ from typing import Self
 
 from deepseek_client.asgi import ASGITransport, AsyncASGITransport
 from deepseek_client.testing.answers import answer
-from deepseek_client.testing.connection import Connection, Handler, Request
+from deepseek_client.testing.connection import Connection, Handler, Listener, Request
 from deepseek_client.testing.in_process import InProcessApp
-from deepseek_client.testing.listener import Listener
 
 
 class FakeServer:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
+from deepseek_client.callbacks import ask_key_async, call_tool_async
 from deepseek_client.effects import (
     AskKey,
     CallTools,
@@ -24,11 +25,9 @@ from deepseek_client.effects import (
     is_wanted,
 )
 from deepseek_client.errors import APIConnectionError, DeepSeekError, Phase
-from deepseek_client.keys import ask_key_async
 from deepseek_client.middleware import AsyncWatchedBody
 from deepseek_client.request import HTTPRequest
 from deepseek_client.tidy import Tidy, close_later
-from deepseek_client.tools.calling import call_tool_async
 from deepseek_client.transport.library import (
     MAX_REFUSAL_BYTES,
     build,

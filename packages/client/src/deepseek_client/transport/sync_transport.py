@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
+from deepseek_client.callbacks import ask_key, call_tool
 from deepseek_client.effects import (
     AskKey,
     CallTools,
@@ -23,11 +24,9 @@ from deepseek_client.effects import (
     is_wanted,
 )
 from deepseek_client.errors import APIConnectionError, DeepSeekError, Phase
-from deepseek_client.keys import ask_key
 from deepseek_client.middleware import WatchedBody
 from deepseek_client.read_guard import ReadGuard
 from deepseek_client.request import HTTPRequest
-from deepseek_client.tools.calling import call_tool
 from deepseek_client.transport.library import (
     MAX_REFUSAL_BYTES,
     build,
