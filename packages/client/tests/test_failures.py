@@ -128,7 +128,7 @@ async def test_a_number_limits_the_whole_call_also_when_bytes_keep_coming(server
     with pytest.raises(errors.APITimeoutError) as caught:
         await kit.settle(connect().generate("Hi", timeout=0.2))
     assert caught.value.phase == "total"
-    assert 0.1 < time.monotonic() - began < 5
+    assert 0.1 < time.monotonic() - began < 30
 
 
 async def test_the_deadline_covers_the_waits_between_attempts(server, connect, kit):

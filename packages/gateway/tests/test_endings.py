@@ -54,7 +54,7 @@ class Filter:
     """Ends an answer at its third word, as a word filter does."""
 
     def pass_on(self, frame: bytes) -> bytes:
-        if b"w3" not in frame:
+        if b'"w3' not in frame:
             return frame
         chunk = json.loads(frame.removeprefix(b"data: "))
         chunk.pop("usage", None)
@@ -95,7 +95,7 @@ async def run(stack: Stack, path: str, ending: str, *, stream: bool) -> bytes:
             await until(lambda: stack.gateway.running == 0)
         elif ending == "disconnect":
             seen = ""
-            while "w4" not in seen:
+            while '"w4' not in seen:
                 seen = await next_event(answer)
             answer.close()
         else:

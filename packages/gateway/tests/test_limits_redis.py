@@ -297,10 +297,10 @@ async def test_while_redis_is_away_budgets_refuse_and_rates_are_shared(redis_ser
     assert await fill(other, rate, name="t") == 5
     assert "budgets are refused" in (limiter.trouble or "")
     await until(lambda: limiter.link.is_open)
-    began = time.monotonic()
+    client, limiter.link._client = limiter.link._client, None  # nobody asks a server that is known to be away
     with pytest.raises(LimitReached):
         await limiter.admit("c", rate, ask(1))
-    assert time.monotonic() - began < 0.4  # nobody waits for a server that is known to be away
+    limiter.link._client = client
     limiter.settle(held, Amounts(1))
     assert await fill(limiter, rate, name="u") == 1
     redis_server.resume() if how == "pause" else redis_server.restart()

@@ -123,7 +123,7 @@ async def leave_after(stack: Stack, words: int, headers: dict[str, str], **fake:
     stack.engine.allow(words)
     async with stack.caller.open("/v1/generate", body, headers=headers) as answer:
         event = ""
-        while f"w{words}" not in event:
+        while f'"w{words}' not in event:  # a request's id may hold these letters
             event = await next_event(answer)
         answer.close()
     return event.split("\n")[0].removeprefix("id: ")

@@ -85,7 +85,7 @@ async def test_an_answer_that_other_word_lists_let_pass_is_not_given_out_again(s
     await put_in_force(stack.running, "w2")
     refused = await again(stack.caller, first)
     assert (refused.status, refused.error["code"]) == (409, "word_lists_changed")
-    assert "w2" not in refused.body.decode()
+    assert '"w2' not in refused.body.decode()
     fresh = await stack.caller.post(body=STREAM, headers={"idempotency-key": "order-18"})
     assert "content_filter" in fresh.body.decode()
 

@@ -1,5 +1,7 @@
 """Traces: from the caller's header to the engine's, and spans without content."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ async def test_a_request_becomes_a_span_below_the_callers_and_above_the_engines(
     assert attributes["http.response.status_code"] == 200
     everything = span.to_json()
     assert "secret" not in everything
-    assert "w1" not in everything
+    assert not re.search(r"\bw1\b", everything)  # a request's id may hold these two letters
     assert stack.caller.key.split("_")[2] not in everything
 
 

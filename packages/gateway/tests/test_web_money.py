@@ -25,7 +25,7 @@ async def test_a_limit_is_made_found_kept_and_removed(stack: Stack, visitor: Vis
         (Kind.REQUESTS_PER_MINUTE, 1, False),
         (Kind.TOKENS_PER_DAY, 1_000_000, True),
     ]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await caller.post()).status != 429:
             pass
     page = (await visitor.get("/ui/limits")).body.decode()

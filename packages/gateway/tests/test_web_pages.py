@@ -233,7 +233,7 @@ async def test_a_keys_limits_and_rules_can_be_changed(stack: Stack, visitor: Vis
     kept = {name: value for name, value in again if name not in {"form_token", "next", "language", "theme", "scopes"}}
     await visitor.submit(f"{path}/edit", **kept, scopes="inference")
     assert await asyncio.to_thread(stack.gateway.store.keys.find, stack.caller.key_id) == record
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await stack.caller.post()).status != 429:
             pass
 
@@ -246,7 +246,7 @@ async def test_the_life_of_a_request_is_a_page(stack: Stack, visitor: Visitor) -
     page = (await visitor.get(f"/ui/requests/{request_id}")).body.decode()
     for told in ("order-7", stack.caller.key_id, stack.served.url, "/v1/generate", "exact"):
         assert told in page, told
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await visitor.get(f"/ui/requests/{refused.headers['x-request-id']}")).status != 200:
             pass
     page = (await visitor.get(f"/ui/requests/{refused.headers['x-request-id']}")).body.decode()

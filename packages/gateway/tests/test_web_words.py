@@ -45,7 +45,7 @@ async def test_a_list_is_imported_tried_put_in_force_and_switched_off(stack: Sta
     assert b"Blocked" in tried.body
     assert b"Nothing was found" in (await visitor.submit("/ui/words/test", text="open  sesame")).body
     assert (await visitor.submit(f"{path}/activate", page=path, version="1")).status == 303
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await stack.caller.post(body={"prompt": "open sesame"})).status != 400:
             pass
     page = (await visitor.get(path)).body.decode()
