@@ -11,6 +11,7 @@ from anthropic.types import Message, TextBlock, ThinkingBlock, ToolUseBlock
 
 from deepseek_gateway.testing.caller import next_event, until
 from deepseek_gateway.testing.stack import Stack, running_stack
+from deepseek_gateway.testing.talk import TALK, call, script
 
 HELLO: list[Any] = [{"role": "user", "content": "a b c"}]
 ASK: dict[str, Any] = {"model": "fake-model", "max_tokens": 64, "messages": HELLO}
@@ -19,30 +20,6 @@ WEATHER: Any = {
     "description": "the weather of a city",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
-
-
-def call(index: int, arguments: str, name: str | None = None) -> dict[str, Any]:
-    function = {"arguments": arguments} if name is None else {"name": name, "arguments": ""}
-    head = {} if name is None else {"id": f"call_{index}", "type": "function"}
-    return {"tool_calls": [{"index": index, **head, "function": function}]}
-
-
-TALK = [
-    {"reasoning_content": "let me "},
-    {"reasoning_content": "see"},
-    {"content": "I look "},
-    {"content": "it up. 日本"},
-    call(0, "", "weather"),
-    call(0, '{"city": '),
-    call(0, '"Paris"}'),
-    call(1, "", "weather"),
-    call(1, '{"city": "Rome"}'),
-]
-"""A talk of all kinds of blocks: thinking, text, two tool calls."""
-
-
-def script(**fake: Any) -> dict[str, Any]:
-    return {"extra_body": {"fake": fake}}
 
 
 @pytest.fixture
