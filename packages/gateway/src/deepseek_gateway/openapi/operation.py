@@ -12,6 +12,10 @@ KEYED = (401, 403, 503)
 """What a key alone can lead to: no good one, one for something else, and no store to look it up in."""
 
 
+BODIED = (400, 413, 422)
+"""What a body alone can lead to: no JSON, too long, or a field that is wrong."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method of one path.
@@ -29,7 +33,7 @@ class Operation:
         also: another media type of the answer, where a parameter asks for it.
         chunk: the JSON of an event, where `"stream": true` asks for events.
         status: of success.
-        errors: statuses beside it; those that a key can lead to are added where one is needed.
+        errors: statuses beside it; those that a key or a body can lead to are added where one is needed.
         error: the JSON of an error.
     """
 
@@ -58,4 +62,5 @@ class Operation:
     def statuses(self) -> frozenset[int]:
         """All statuses that it may answer with."""
         keyed = KEYED if self.access is not None else ()
-        return frozenset({self.status, *self.errors, *keyed})
+        bodied = BODIED if self.body is not None else ()
+        return frozenset({self.status, *self.errors, *keyed, *bodied})

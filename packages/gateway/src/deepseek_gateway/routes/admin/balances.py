@@ -47,7 +47,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=TopUpDraft,
         answer=(BalanceAnswer,),
-        errors=(400, 404, 409, 413, 422),
+        errors=(404, 409),
         run=_top_up,
     ),
 )

@@ -108,7 +108,7 @@ OPERATIONS: Final = (
         body=NewKeys,
         answer=(IssuedKeyAnswer, IssuedKeyList),
         status=201,
-        errors=(400, 409, 413, 422),
+        errors=(409,),
         run=_create,
     ),
     AdminOperation(method="GET", path=_ONE, summary="One key", answer=(KeyAnswer,), errors=(404,), run=_get),
@@ -119,7 +119,7 @@ OPERATIONS: Final = (
         access=_WRITE,
         body=KeyChanges,
         answer=(KeyAnswer,),
-        errors=(400, 404, 409, 413, 422),
+        errors=(404, 409),
         run=_change,
     ),
     AdminOperation(
@@ -138,7 +138,7 @@ OPERATIONS: Final = (
         access=_WRITE,
         body=Rotation,
         answer=(IssuedKeyAnswer,),
-        errors=(400, 404, 409, 413, 422),
+        errors=(404, 409),
         run=_rotate,
     ),
     AdminOperation(

@@ -103,7 +103,6 @@ OPERATIONS: Final = (
         body=LimitDraft,
         answer=(LimitAnswer,),
         status=201,
-        errors=(400, 413, 422),
         run=_create,
     ),
     AdminOperation(
@@ -124,7 +123,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=LimitDraft,
         answer=(LimitAnswer,),
-        errors=(400, 404, 413, 422),
+        errors=(404,),
         run=_replace,
     ),
     AdminOperation(

@@ -12,20 +12,18 @@ from deepseek_gateway.routes.admin.audit_answers import PolicyAnswer, PolicyList
 from deepseek_gateway.routes.admin.operation import AdminCall, AdminOperation
 
 
-class NewPolicy(Draft):
-    """Keep texts of a key, or of an organisation's keys; with 0 days not, whatever the organisation's policy says."""
-
-    kind: Literal["org", "key"]
-    id: Id
-    days: Annotated[int, Field(ge=0, le=MAX_DAYS)]
-    mask_pii: bool = False
-
-
 class OldPolicy(Draft):
     """Which policy to remove."""
 
     kind: Literal["org", "key"]
     id: Id
+
+
+class NewPolicy(OldPolicy):
+    """Keep texts of a key, or of an organisation's keys; with 0 days not, whatever the organisation's policy says."""
+
+    days: Annotated[int, Field(ge=0, le=MAX_DAYS)]
+    mask_pii: bool = False
 
 
 class Erasure(Draft):
@@ -84,7 +82,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=NewPolicy,
         answer=(PolicyAnswer,),
-        errors=(400, 404, 413, 422),
+        errors=(404,),
         run=_set,
     ),
     AdminOperation(
@@ -95,7 +93,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=OldPolicy,
         answer=(PolicyAnswer,),
-        errors=(400, 404, 413, 422),
+        errors=(404,),
         run=_remove,
     ),
     AdminOperation(
@@ -116,7 +114,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=Erasure,
         answer=(ProofAnswer,),
-        errors=(400, 404, 413, 422),
+        errors=(404,),
         run=_erase,
     ),
 )

@@ -93,7 +93,7 @@ def _operations(
             body=draft,
             answer=(answer,),
             status=201,
-            errors=(400, 409, 413, 422),
+            errors=(409,),
             run=_as_json(create),
         ),
         AdminOperation(
@@ -107,7 +107,7 @@ def _operations(
             is_global=is_global,
             body=changes,
             answer=(answer,),
-            errors=(400, 404, 409, 413, 422),
+            errors=(404, 409),
             run=_as_json(change or renamed),
         ),
         AdminOperation(

@@ -226,7 +226,6 @@ def _dismiss(call: AdminCall) -> object:
 _LIST: Final = "/admin/words/{list}"
 _REVIEW: Final = "/admin/reviews/{review_id}"
 _WRITE: Final = Scope.ADMIN_WRITE
-_FAULTS: Final = (400, 404, 413, 422)
 OPERATIONS: Final = (
     AdminOperation(
         method="GET",
@@ -255,7 +254,7 @@ OPERATIONS: Final = (
         max_body_bytes=MAX_LIST_BYTES,
         answer=(WordVersionAnswer,),
         status=201,
-        errors=_FAULTS,
+        errors=(404,),
         run=_import,
     ),
     AdminOperation(
@@ -276,7 +275,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=ActivationDraft,
         answer=(WordListAnswer,),
-        errors=_FAULTS,
+        errors=(404,),
         run=_activate,
     ),
     AdminOperation(
@@ -288,7 +287,7 @@ OPERATIONS: Final = (
         body=PhraseDraft,
         answer=(WordVersionAnswer,),
         status=201,
-        errors=_FAULTS,
+        errors=(404,),
         run=_allow,
     ),
     AdminOperation(
@@ -299,7 +298,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=PolicyDraft,
         answer=(WordPolicyAnswer,),
-        errors=_FAULTS,
+        errors=(404,),
         run=_set_policy,
     ),
     AdminOperation(
@@ -310,7 +309,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=PolicyTarget,
         answer=(DroppedAnswer,),
-        errors=_FAULTS,
+        errors=(404,),
         run=_drop_policy,
     ),
     AdminOperation(
@@ -320,7 +319,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=TestDraft,
         answer=(WordTestAnswer,),
-        errors=_FAULTS,
+        errors=(404,),
         run=_test,
     ),
     AdminOperation(
@@ -350,7 +349,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=DecisionDraft,
         answer=(ReviewAnswer,),
-        errors=_FAULTS,
+        errors=(404,),
         run=_confirm,
     ),
     AdminOperation(
@@ -361,7 +360,7 @@ OPERATIONS: Final = (
         is_global=True,
         body=DecisionDraft,
         answer=(DismissedAnswer,),
-        errors=_FAULTS,
+        errors=(404,),
         run=_dismiss,
     ),
 )
