@@ -11,7 +11,7 @@ import redis
 from redis.crc import key_slot
 
 from deepseek_gateway.ledger.records import LedgerRow
-from deepseek_gateway.limits.redis_limiter import RedisLimiter, RedisTimes
+from deepseek_gateway.limits.redis_limiter import RedisLimiter
 from deepseek_gateway.limits.redis_link import (
     FAILURES_TO_OPEN,
     WARM_CONNECTIONS,
@@ -19,6 +19,7 @@ from deepseek_gateway.limits.redis_link import (
     RedisUnavailableError,
     load_scripts,
 )
+from deepseek_gateway.limits.redis_node import RedisTimes
 from deepseek_gateway.limits.rulebook import Meter, Plan, Rulebook
 from deepseek_gateway.limits.rules import (
     Amounts,
@@ -53,7 +54,7 @@ class House:
     async def gateway(self, timeout_s: float = 5.0) -> RedisLimiter:
         link = ClockedLink(self.server, START, timeout_s)
         limiter = RedisLimiter(link, self.ledger, self.flush, self.link.clocks, self.times)
-        await limiter._beat()
+        await limiter._node.beat()
         self.stack.push_async_callback(limiter.close)
         return limiter
 
@@ -150,7 +151,7 @@ async def test_after_flushall_budgets_are_rebuilt_with_all_that_runs_before_they
     await two.settled(done)
     house.spent = 25  # the ledger has the settled one
     house.lose()
-    await one._beat()  # every gateway beats within the settling time
+    await one._node.beat()  # every gateway beats within the settling time
     with pytest.raises(LimitReached, match="35 of"):
         await two.admit("c", plan, ask(36))
     await two.admit("c", plan, ask(35))
@@ -202,7 +203,7 @@ async def test_a_dead_gateways_holds_end_with_their_lease_at_the_most_they_can_b
     # It comes back and reads in its journal that the orphan used 5.
     again = await house.gateway()
     again.settle_recovered([row("orphan", 5)])
-    await again._deliver_all()
+    await again._node.deliver_all()
     await alive.admit("b", plan, ask(95))
     assert not house.keys("*:o:*")
 
@@ -213,7 +214,7 @@ async def test_a_gateway_that_comes_back_within_the_lease_settles_what_it_held(h
     await dead.admit("orphan", plan, ask(60))
     again = await house.gateway()
     again.settle_recovered([row("orphan", 5), row("nobody", 7)])
-    await again._deliver_all()
+    await again._node.deliver_all()
     await alive.admit("a", plan, ask(95))
     assert again.num_settling == 0
 
@@ -224,7 +225,7 @@ async def test_leases_of_running_requests_are_renewed(house: House) -> None:
     held = await limiter.admit("a", plan, ask(60))
     for _ in range(10):
         house.link.advance(6.0)
-        await limiter._renew()
+        await limiter._node.renew()
         with pytest.raises(LimitReached):
             await other.admit("b", plan, ask(1))
     assert (await limiter.extend(held, Amounts(10))).tokens == 10
@@ -245,7 +246,7 @@ async def test_a_lease_that_ran_out_under_a_running_stream_is_put_back(house: Ho
 
 async def test_a_step_that_comes_too_late_is_not_done(house: House) -> None:
     limiter = await house.gateway()
-    limiter._offset_us -= 60e6  # it believes in a clock that is a minute behind
+    limiter._node._offset_us -= 60e6  # it believes in a clock that is a minute behind
     await limiter.admit("a", plan_of(requests_per_minute=5), ask(1))  # and learns better
     late = await limiter.link.run(
         "admit", ["dsg:{acme}:epoch", "dsg:{acme}:leases", "dsg:{acme}:r:x"], ["", 0, "x", 1, 5]
@@ -287,7 +288,7 @@ async def test_while_redis_is_away_budgets_refuse_and_rates_are_shared(redis_ser
     rate, budget = plan_of(concurrent_requests=10), plan_of(concurrent_requests=10, tokens_per_month=100)
     held = await limiter.admit("a", rate, ask(1))
     await limiter.admit("m", budget, ask(1))
-    await until(lambda: limiter._nodes == 2)
+    await until(lambda: limiter._node.num_nodes == 2)
     redis_server.pause() if how == "pause" else redis_server.kill()
     with pytest.raises(LimitsUnavailable) as refusal:
         await limiter.admit("b", budget, ask(1))

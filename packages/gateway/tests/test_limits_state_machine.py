@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from deepseek_gateway.limits.limiter import Limiter
 from deepseek_gateway.limits.local import LocalLimiter, amount_of
-from deepseek_gateway.limits.redis_limiter import RedisLimiter, RedisTimes
+from deepseek_gateway.limits.redis_limiter import RedisLimiter
+from deepseek_gateway.limits.redis_node import RedisTimes
 from deepseek_gateway.limits.rulebook import Meter, Rulebook
 from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitRule, Limits, Now, Subject
 from deepseek_gateway.limits.windows import Window

@@ -31,8 +31,9 @@ from deepseek_gateway.limits.alerts import Alerts
 from deepseek_gateway.limits.directory import RuleDirectory
 from deepseek_gateway.limits.limiter import Limiter
 from deepseek_gateway.limits.local import LocalLimiter
-from deepseek_gateway.limits.redis_limiter import RedisLimiter, RedisTimes
+from deepseek_gateway.limits.redis_limiter import RedisLimiter
 from deepseek_gateway.limits.redis_link import RedisLink
+from deepseek_gateway.limits.redis_node import RedisTimes
 from deepseek_gateway.limits.rulebook import Meter, Plan
 from deepseek_gateway.limits.rules import Kind
 from deepseek_gateway.limits.service import LimitService

@@ -7,63 +7,19 @@ and no budget admits anybody until all gateways had the time for that.
 
 import asyncio
 import contextlib
-import logging
-import secrets
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.limiter import Reservation, Spent, refusal, used_up
 from deepseek_gateway.limits.local import read_clocks
 from deepseek_gateway.limits.redis_link import RedisLink, RedisUnavailableError
-from deepseek_gateway.limits.redis_steps import GATEWAYS, Steps, amounts, prefix_of, rooms
+from deepseek_gateway.limits.redis_node import DEFAULT_TIMES, Hold, RedisNode, RedisTimes, Settling
+from deepseek_gateway.limits.redis_steps import Steps, amounts, rooms
 from deepseek_gateway.limits.rulebook import Meter, Plan
-from deepseek_gateway.limits.rules import Amounts, Ask, LimitReached, LimitRule, LimitsUnavailable, Now
+from deepseek_gateway.limits.rules import Amounts, Ask, LimitReached, LimitsUnavailable, Now
 from deepseek_gateway.limits.shares import Shares, unavailable
 from deepseek_gateway.limits.windows import Calendar
-
-logger = logging.getLogger(__name__)
-
-MAX_WAITING = 100_000
-"""Settlements that wait for a server that is away. Beyond it the leases end them, at the most that they can be."""
-
-
-@dataclass(frozen=True, slots=True)
-class RedisTimes:
-    """How long things take, in seconds.
-
-    Attributes:
-        beat_s: between two signs of life; a lost memory is noticed within one.
-        lease_s: that a request's hold outlives its gateway.
-        settling_s: that a new memory waits for all gateways before budgets admit.
-    """
-
-    beat_s: float = 0.5
-    lease_s: float = 15.0
-    settling_s: float = 1.5
-
-
-@dataclass(slots=True)
-class Hold:
-    """A request's part in the server; `beside` is what it got of this gateway's share while the server was away."""
-
-    steps: Steps
-    tokens: int
-    nano: int
-    rooms: list[float]
-    beside: Reservation | None = None
-    unavailable: LimitRule | None = None
-
-
-@dataclass(slots=True)
-class Settling:
-    """A settlement on its way to the server."""
-
-    tag: str
-    used: Amounts
-    not_before_s: float
-    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class RedisLimiter:
@@ -83,26 +39,14 @@ class RedisLimiter:
         spent: Spent,
         flush: Callable[[], Awaitable[None]],
         clocks: Callable[[], Now] = read_clocks,
-        times: RedisTimes = RedisTimes(),
+        times: RedisTimes = DEFAULT_TIMES,
     ) -> None:
         self.link = link
         self._spent = spent
-        self._flush = flush
         self._clocks = clocks
-        self._times = times
         self._calendar = Calendar()
-        self._node = secrets.token_hex(8)
-        self._epoch = ""
-        self._offset_us = 0.0
-        self._nodes = 0
-        self._beating = asyncio.Lock()
-        self._live: dict[str, Hold] = {}
-        self._settling: dict[str, Settling] = {}
+        self._node = RedisNode(link, flush, clocks, times)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._beater: asyncio.Task[None] | None = None
-        self._shares = Shares(clocks, 0, self._running)
-        self._was_down = False
-        self._renewed_s = 0.0
         self.num_shared = 0
         self.num_denied = 0
 
@@ -111,31 +55,22 @@ class RedisLimiter:
         """Why rules are not kept as written just now, or None."""
         if self.link.failure is None:
             return None
-        if not self._nodes:
+        if not self._node.num_nodes:
             return "Redis was never there: limited requests are refused"
-        return f"Redis is away: rates are kept by shares of one in {self._nodes}, budgets are refused"
+        return f"Redis is away: rates are kept by shares of one in {self._node.num_nodes}, budgets are refused"
 
     @property
     def num_settling(self) -> int:
         """Settlements that the server does not know yet."""
-        return len(self._settling)
+        return len(self._node.settling)
 
     async def start(self) -> None:
         """Meet the server, if it is there."""
-        if await self.link.warm():
-            with contextlib.suppress(RedisUnavailableError):
-                await self._beat()
-        self._beater = asyncio.create_task(self._beat_forever())
+        await self._node.start()
 
     async def close(self) -> None:
         """Tell the server what was settled, if it is there, and go."""
-        if self._beater is not None:
-            self._beater.cancel()
-            await asyncio.gather(self._beater, return_exceptions=True)
-        for settling in self._settling.values():
-            settling.not_before_s = 0.0
-        with contextlib.suppress(RedisUnavailableError):
-            await self._deliver_all()
+        await self._node.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -146,7 +81,7 @@ class RedisLimiter:
         for row in rows:
             tag = row.org_id if row.org_id is not None else f"key:{row.key_id}"
             used = Amounts(row.prompt_tokens + row.completion_tokens, row.cost_nano)
-            self._settling[row.request_id] = Settling(tag, used, 0.0)
+            self._node.settling[row.request_id] = Settling(tag, used, 0.0)
 
     async def admit(self, request_id: str, plan: Plan, ask: Ask) -> Reservation:
         """Let a request in."""
@@ -159,7 +94,7 @@ class RedisLimiter:
         except RedisUnavailableError:
             # It may have been done all the same: then this undoes it, when it cannot come any more.
             not_before_s = self._clocks().monotonic_s + 2 * self.link.timeout_s
-            self._put(request_id, Settling(plan.tag, Amounts(), not_before_s))
+            self._node.put(request_id, Settling(plan.tag, Amounts(), not_before_s))
             return await self._admit_without(request_id, plan, ask)
         left = rooms(reply)
         standings = steps.standings(left, now.wall_s)
@@ -168,7 +103,7 @@ class RedisLimiter:
             error.standings = standings
             raise error
         held = amounts(reply)
-        hold = self._live[request_id] = Hold(steps, held.tokens, held.nano, left)
+        hold = self._node.live[request_id] = Hold(steps, held.tokens, held.nano, left)
         return Reservation(request_id, plan, held.tokens, held.nano, hold, standings, steps.crossings(left))
 
     async def extend(self, reservation: Reservation, more: Amounts) -> Amounts:
@@ -183,10 +118,10 @@ class RedisLimiter:
         steps = hold.steps
         tail = [more.tokens, more.nano, *steps.meters(soft=True)]
         try:
-            reply = await self._run_leased("extend", steps, tail)
+            reply = await self._node.run_leased("extend", steps, tail)
             if reply[0] == "unknown":  # the lease ran out while the server was not to be reached
-                await self._register(reservation.request_id, hold)
-                reply = await self._run_leased("extend", steps, tail)
+                await self._node.register(reservation.request_id, hold)
+                reply = await self._node.run_leased("extend", steps, tail)
             if reply[0] != "ok":
                 raise RedisUnavailableError(reply[0])  # noqa: TRY301  the same way out
         except RedisUnavailableError:
@@ -214,12 +149,12 @@ class RedisLimiter:
         if hold.beside is not None:
             hold.beside.owner.settle(hold.beside, Amounts(max(0, used.tokens - hold.tokens)))
             used = replace(used, tokens=min(used.tokens, hold.tokens))
-        self._put(reservation.request_id, Settling(reservation.plan.tag, used, 0.0))
-        self._spawn(self._deliver(reservation.request_id))
+        self._node.put(reservation.request_id, Settling(reservation.plan.tag, used, 0.0))
+        self._spawn(self._node.deliver(reservation.request_id))
 
     async def settled(self, reservation: Reservation) -> None:
         """Wait until the server knows, for as long as it takes to answer."""
-        settling = self._settling.get(reservation.request_id)
+        settling = self._node.settling.get(reservation.request_id)
         if settling is not None and not self.link.is_open:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.link.timeout_s):
@@ -250,7 +185,7 @@ class RedisLimiter:
         plan, inits = steps.plan, [""] * len(steps.keys)
         sizes = [ask.wanted.tokens, ask.least.tokens, ask.wanted.nano, ask.least.nano]
         for _ in range(4):
-            reply = await self._run_leased("admit", steps, [*sizes, *steps.meters(soft=True, inits=inits)])
+            reply = await self._node.run_leased("admit", steps, [*sizes, *steps.meters(soft=True, inits=inits)])
             if reply[0] == "wait":
                 await asyncio.sleep(int(reply[1]) / 1e6)
             elif reply[0] == "load":
@@ -268,118 +203,6 @@ class RedisLimiter:
         except Exception as error:
             raise LimitsUnavailable(meter.rule, f"what was spent of {meter.rule.kind} cannot be read now") from error
 
-    async def _run_leased(self, script: str, steps: Steps, tail: Sequence[str | int]) -> list[str]:
-        """Run `admit` or `extend`: with a lease, and a deadline after which it must not be done any more."""
-        keys = [*steps.head, *steps.keys]
-        for _ in range(2):
-            deadline_us = (self._clocks().monotonic_s + self.link.timeout_s) * 1e6 + self._offset_us
-            lease = [steps.request_id, int(self._times.lease_s * 1e6), f"{deadline_us:.0f}"]
-            reply = await self._run(script, keys, [*lease, *tail])
-            if reply[0] != "late":
-                return reply
-            await self._beat()  # somebody set a clock
-        raise RedisUnavailableError("too late")
-
-    async def _run(self, script: str, keys: Sequence[str], tail: Sequence[str | int]) -> list[str]:
-        """Run a step under the epoch; when the server has another, learn it first."""
-        reply = await self.link.run(script, keys, [self._epoch, 0, *tail])
-        if reply[0] == "epoch":
-            await self._beat()
-            reply = await self.link.run(script, keys, [self._epoch, 1, *tail])
-        return reply
-
-    async def _beat(self, *, is_probe: bool = False) -> None:
-        """Learn the server's clock and epoch. In a new one, put back what runs."""
-        async with self._beating:
-            began_us = self._clocks().monotonic_s * 1e6
-            now, epoch, nodes = await self.link.run(
-                "beat",
-                [f"{GATEWAYS}epoch", f"{GATEWAYS}nodes"],
-                [self._node, secrets.token_hex(8), int(self._times.settling_s * 1e6), int(bool(self._epoch))],
-                is_probe=is_probe,
-            )
-            self._offset_us = int(now) - began_us
-            if self._nodes != max(1, int(nodes)):
-                self._nodes = max(1, int(nodes))
-                self._shares = Shares(self._clocks, self._nodes, self._running)
-            if epoch == self._epoch:
-                return
-            if self._epoch:
-                logger.warning("Redis lost its memory: %d running requests are put back", len(self._live))
-                with contextlib.suppress(Exception):  # budgets cannot be read either while the ledger is away
-                    await self._flush()
-                for request_id, hold in list(self._live.items()):
-                    await self._register(request_id, hold, epoch)
-            self._epoch = epoch  # only now: if the server fails in between, all of it is done again
-
-    async def _register(self, request_id: str, hold: Hold, epoch: str | None = None) -> None:
-        """Put a running request back; in a new epoch if one is given."""
-        steps, lease_us = hold.steps, int(self._times.lease_s * 1e6)
-        head = [self._epoch, 0] if epoch is None else [epoch, 1]
-        arguments = [*head, request_id, lease_us, hold.tokens, hold.nano, *steps.meters(soft=False)]
-        await self.link.run("register", [*steps.head, steps.orphan, *steps.keys], arguments)
-
-    async def _beat_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._times.beat_s)
-            try:
-                await self._beat(is_probe=True)
-                if self._was_down:
-                    self._was_down = False
-                    self._shares = Shares(self._clocks, self._nodes, self._running)
-                await self._deliver_all()
-                await self._renew()
-            except RedisUnavailableError:
-                self._was_down = True
-            except Exception:
-                logger.exception("a sign of life to Redis failed")
-
-    async def _renew(self) -> None:
-        """Renew the leases of what runs, three times in a lease."""
-        now_s = self._clocks().monotonic_s
-        if now_s - self._renewed_s < self._times.lease_s / 3:
-            return
-        by_tag: defaultdict[str, list[str]] = defaultdict(list)
-        for request_id, hold in self._live.items():
-            by_tag[hold.steps.plan.tag].append(request_id)
-        for tag, ids in by_tag.items():
-            keys = [f"{prefix_of(tag)}epoch", f"{prefix_of(tag)}leases"]
-            reply = await self._run("renew", keys, [int(self._times.lease_s * 1e6), *ids])
-            for request_id in reply[1:]:
-                if (hold := self._live.get(request_id)) is not None and request_id not in self._settling:
-                    await self._register(request_id, hold)
-        self._renewed_s = now_s
-
-    def _put(self, request_id: str, settling: Settling) -> None:
-        if len(self._settling) >= MAX_WAITING:
-            oldest = next(iter(self._settling))
-            self._settling.pop(oldest).done.cancel()
-            self._live.pop(oldest, None)
-        self._settling[request_id] = settling
-
-    async def _deliver_all(self) -> None:
-        for request_id in list(self._settling):
-            await self._deliver(request_id, is_last_word=True)
-
-    async def _deliver(self, request_id: str, *, is_last_word: bool = False) -> None:
-        """Bring one settlement to the server. What cannot be delivered waits for the next beat."""
-        settling = self._settling.get(request_id)
-        if settling is None or self._clocks().monotonic_s < settling.not_before_s:
-            return
-        prefix = prefix_of(settling.tag)
-        keys = [f"{prefix}epoch", f"{prefix}leases", f"{prefix}r:{request_id}", f"{prefix}o:{request_id}"]
-        try:
-            await self._run("settle", keys, [request_id, settling.used.tokens, settling.used.nano])
-        except RedisUnavailableError:
-            if is_last_word:
-                raise
-            return
-        if self._settling.get(request_id) is settling:
-            del self._settling[request_id]
-        self._live.pop(request_id, None)
-        if not settling.done.done():
-            settling.done.set_result(None)
-
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
@@ -388,7 +211,7 @@ class RedisLimiter:
     async def _admit_without(self, request_id: str, plan: Plan, ask: Ask) -> Reservation:
         """Let a request in by this gateway's share, if the rules' policies allow that."""
         try:
-            reservation = await self._shares.admit(request_id, plan, ask)
+            reservation = await self._node.shares.admit(request_id, plan, ask)
         except LimitsUnavailable:
             self.num_denied += 1
             raise
@@ -398,7 +221,7 @@ class RedisLimiter:
     async def _extend_without(self, request_id: str, hold: Hold, more: Amounts) -> Amounts:
         try:
             if hold.beside is None:
-                hold.beside = await self._shares.join(request_id, hold.steps.plan)
+                hold.beside = await self._node.shares.join(request_id, hold.steps.plan)
         except LimitsUnavailable as error:
             hold.unavailable = error.rule
             return Amounts()
@@ -406,11 +229,3 @@ class RedisLimiter:
         got = await shares.extend(hold.beside, Amounts(more.tokens))
         hold.rooms = [float(got.tokens)] * len(hold.rooms)
         return got
-
-    def _running(self, meter: Meter) -> int:
-        """Requests of this gateway that the server counted on a meter."""
-        return sum(
-            any(each.counter == meter.counter for each in hold.steps.plan.meters)
-            for request_id, hold in self._live.items()
-            if request_id not in self._settling
-        )
