@@ -119,6 +119,10 @@ class ListParams(CallOptions, total=False):
     after: str | None
 
 
+DEFAULT_MAX_ROUNDS = 10
+"""How many answers `chat.completions.run_tools` takes before it gives up."""
+
+
 class ToolParams(SamplingParams, total=False):
     """`chat.completions.run_tools`."""
 

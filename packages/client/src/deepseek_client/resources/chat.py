@@ -1,18 +1,22 @@
-"""`client.chat.completions`."""
+"""`client.chat.completions`. What parses and what calls functions is imported by the first call that does."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from deepseek_client.chat_stream import AsyncChatStream, ChatStream
 from deepseek_client.core import Core
-from deepseek_client.params import ChatParams, ToolParams
-from deepseek_client.parsing import ParsedCompletion, parse
+from deepseek_client.params import DEFAULT_MAX_ROUNDS, ChatParams, ToolParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.streaming import AsyncStream, Stream
-from deepseek_client.tools.loop import DEFAULT_MAX_ROUNDS, ToolRun, run_tools
-from deepseek_client.tools.tool import Tool
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
+
+if TYPE_CHECKING:
+    from deepseek_client.parsing import ParsedCompletion
+    from deepseek_client.tools.loop import ToolRun
+    from deepseek_client.tools.tool import Tool
 
 T = TypeVar("T")
 
@@ -31,12 +35,12 @@ class ChatCompletions:
         self._transport = transport
 
     @property
-    def with_raw_response(self) -> "ChatCompletionsWithRawResponse":
+    def with_raw_response(self) -> ChatCompletionsWithRawResponse:
         """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
         return ChatCompletionsWithRawResponse(self)
 
     @property
-    def with_streaming_response(self) -> "ChatCompletionsWithStreamingResponse":
+    def with_streaming_response(self) -> ChatCompletionsWithStreamingResponse:
         """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
         return ChatCompletionsWithStreamingResponse(self)
 
@@ -114,6 +118,8 @@ class ChatCompletions:
             FinishReasonError: the answer ended early.
             BlankJSONError, ResponseValidationError: it says something else.
         """
+        from deepseek_client.parsing import parse
+
         return self._transport.run(parse(self._core, messages, response_model, repairs, params))
 
     def run_tools(
@@ -131,6 +137,8 @@ class ChatCompletions:
         Raises:
             ToolRoundsError: the model still calls functions after `max_rounds` answers.
         """
+        from deepseek_client.tools.loop import run_tools
+
         flow = run_tools(self._core, messages, tools, max_rounds, params, is_async=False)
         return self._transport.run(flow)
 
@@ -143,12 +151,12 @@ class AsyncChatCompletions:
         self._transport = transport
 
     @property
-    def with_raw_response(self) -> "AsyncChatCompletionsWithRawResponse":
+    def with_raw_response(self) -> AsyncChatCompletionsWithRawResponse:
         """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
         return AsyncChatCompletionsWithRawResponse(self)
 
     @property
-    def with_streaming_response(self) -> "AsyncChatCompletionsWithStreamingResponse":
+    def with_streaming_response(self) -> AsyncChatCompletionsWithStreamingResponse:
         """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
         return AsyncChatCompletionsWithStreamingResponse(self)
 
@@ -226,6 +234,8 @@ class AsyncChatCompletions:
             FinishReasonError: the answer ended early.
             BlankJSONError, ResponseValidationError: it says something else.
         """
+        from deepseek_client.parsing import parse
+
         return await self._transport.run(parse(self._core, messages, response_model, repairs, params))
 
     async def run_tools(
@@ -243,6 +253,8 @@ class AsyncChatCompletions:
         Raises:
             ToolRoundsError: the model still calls functions after `max_rounds` answers.
         """
+        from deepseek_client.tools.loop import run_tools
+
         flow = run_tools(self._core, messages, tools, max_rounds, params, is_async=True)
         return await self._transport.run(flow)
 

@@ -14,8 +14,6 @@ from deepseek_client.errors import ConfigurationError, ToolRoundsError
 from deepseek_client.tools.tool import Tool, tool
 from deepseek_client.types.chat import ChatCompletion, ChatMessage, ToolCall
 
-DEFAULT_MAX_ROUNDS = 10
-
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
