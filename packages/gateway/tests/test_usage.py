@@ -198,7 +198,7 @@ class Books:
         assert same(found, added_up(self.rows, question))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=st.lists(STEPS, min_size=1, max_size=12), questions=st.lists(QUESTIONS, min_size=3, max_size=6))
 def test_every_answer_is_that_of_all_rows_whatever_was_rolled_late_corrected_or_deleted(
     tagged: Store, steps: list[tuple[str, Any]], questions: list[Question]
