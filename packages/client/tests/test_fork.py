@@ -8,11 +8,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 
 from deepseek_client import AsyncDeepSeek, ConfigurationError, DeepSeek, StreamClosedError
 from deepseek_client.sse import DONE, encode_event
+from deepseek_client.transport.library import library
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="there is no fork"),
@@ -148,7 +148,7 @@ def test_an_async_client_has_connections_of_its_own_too(server):
 
 def test_a_caller_s_own_http_client_is_refused_to_the_child_once_the_parent_has_used_it(server):
     server.script(echo)
-    with httpx.Client() as mine:
+    with library().Client() as mine:
         unused = DeepSeek(base_url=server.url, http_client=mine)
         used = DeepSeek(base_url=server.url, http_client=mine)
         used.generate("before")

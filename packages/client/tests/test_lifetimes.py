@@ -10,12 +10,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
 import deepseek_client
 from deepseek_client import AsyncDeepSeek, DeepSeek, Timeout, types
 from deepseek_client.sse import DONE, encode_event
+from deepseek_client.transport.library import library
 
 
 def echo(connection):
@@ -240,7 +240,7 @@ def test_a_client_works_in_a_process_that_was_started_anew(server):
 
 
 def test_what_is_bound_to_connections_says_that_it_cannot_be_pickled(server, kit):
-    mine = httpx.Client()
+    mine = library().Client()
     client = DeepSeek(base_url=server.url)
     server.script(begun(kit))
     stream = client.generate_stream("Hi")
