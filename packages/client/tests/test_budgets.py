@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+from base64 import b64encode
 from functools import partial
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 
@@ -128,3 +132,17 @@ def test_a_chunk_costs_few_calls_and_a_fifth_of_openai_python_s_at_most(read, mo
         return openai.OpenAI(api_key="k", base_url="http://h/v1", http_client=http_client, max_retries=0)
 
     assert 5 * mine <= calls_per_chunk(theirs, read)
+
+
+def test_a_wheel_grows_no_further():
+    """The files as a wheel packs them, without building one. The budget is 150 kB; this only keeps it from growing."""
+    paths = [path for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = {path.relative_to(SOURCE.parent).as_posix(): path.read_bytes() for path in paths}
+    hashes = [f"{name},sha256={b64encode(sha256(content).digest()).decode()}" for name, content in files.items()]
+    files["deepseek_client.dist-info/METADATA"] = (PACKAGE / "README.md").read_bytes()
+    files["deepseek_client.dist-info/RECORD"] = "\n".join(hashes).encode()
+    wheel = BytesIO()
+    with ZipFile(wheel, "w", ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    assert len(wheel.getvalue()) <= 175_000
