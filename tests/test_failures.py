@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from deepseek_client import AsyncDeepSeek, DeepSeek, DeepSeekError, OverloadedError
+from deepseek_gateway.testing.cutting import CuttingProxy
 from processes import Server, Stack, engine_counters, issue_key, program, wait_until
 
 PROMPT = "Count slowly."
@@ -168,3 +169,30 @@ def test_a_killed_engine_core_ends_the_server_and_the_gateway_recovers(stack: St
         return httpx.post(f"{stack.url}/v1/generate", json=ask, headers=headers, timeout=30).status_code == 200
 
     wait_until(answers, "the engine is back", 60.0)
+
+
+def test_a_stream_cut_in_the_middle_goes_on_without_a_token_lost_and_is_billed_once(gateway: Gateway) -> None:
+    key = issue_key(gateway.state, "--name", "cut")
+    wait_until(gateway.is_settled, "earlier requests are in the ledger")
+    before = gateway.billed()
+    with CuttingProxy(gateway.url) as proxy, DeepSeek(api_key=key, base_url=proxy.url, resume=True) as client:
+        proxy.cuts = [6000]  # of 60 tokens and more than 10 000 bytes
+        with client.generate_stream(PROMPT, max_tokens=60, ignore_eos=True, return_token_ids=True) as stream:
+            text = "".join(stream)
+        assert [seam.how for seam in stream.seams] == ["replay"]
+        assert (stream.generation.text, stream.usage.completion_tokens) == (text, 60)
+        assert len(stream.generation.token_ids) == 60
+    wait_until(lambda: gateway.is_settled() and gateway.billed()["requests"] > before["requests"], "it is billed")
+    after = gateway.billed()
+    assert (after["requests"] - before["requests"], after["completion_tokens"] - before["completion_tokens"]) == (1, 60)
+
+
+def test_a_chat_cut_in_the_middle_goes_on_from_its_text_at_an_engine(engine: Server) -> None:
+    ask = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 60, "ignore_eos": True}
+    with CuttingProxy(engine.url()) as proxy, DeepSeek(base_url=proxy.url, resume=True) as client:
+        proxy.cuts = [6000]
+        with client.chat.completions.stream(**ask) as stream:
+            text = "".join(stream.text_stream)
+    (seam,) = stream.seams
+    assert (seam.how, stream.finish_reason, stream.retries_taken) == ("prefix", "length", 1)
+    assert 0 < seam.position < len(text) == len(stream.snapshot.choices[0].message.content)
