@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_gateway.guard.entries import Entry, Level, Match, Rule
+from deepseek_gateway.guard.hits import Hit
 from deepseek_gateway.guard.matcher import Matcher
 from deepseek_gateway.guard.stage import WordStage
-from deepseek_gateway.guard.stream import Hit
 from deepseek_gateway.relay.stages import EndAnswer, StageChain, split_events
 
 HEAD = {"id": "x", "created": 1, "model": "m"}

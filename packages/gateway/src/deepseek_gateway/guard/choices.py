@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from deepseek_gateway.guard.entries import Level
 from deepseek_gateway.guard.events import merged
 from deepseek_gateway.guard.fields import Json, Place, all_strings
+from deepseek_gateway.guard.hits import Hit
 from deepseek_gateway.guard.matcher import Matcher
-from deepseek_gateway.guard.stream import Hit, TextFilter
+from deepseek_gateway.guard.stream import TextFilter
 
 OnHit = Callable[[Hit, int, str], None]
 """Told of each hit: what, in which choice, in which field."""

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from deepseek_gateway.errors import GatewayError
-from deepseek_gateway.guard.fold import fold, is_mark
+from deepseek_gateway.guard.fold import fold, is_mark, is_word
 from deepseek_gateway.guard.regex import RegexError, parse
 
 MAX_TEXT = 200
 MAX_PATTERN = 128
 """Characters of a pattern: a stream holds back at most one less."""
+
+
+MIN_SPACED = 3
+"""Letters of a pattern that is found with something between them; two of Chinese and Japanese."""
 
 
 class WordListError(GatewayError):
@@ -31,11 +35,16 @@ class Level(StrEnum):
 
 
 class Match(StrEnum):
-    """How a pattern is found: anywhere, as whole words of scripts that have them, or as a safe regular expression."""
+    """How a pattern is found.
+
+    Anywhere, as whole words of scripts that have them, as a safe regular expression, or by its letters with other
+    characters between them (`guard.spaced`).
+    """
 
     SUBSTRING = "substring"
     WORD = "word"
     REGEX = "regex"
+    SPACED = "spaced"
 
 
 class Direction(StrEnum):
@@ -83,8 +92,20 @@ class Entry:
         folded = fold(self.pattern)
         if not folded.strip():
             raise WordListError(f"pattern {self.pattern!r} has no visible character")
+        if self.match is Match.SPACED:
+            self._check_spaced(folded)
         if is_mark(folded[0]):
             raise WordListError(f"pattern {self.pattern!r} begins with a mark that belongs to the letter before")
+
+    def _check_spaced(self, folded: str) -> None:
+        if self.level not in {Level.REVIEW, Level.ALLOW}:
+            raise WordListError(
+                f"pattern {self.pattern!r}: match spaced finds coincidences too: its level is review, or allow"
+            )
+        letters = [char for char in folded if char.isalpha() and not is_mark(char)]
+        least = MIN_SPACED if any(map(is_word, letters)) else 2
+        if len(letters) < least:
+            raise WordListError(f"pattern {self.pattern!r}: match spaced needs {least} letters, or all words would do")
 
     def is_valid_at(self, now: float) -> bool:
         """Whether it counts at a Unix time."""

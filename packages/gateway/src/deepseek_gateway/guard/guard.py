@@ -11,6 +11,7 @@ from deepseek_gateway.errors import ApiError, GatewayError
 from deepseek_gateway.guard.entries import Level, WordListError
 from deepseek_gateway.guard.events import REASON
 from deepseek_gateway.guard.fields import Json, has_token_ids
+from deepseek_gateway.guard.hits import Hit
 from deepseek_gateway.guard.policy import (
     MAX_COMPILED,
     NO_LISTS_VERSION,
@@ -24,7 +25,6 @@ from deepseek_gateway.guard.policy import (
 from deepseek_gateway.guard.reviews import ReviewQueue, Watched
 from deepseek_gateway.guard.screen import Screening, screen_request
 from deepseek_gateway.guard.stage import WordStage
-from deepseek_gateway.guard.stream import Hit
 from deepseek_gateway.metrics import GatewayMetrics
 from deepseek_gateway.storage.words import WordTables, digest_of
 

@@ -13,6 +13,7 @@ from ahocorasick_rs import AhoCorasick, MatchKind
 from deepseek_gateway.guard.entries import Level, Match, Rule
 from deepseek_gateway.guard.fold import fold, has_lookalikes, is_disguised, is_mark, is_word, skeleton
 from deepseek_gateway.guard.regex import Automaton, parse
+from deepseek_gateway.guard.spaced import SpacedPatterns
 
 HOLDS, ALLOWS, WATCHES = 1, 2, 4
 """What a live beginning is for: text must wait, a hit may be cancelled, a person may want to see it."""
@@ -64,6 +65,7 @@ class Matcher:
         self._anywhere = _Prefixes()
         self._at_words = _Prefixes()
         self._literals = self._compile_literals()
+        self.spaced = SpacedPatterns.of(rules)
         self._regexes = [number for number, rule in enumerate(rules) if rule.entry.match is Match.REGEX]
         parts = [parse(rules[number].entry.pattern) for number in self._regexes]
         self._automaton = Automaton(parts) if parts else None
@@ -162,7 +164,7 @@ class Matcher:
     def _compile_literals(self) -> AhoCorasick | None:
         numbers: dict[str, int] = {}
         for rule, folded in enumerate(self._folded):
-            if self.rules[rule].entry.match is Match.REGEX:
+            if self.rules[rule].entry.match in {Match.REGEX, Match.SPACED}:
                 continue
             looks = skeleton(folded)
             number = numbers.setdefault(looks, len(numbers))

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deepseek_gateway.guard.entries import Direction, Entry, Level, Rule, WordListError
+from deepseek_gateway.guard.entries import Direction, Entry, Level, Match, Rule, WordListError
 from deepseek_gateway.guard.matcher import Matcher
 
 Scope = tuple[str, str]
@@ -144,7 +144,8 @@ def _names(lists: Sequence[LoadedList]) -> str:
 
 
 def _level(entry: Entry, wished: str) -> Level:
-    return entry.level if wished == "listed" or entry.level is Level.ALLOW else Level(wished)
+    keeps = entry.level is Level.ALLOW or entry.match is Match.SPACED  # a coincidence must not block
+    return entry.level if wished == "listed" or keeps else Level(wished)
 
 
 def _matcher(rules: Sequence[Rule]) -> Matcher | None:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from deepseek_gateway.guard.stream import Hit
+from deepseek_gateway.guard.hits import Hit
 from deepseek_gateway.storage.words import ReviewRow, WordTables
 
 MAX_WAITING = 10_000

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from deepseek_gateway.guard.entries import Level
 from deepseek_gateway.guard.fields import Json, Place, request_texts
+from deepseek_gateway.guard.hits import Hit
 from deepseek_gateway.guard.matcher import Matcher
-from deepseek_gateway.guard.stream import Hit, TextFilter
+from deepseek_gateway.guard.stream import TextFilter
 
 
 @dataclass(slots=True)

@@ -10,18 +10,16 @@ when, follows from the text alone, never from where it was cut:
 """
 
 import re
-from dataclasses import dataclass
 
-from deepseek_gateway.guard.entries import Level, Rule
+from deepseek_gateway.guard.entries import Level
 from deepseek_gateway.guard.fold import OffsetMap, fold, is_mark, skeleton
+from deepseek_gateway.guard.hits import MAX_HITS, Hit
 from deepseek_gateway.guard.matcher import HOLDS, KINDS, Live, Matcher, Span
+from deepseek_gateway.guard.spaced import SpacedText
 
 MASK = "*"
 PIECE = 16_384
 """Characters of a long text that are looked at in one go."""
-
-MAX_HITS = 200
-"""Hits that are remembered of one text: a flood of them says no more."""
 
 _HEX2 = "[0-9a-fA-F]{2}"
 _HIGH, _LOW = rf"\\u[dD][89abAB]{_HEX2}", rf"\\u[dD][c-fC-F]{_HEX2}"
@@ -29,17 +27,6 @@ _ALONE = r"(?=[^\\]|\\[^u]|\\u(?:[^dD]|[dD][^c-fC-F]))"  # no second half can fo
 _ESCAPE = re.compile(rf"{_HIGH}{_LOW}|{_HIGH}{_ALONE}|\\u(?![dD][89abAB])[0-9a-fA-F]{{4}}|\\[^u]")
 _OPEN_ESCAPE = re.compile(rf"(?:{_HIGH})?(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?\Z")
 _SHORT_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A rule's words in a text; `start` and `end` are characters of it, `text` is those, `folded` their folded form."""
-
-    rule: Rule
-    start: int
-    end: int
-    text: str
-    folded: str
 
 
 class TextFilter:
@@ -67,6 +54,7 @@ class TextFilter:
         self.hits: list[Hit] = []
         self.num_told = 0  # of the hits
         self.is_blocked = False
+        self._spaced = None if matcher.spaced is None else SpacedText(matcher.spaced, self.hits)
 
     @property
     def received(self) -> int:
@@ -81,7 +69,7 @@ class TextFilter:
     @property
     def is_open(self) -> bool:
         """Whether the end of the text would still decide something, held back or not."""
-        return bool(self._open_escape or self._window)
+        return bool(self._open_escape or self._window or (self._spaced is not None and self._spaced.is_open))
 
     def feed(self, text: str) -> str:
         """Take a piece; gives what may go on now, earlier pieces' rest first. The same object if it is all of it."""
@@ -103,6 +91,8 @@ class TextFilter:
             rest = self._advance(live, is_final=True)
         if self.is_blocked:
             return rest
+        if self._spaced is not None:
+            self._spaced.finish()
         self._open_escape, incomplete = "", self._open_escape
         return rest + incomplete
 
@@ -131,7 +121,7 @@ class TextFilter:
         start, end = self.sent, self._base + _origin(text, looks, live.holds)[0]
         is_all = start == self._base and end == start + len(text)
         self._window, self._looks = text, looks
-        if is_all and not self._masks and not self._escapes:
+        if is_all and not self._masks and not self._escapes and self._spaced is None:
             self.sent, out = end, text
         else:
             out = self._send(end)
@@ -150,7 +140,10 @@ class TextFilter:
             open_spans, blocking = self._decide(spans, folded, offsets, None if is_final else live)
             if blocking is not None:
                 self.is_blocked = True
-                return self._send(max(self._base + offsets.start(blocking.start), self.sent))
+                safe = self._send(max(self._base + offsets.start(blocking.start), self.sent))
+                if self._spaced is not None:
+                    self._spaced.finish()
+                return safe
             for span in open_spans:
                 keep = min(keep, span.start)
                 if KINDS[matcher.rules[span.rule].level] == HOLDS:
@@ -217,7 +210,10 @@ class TextFilter:
     def _send(self, end: int) -> str:
         """The text from what was sent up to `end`, masked."""
         start, self.sent = self.sent, max(end, self.sent)
-        out = self._rendered(self._window[start - self._base : self.sent - self._base], start)
+        text = self._window[start - self._base : self.sent - self._base]
+        if self._spaced is not None:
+            self._spaced.feed(text)
+        out = self._rendered(text, start)
         self._masks = [mask for mask in self._masks if mask[1] > self.sent]
         return out
 
