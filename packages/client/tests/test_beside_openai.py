@@ -4,6 +4,7 @@ A test here that fails because openai-python has learnt the better way is a clai
 """
 
 import asyncio
+import gc
 import json
 import pickle
 import time
@@ -267,10 +268,14 @@ def test_a_client_over_two_event_loops_fails_there_and_works_here(server, kit):
     async def ask(client):
         return (await create(client)).choices[0].message.content
 
-    theirs = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
-    assert asyncio.run(ask(theirs)) == "Hello"
-    with pytest.raises((openai.APIConnectionError, RuntimeError)):
-        asyncio.run(ask(theirs))
+    def fails_there():
+        theirs = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+        assert asyncio.run(ask(theirs)) == "Hello"
+        with pytest.raises((openai.APIConnectionError, RuntimeError)):
+            asyncio.run(ask(theirs))
+
+    fails_there()
+    gc.collect()  # its sockets are still open: they complain here, where it is ignored
     ours = AsyncDeepSeek(base_url=server.url, api_key=KEY, max_retries=0)
     assert [asyncio.run(ask(ours)) for _ in range(2)] == ["Hello", "Hello"]
 
