@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deepseek_client.sse import EventTooLargeError, ServerSentEvent, SSEDecodeError, SSEError, SSEParser
 
-NUM_EXAMPLES = int(os.environ.get("FUZZ_SSE_EXAMPLES", "400"))
+NUM_EXAMPLES = int(os.environ.get("FUZZ_SSE_EXAMPLES", "250"))
 
 WORDS = [
     b"data",

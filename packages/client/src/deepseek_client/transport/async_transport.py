@@ -29,7 +29,7 @@ from deepseek_client.middleware import AsyncWatchedBody
 from deepseek_client.request import HTTPRequest
 from deepseek_client.tidy import Tidy, close_later
 from deepseek_client.transport.library import (
-    MAX_REFUSAL_BYTES,
+    Answer,
     build,
     check_open,
     check_process,
@@ -106,12 +106,14 @@ class AsyncTransport:
             case AskKey():
                 return await ask_key_async(effect.provider)
             case Fetch():
-                return await _read_reply_async(await self._begin(effect), effect.deadline, None)
+                answer = Answer(effect.request, effect.deadline)
+                return await _read_reply_async(await self._begin(effect), answer, is_wanted=True)
             case Open():
+                answer = Answer(effect.request, effect.deadline)
                 body = await self._begin(effect)
                 if is_wanted(effect, body.status, body.headers):
                     return Opened(body.status, body.headers, body, effect.place)
-                return await _read_reply_async(body, effect.deadline, MAX_REFUSAL_BYTES)
+                return await _read_reply_async(body, answer, is_wanted=False)
 
     async def _begin(self, effect: Fetch | Open) -> "_AsyncBody | AsyncWatchedBody":
         if not effect.middleware:
@@ -127,7 +129,7 @@ class AsyncTransport:
         try:
             response = await Tidy[Any](sending, lambda response: response.aclose())
         except library_errors() as error:
-            raise translate(error, request.url, phase) from error
+            raise translate(error, request.url, phase, deadline) from error
         return _AsyncBody(response, request.url)
 
     async def _usable(self) -> Any:
@@ -225,14 +227,13 @@ class _AsyncBody:
             close_later(self._loop, self.close)
 
 
-async def _read_reply_async(body: _AsyncBody | AsyncWatchedBody, deadline: float | None, limit: int | None) -> Reply:
-    """The whole body, up to a limit in bytes."""
-    content = bytearray()
+async def _read_reply_async(body: _AsyncBody | AsyncWatchedBody, answer: Answer, *, is_wanted: bool) -> Reply:
+    """The whole body, up to a limit in bytes, and of an error's less."""
+    answer.begin(body.status, is_wanted=is_wanted)
     try:
-        while chunk := await body.read(deadline, "total"):
-            content += chunk
-            if limit is not None and len(content) >= limit:
+        while chunk := await body.read(*answer.limits()):
+            if not answer.take(chunk):
                 break
     finally:
         await body.close()
-    return Reply(body.status, body.headers, bytes(content))
+    return Reply(body.status, body.headers, bytes(answer.content))

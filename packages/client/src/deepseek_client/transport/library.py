@@ -27,7 +27,10 @@ from deepseek_client.errors import (
 from deepseek_client.request import HTTPRequest
 
 MAX_REFUSAL_BYTES = 1024 * 1024
-"""How much is read of an answer that is not the stream that was asked for."""
+"""How much is read of an answer that is an error, or not the stream that was asked for."""
+
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+"""How much is read of any other answer."""
 
 LIBRARIES = ("httpx", "httpx2")
 
@@ -127,9 +130,11 @@ def library_errors() -> tuple[type[Exception], ...]:
     return tuple(module.RequestError for module in loaded if module is not None)
 
 
-def translate(error: Exception, url: str, phase: Phase) -> DeepSeekError:
+def translate(error: Exception, url: str, phase: Phase, deadline: float | None = None) -> DeepSeekError:
     """One of the library's failures as one of ours. By name: the two libraries have the same names."""
     names = {cls.__name__ for cls in type(error).__mro__}
+    if "TimeoutException" in names and deadline is not None and time.monotonic() >= deadline:
+        return late(url, "total")  # whichever wait it cut short
     for name in names & _PHASES.keys():
         return late(url, _PHASES[name])
     if "TimeoutException" in names:
@@ -162,6 +167,51 @@ _LATE: dict[Phase, str] = {
     "idle": "no data from {url} for timeout.idle_s",
     "total": "no complete answer from {url} within timeout.total_s",
 }
+
+
+class Answer:
+    """A plain answer that is being read: its bytes, and until when more of them may come.
+
+    Blank lines are a queue's sign of life and no answer, so they do not put off `first_token_s`.
+
+    Args:
+        request: what it answers, sent just now.
+        deadline: of the whole call.
+    """
+
+    def __init__(self, request: HTTPRequest, deadline: float | None) -> None:
+        self.content = bytearray()
+        self._most = MAX_ANSWER_BYTES
+        self._url = request.url
+        self._total = deadline
+        first_token_s = request.timeout.first_token_s
+        self._first = None if first_token_s is None else time.monotonic() + first_token_s
+        self._has_begun = False
+
+    def begin(self, status: int, *, is_wanted: bool) -> None:
+        """The head has come; less is read of an error, and of what is not `is_wanted`."""
+        if not is_wanted or not 200 <= status < 300:
+            self._most = MAX_REFUSAL_BYTES
+
+    def limits(self) -> tuple[float | None, Phase]:
+        """Until when the next bytes must come; without a deadline the library's own limit of a read is enough."""
+        if self._total is None:
+            return None, "first_token"
+        if not self._has_begun and self._first is not None and self._first < self._total:
+            return self._first, "first_token"
+        return self._total, "total"
+
+    def take(self, chunk: bytes) -> bool:
+        """Keep the next bytes; tells whether more are wanted.
+
+        Raises:
+            FirstTokenTimeout: only blanks have come in time.
+        """
+        self.content += chunk
+        self._has_begun = self._has_begun or not chunk.isspace()
+        if not self._has_begun and self._first is not None and time.monotonic() > self._first:
+            raise late(self._url, "first_token")
+        return len(self.content) < self._most
 
 
 def late(url: str, phase: Phase) -> APITimeoutError:

@@ -28,7 +28,7 @@ from deepseek_client.middleware import WatchedBody
 from deepseek_client.read_guard import ReadGuard
 from deepseek_client.request import HTTPRequest
 from deepseek_client.transport.library import (
-    MAX_REFUSAL_BYTES,
+    Answer,
     build,
     check_open,
     check_process,
@@ -107,12 +107,14 @@ class SyncTransport:
             case AskKey():
                 return ask_key(effect.provider)
             case Fetch():
-                return _read_reply(self._begin(effect), effect.deadline, None)
+                answer = Answer(effect.request, effect.deadline)
+                return _read_reply(self._begin(effect), answer, is_wanted=True)
             case Open():
+                answer = Answer(effect.request, effect.deadline)
                 body = self._begin(effect)
                 if is_wanted(effect, body.status, body.headers):
                     return Opened(body.status, body.headers, body, effect.place)
-                return _read_reply(body, effect.deadline, MAX_REFUSAL_BYTES)
+                return _read_reply(body, answer, is_wanted=False)
 
     def _begin(self, effect: Fetch | Open) -> "_SyncBody | WatchedBody":
         if not effect.middleware:
@@ -125,7 +127,7 @@ class SyncTransport:
         try:
             response = client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
         except library_errors() as error:
-            raise translate(error, request.url, phase) from error
+            raise translate(error, request.url, phase, deadline) from error
         return _SyncBody(response, request.url, self._bodies)
 
     def _usable(self) -> Any:
@@ -242,14 +244,13 @@ class _SyncBody:
         self._bodies.forgotten.append(close or self.close)
 
 
-def _read_reply(body: _SyncBody | WatchedBody, deadline: float | None, limit: int | None) -> Reply:
-    """The whole body, up to a limit in bytes."""
-    content = bytearray()
+def _read_reply(body: _SyncBody | WatchedBody, answer: Answer, *, is_wanted: bool) -> Reply:
+    """The whole body, up to a limit in bytes, and of an error's less."""
+    answer.begin(body.status, is_wanted=is_wanted)
     try:
-        while chunk := body.read(deadline, "total"):
-            content += chunk
-            if limit is not None and len(content) >= limit:
+        while chunk := body.read(*answer.limits()):
+            if not answer.take(chunk):
                 break
     finally:
         body.close()
-    return Reply(body.status, body.headers, bytes(content))
+    return Reply(body.status, body.headers, bytes(answer.content))
