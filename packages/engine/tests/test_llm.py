@@ -24,7 +24,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> LLM:
     return LLM(str(write_tiny_checkpoint(tmp_path_factory.mktemp("llama"))), dtype="float32")
 
 
-def tokens_one_at_a_time(llm: LLM) -> list[list[int]]:
+@pytest.fixture(scope="module")
+def alone(checkpoint: str) -> list[list[int]]:
+    """The tokens of each prompt in an engine that serves one at a time."""
+    llm = LLM(checkpoint, dtype="float32", max_num_seqs=1, enable_prefix_caching=False)
     return [llm.generate(prompt, GREEDY)[0].outputs[0].token_ids for prompt in PROMPTS]
 
 
@@ -38,8 +41,9 @@ def tokens_one_at_a_time(llm: LLM) -> list[list[int]]:
     ],
     ids=["batched", "chunked", "preempted", "chunked-and-preempted"],
 )
-def test_greedy_tokens_do_not_depend_on_how_the_batch_is_scheduled(checkpoint: str, settings: dict[str, int]) -> None:
-    alone = tokens_one_at_a_time(LLM(checkpoint, dtype="float32", max_num_seqs=1, enable_prefix_caching=False))
+def test_greedy_tokens_do_not_depend_on_how_the_batch_is_scheduled(
+    checkpoint: str, alone: list[list[int]], settings: dict[str, int]
+) -> None:
     llm = LLM(checkpoint, dtype="float32", **settings)
     together = [output.outputs[0].token_ids for output in llm.generate(PROMPTS, GREEDY)]
     assert together == alone

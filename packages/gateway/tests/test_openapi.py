@@ -35,7 +35,7 @@ from deepseek_gateway.state_dir import open_store, prepare_state
 from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess
 from deepseek_gateway.testing.stack import OPERATOR, Stack
 
-NUM_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "10"))
+NUM_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 DOCUMENT = build_document()
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance, unsupported_method]
 ADMIN_PATHS = {listed_path(operation) for operation in ADMIN}

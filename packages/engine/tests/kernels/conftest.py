@@ -59,3 +59,17 @@ if os.environ.get("TRITON_INTERPRET") == "1":
         return _known[name]
 
     interpreter._get_np_dtype = _get_np_dtype_once
+
+    def _init_tuple(self: Any, args: Any, type: Any = None) -> None:  # noqa: A002  Triton's name for it
+        self.values = [*args]
+        if type is not None:
+            self.type = type if isinstance(type, tl.tuple_type) else tl.tuple_type(type)
+
+    def _type_of_tuple(self: Any) -> Any:
+        """Each value that a kernel computes has a shape, and each shape made this, which hardly anybody asks for."""
+        if "type" not in self.__dict__:
+            self.__dict__["type"] = tl.core._type_for_tuple_values(self.values)
+        return self.__dict__["type"]
+
+    tl.tuple.__init__ = _init_tuple
+    tl.tuple.type = property(_type_of_tuple, lambda self, type: self.__dict__.update(type=type))  # noqa: A006

@@ -36,7 +36,7 @@ from deepseek_engine.testing.adapters import write_tiny_adapter
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 
 START_S = 60
-NUM_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
+NUM_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "10"))
 DOCUMENT = build_document(has_key=False)
 CHECKS = [
     status_code_conformance,

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 import deepseek_engine
+from deepseek_engine.server.cli import main
 from deepseek_engine.server.command import parse_settings
 
 START_S = 120
@@ -157,28 +158,50 @@ def test_a_killed_core_makes_the_server_exit_with_a_failure(server: ServerProces
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "99999"], "--port (ENGINE_PORT)"),
+        (["--dtype", "int3"], "--dtype (ENGINE_DTYPE)"),
+        (["--temperature", "9"], "temperature=9.0 is out of range"),
+        (["--max-batch-size", "64", "--max-num-batched-tokens", "8"], "max_num_batched_tokens=8"),
+        (["--quantization", "int3"], "--quantization (ENGINE_QUANTIZATION)"),
+        (["--tensor-parallel-size", "0"], "--tensor-parallel-size (ENGINE_TENSOR_PARALLEL_SIZE)"),
+        (["--pipeline-parallel-size", "2"], "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_setting_names_itself(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name in set(os.environ) - set(_environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "argv", ["deepseek-server", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    _is_told_shortly(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["--port", "99999"], 2, "--port (ENGINE_PORT)"),
-        (["--dtype", "int3"], 2, "--dtype (ENGINE_DTYPE)"),
-        (["--temperature", "9"], 2, "temperature=9.0 is out of range"),
-        (["--max-batch-size", "64", "--max-num-batched-tokens", "8"], 2, "max_num_batched_tokens=8"),
-        (["--quantization", "int3"], 2, "--quantization (ENGINE_QUANTIZATION)"),
-        (["--tensor-parallel-size", "0"], 2, "--tensor-parallel-size (ENGINE_TENSOR_PARALLEL_SIZE)"),
         (["--tensor-parallel-size", "2", "--port", "0"], 1, "num_attention_heads=9 is not a multiple"),
-        (["--pipeline-parallel-size", "2"], 2, "unrecognized arguments"),
         (["--model-path", "/absent/model", "--port", "0"], 1, "no such file or folder"),
         (["--max-model-len", "1000000", "--port", "0"], 1, "deepseek-server: max_model_len=1000000 is beyond the 8192"),
         (["--uds", "/absent/folder/x.sock"], 1, "cannot listen on /absent/folder/x.sock"),
     ],
 )
-def test_a_wrong_setting_ends_at_once_and_names_itself(arguments: list[str], status: int, message: str):
+def test_a_setting_that_cannot_be_ends_the_process_with_its_reason(arguments: list[str], status: int, message: str):
     command = [sys.executable, "-m", "deepseek_engine.server", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=_environment(), check=False)
     assert result.returncode == status
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
-    assert len(result.stderr.splitlines()) <= 3, "the reason does not drown in the list of flags"
+    _is_told_shortly(message, result.stderr)
+
+
+def _is_told_shortly(message: str, written: str) -> None:
+    assert message in written
+    assert "Traceback" not in written
+    assert len(written.splitlines()) <= 3, "the reason does not drown in the list of flags"
 
 
 def test_a_taken_port_is_said_before_the_model_loads():
