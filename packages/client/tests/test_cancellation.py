@@ -155,7 +155,7 @@ async def test_a_call_cancelled_at_any_await_leaves_nothing_behind(server, kit, 
                 break
         server.script(kit.reply(kit.GENERATION))
         assert (await client.generate("Hi")).text == "Hello"
-    assert cancelled >= 8
+    assert cancelled >= 4  # httpx2 waits less often than httpx, and what is sent together is read together
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -66,6 +66,7 @@ def test_one_async_client_serves_many_event_loops_and_leaves_nothing_open_in_the
     assert num_open_files() <= before + 5  # of the server's threads, which see the ends in their own time
 
 
+@pytest.mark.xfail(library().__name__ == "httpx2", reason="httpcore2's own generator is closed twice", strict=False)
 def test_streams_that_are_forgotten_when_the_loop_ends_say_nothing(server, kit, caplog, capsys):
     """No "aclose(): asynchronous generator is already running", no task destroyed while it was pending."""
     server.script(begun(kit))
