@@ -96,7 +96,8 @@ def added_up(rows: list[LedgerRow], question: Question) -> Counter[tuple[tuple[s
 
 
 def values(each: LedgerRow, dimension: Dimension, zone: str) -> list[str]:
-    local = datetime.fromtimestamp(each.created, UTC).astimezone(ZoneInfo(zone))
+    # Whole seconds: a datetime rounds to microseconds, and an hour's last moment to the next one's first.
+    local = datetime.fromtimestamp(int(each.created), UTC).astimezone(ZoneInfo(zone))
     if dimension is Dimension.TAG:
         return list(TAGS[each.key_id]) or [""]
     return [

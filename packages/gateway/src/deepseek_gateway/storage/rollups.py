@@ -90,7 +90,7 @@ class RollupTable:
     def prune(self, hour: int) -> int | None:
         """Delete the rows of an hour, the oldest that has any; gives how many rows.
 
-        None when there are older ones, or the rows are not what the sums say: then nothing is deleted.
+        None when there are older ones, or the sums are not those of the rows: then nothing is deleted.
         """
         times = {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S}
         older = "SELECT 1 FROM ledger WHERE created >= :floor AND created < :since LIMIT 1"
@@ -98,6 +98,8 @@ class RollupTable:
         try:
             with self.database.transaction() as transaction:
                 _go_on(not transaction.read(older, {"floor": self.floor() * HOUR_S, **times}))
+                # A mark may be of a corrected row, which no count would show.
+                _go_on(not transaction.read("SELECT 1 FROM usage_marks WHERE hour = :hour LIMIT 1", {"hour": hour}))
                 known = int(transaction.read(sums, {"hour": hour})[0][0])
                 deleted = transaction.write("DELETE FROM ledger WHERE created >= :since AND created < :until", times)
                 _go_on(deleted == known)
