@@ -7,6 +7,8 @@ So a cancellation is handed on where the library waits for something, and kept b
 
 import asyncio
 import contextlib
+import math
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -53,7 +55,7 @@ class Tidy(Generic[T]):
             try:
                 yield waits_for
             except asyncio.CancelledError as error:
-                is_anyio = bool(error.args) and str(error.args[0]).startswith(_OF_ANYIO)
+                is_anyio = _is_of_scope(error)
                 is_waiting = waits_for is not None and waits_for.cancelled()
                 if self._undo is not None and (is_anyio or (is_waiting and not is_told)):
                     is_told = is_told or not is_anyio
@@ -106,6 +108,14 @@ class _Kept:
     def raise_if_due(self) -> None:
         if self.is_due:
             raise self.take()
+
+
+def _is_of_scope(error: asyncio.CancelledError) -> bool:
+    """Whether a scope of anyio around this task is cancelled. A task that gather made has the words only."""
+    anyio = sys.modules.get("anyio")
+    if anyio is None or not error.args or not str(error.args[0]).startswith(_OF_ANYIO):
+        return False
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def _num_cancels() -> int:
