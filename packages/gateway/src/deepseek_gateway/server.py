@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import cast
@@ -24,6 +26,18 @@ KEEP_ALIVE_S = 75
 """Seconds that an idle connection stays open: longer than common load balancers keep theirs (60 s)."""
 
 BACKLOG = 2048
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread that writes to the store may keep requests waiting; Python's 5 ms would be their slowest ones."""
+
+
+def keep_pauses_short() -> None:
+    """Set up a process that only serves; call it once everything is loaded.
+
+    What is there then stays, so no collection needs to look at it: a whole one took 38 ms in which no request moved.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.freeze()
 
 
 class _Server(uvicorn.Server):

@@ -3,21 +3,17 @@
 import argparse
 import asyncio
 import logging
-import sys
 
 import uvloop
 
 from deepseek_gateway.access_log import set_up_logging
 from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, source_of
 from deepseek_gateway.gateway import Gateway
-from deepseek_gateway.server import GatewayServer, listen, listen_unix
+from deepseek_gateway.server import GatewayServer, keep_pauses_short, listen, listen_unix
 from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.stack.workers import Workers, parent_gone, socket_path
 
 logger = logging.getLogger(__name__)
-
-SWITCH_INTERVAL_S = 0.0005
-"""How long a thread that writes to the store may keep requests waiting; Python's 5 ms would be their slowest ones."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -35,7 +31,6 @@ def add_parser(commands: Commands) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     source = source_of(parsed)
     settings = source.load()
     set_up_logging(settings.log_level, settings.access_log)
@@ -52,6 +47,7 @@ async def _serve_workers(given: list[str], settings: Settings) -> int:
 async def _serve(settings: Settings, source: ConfigSource, *, is_worker: bool) -> None:
     gateway = Gateway(settings, source)
     async with gateway:
+        keep_pauses_short()
         listeners = [listen(settings.host, settings.port, settings.send_timeout_s, shared=is_worker)]
         if is_worker:
             listeners.append(listen_unix(socket_path(settings.state_dir, settings.worker)))

@@ -17,7 +17,7 @@ from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, settings_of, source_of
 from deepseek_gateway.config.sections import UpstreamSection
 from deepseek_gateway.gateway import Gateway
-from deepseek_gateway.server import GatewayServer, listen
+from deepseek_gateway.server import GatewayServer, keep_pauses_short, listen
 from deepseek_gateway.settings import ConfigSource, Settings
 from deepseek_gateway.stack.engine import EngineFiles, EngineProcess
 from deepseek_gateway.stack.supervisor import EngineSupervisor
@@ -98,6 +98,7 @@ async def _up(plan: Plan) -> None:
         try:
             if await server.unless_stopped(supervisor.start(_Progress(plan.command))):
                 async with gateway:
+                    keep_pauses_short()
                     await server.serve(lambda url: _announce(plan, gateway, url))
         finally:
             if server.is_stopping_now:
