@@ -197,11 +197,6 @@ class LocalLimiter:
         except Exception as error:
             raise LimitsUnavailable(meter.rule, f"what was spent of {meter.rule.kind} cannot be read now") from error
 
-    def _loaded(self, name: tuple[str, float], done: asyncio.Future[int]) -> None:
-        self._loading.pop(name, None)
-        if not done.cancelled():
-            done.exception()  # seen, also when everybody who waited for it has left
-
     def _fresh(self, meter: Meter, now: Now) -> MeterState:
         if meter.kind is Kind.CONCURRENT_REQUESTS:
             running = self._running
