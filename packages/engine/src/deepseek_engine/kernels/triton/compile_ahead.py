@@ -74,7 +74,10 @@ def compile_ahead(device: torch.device) -> Generator[Compilation]:
     def compile_only(kernel: Any, *args: Any, **kwargs: Any) -> Any:
         return launch(kernel, *args, **(kwargs | {"warmup": True}))
 
-    initializer = partial(torch.cuda.set_device, device) if is_cuda else None
+    initializer = None
+    if is_cuda:  # threads begin on device 0; a device without an index is the one that this thread uses
+        index = torch.cuda.current_device() if device.index is None else device.index
+        initializer = partial(torch.cuda.set_device, index)
     with ThreadPoolExecutor(min(num_processors(), MAX_THREADS), "compile", initializer) as pool:
         compilation = Compilation(pool, is_cuda)
         token = active_mode.set(compilation)  # pyright: ignore[reportArgumentType] - it asks for no more than submit
