@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deepseek_engine.gpu_inputs import MAX_GRAPHED_CHUNKS, GpuInputs, GpuStep
 from deepseek_engine.gpu_sampler import GpuSampler
-from deepseek_engine.kernels.sampling_rows import Needs
+from deepseek_engine.kernels.sampling_rows import NOTHING, Needs
 from deepseek_engine.kernels.triton.embedding import embed
 from deepseek_engine.load_report import LoadReport
 from deepseek_engine.lora.host import LoraHost
@@ -28,9 +28,6 @@ from deepseek_engine.runner_protocol import Drafter, RunnerInfo
 from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
 
 logger = logging.getLogger(__name__)
-
-NOTHING: Final = Needs(adjust=False, random=False, filter=False, report=False)
-"""What a greedy batch needs of the sampler beside the likeliest token."""
 
 _SMALL_SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
 _LARGE_STEP: Final = 32
@@ -47,10 +44,14 @@ def graph_sizes(max_rows: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """A captured step of so many single-token rows: forward, logits, and the likeliest tokens."""
+    """A captured step of so many single-token rows: forward, logits, and the likeliest tokens.
+
+    Attributes:
+        hidden: None where the last norm is part of the head.
+    """
 
     graph: torch.cuda.CUDAGraph
-    hidden: Tensor
+    hidden: Tensor | None
     logits: Tensor
 
 
@@ -144,10 +145,11 @@ class GpuRunner:
     @torch.inference_mode()
     def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """Compute the batch; logits [sampled rows, vocab_size]."""
-        hidden, logits = self._compute(batch, None)[1:]
+        _, hidden, logits = self._compute(batch, None)
         if any(scheduled.read_positions for scheduled in batch):
+            assert hidden is not None, "no graph serves a step that is read"
             return self._decoder.logits(self._prompt_reader.split(hidden, batch))
-        return logits if logits is not None else self._decoder.logits(hidden)
+        return self._logits(hidden, logits)
 
     @torch.inference_mode()
     def read_prompts(self, batch: Seq[ScheduledSequence]) -> list[PromptPart]:
@@ -172,7 +174,7 @@ class GpuRunner:
         self._sampler.prepare([s.sequence for s in batch if s.num_sampled_rows])
         is_chosen = logits is not None and self._sampler.needs == NOTHING  # by the graph
         if not is_chosen:
-            self._sampler.sample(self._decoder.logits(hidden) if logits is None else logits, self._sampled)
+            self._sampler.sample(self._logits(hidden, logits), self._sampled)
         self._sampler.send()
         return LaunchedStep(self._sampler, step.sampled_row_of)
 
@@ -217,8 +219,8 @@ class GpuRunner:
 
     def _compute(
         self, batch: Seq[ScheduledSequence], previous: Mapping[Sequence, int] | None
-    ) -> tuple[GpuStep, Tensor, Tensor | None]:
-        """The step, the hidden states of its rows, and logits if a graph has made them."""
+    ) -> tuple[GpuStep, Tensor | None, Tensor | None]:
+        """The step, and of its rows hidden states, or logits if a graph has made them, or both."""
         num_rows = len(batch)
         num_singles = sum(1 for s in batch if s.num_new_tokens == 1)
         has_drafts = any(s.draft_token_ids for s in batch)
@@ -227,7 +229,8 @@ class GpuRunner:
             if graph_key is not None:
                 step = self._inputs.prepare_mixed(batch, *graph_key, previous)
                 return step, *self._replayed(self._mixed[graph_key], step.num_rows)
-        has_graph = num_singles == num_rows and not has_drafts
+        is_read = num_rows == 1 and bool(batch[0].read_positions)
+        has_graph = num_singles == num_rows and not has_drafts and not is_read
         size = next((size for size in self._sizes if size >= num_rows), None) if has_graph else None
         step = self._inputs.prepare(batch, size, previous)
         if size is None or step.row_ids is not None:
@@ -245,18 +248,27 @@ class GpuRunner:
             return None
         return (self._sizes[-1] if num_singles else 0), size
 
-    def _replayed(self, graph: _Graph, num_rows: int) -> tuple[Tensor, Tensor]:
-        graph.graph.replay()
-        return graph.hidden[:num_rows], graph.logits[:num_rows]
+    def _logits(self, hidden: Tensor | None, logits: Tensor | None) -> Tensor:
+        """Those that a graph has made, or else of the hidden states."""
+        if logits is not None:
+            return logits
+        assert hidden is not None
+        return self._decoder.logits(hidden)
 
-    def _compute_graphed(self, step: GpuStep) -> tuple[Tensor, Tensor]:
-        hidden = self._hidden(step)
-        logits = self._decoder.logits(hidden)
+    def _replayed(self, graph: _Graph, num_rows: int) -> tuple[Tensor | None, Tensor]:
+        graph.graph.replay()
+        return None if graph.hidden is None else graph.hidden[:num_rows], graph.logits[:num_rows]
+
+    def _compute_graphed(self, step: GpuStep) -> tuple[Tensor | None, Tensor]:
+        hidden, logits = self._decoder.logits_of_step(step, self._embedded(step))
         self._sampler.sample(logits, self._sampled[: step.num_rows], NOTHING)
         return hidden, logits
 
     def _hidden(self, step: GpuStep) -> Tensor:
+        return self._decoder.hidden(step, self._embedded(step))
+
+    def _embedded(self, step: GpuStep) -> Tensor:
         parts = [part.token_ids for part in (step.singles, step.chunks) if part is not None]
         token_ids = parts[0] if len(parts) == 1 else torch.cat(parts)
         sources = None if step.singles is None else step.singles.sources
-        return self._decoder.hidden(step, embed(token_ids, sources, self._sampled, self._decoder.embedding))
+        return embed(token_ids, sources, self._sampled, self._decoder.embedding)

@@ -26,6 +26,7 @@ from deepseek_engine.kernels.sampling_rows import (
     IS_RANDOM,
     IS_REPORTED,
     MAX_FORBIDDEN,
+    NOTHING,
     RESULT_WORDS,
     ROW,
     ROW_BYTES,
@@ -127,9 +128,6 @@ class GpuSampler:
                 records["flags"][row] |= IS_ADJUSTED
                 buffer.adjusted_rows.append(row)
         num_words = self._write_words(buffer, records, sequences, settings, positions)
-        num_int64 = -(-(self._table.first_word + num_words) // 2)
-        self._table.buffer[:num_int64].copy_(buffer.table.buffer[:num_int64], non_blocking=True)
-        buffer.mark(self._device)
         flags = int(np.bitwise_or.reduce(records["flags"])) if len(sequences) else 0
         needs = Needs(
             adjust=bool(flags & IS_ADJUSTED),
@@ -137,6 +135,10 @@ class GpuSampler:
             filter=bool(flags & IS_FILTERED),
             report=bool(flags & IS_REPORTED),
         )
+        if needs != NOTHING:  # or else the kernels read no records
+            num_int64 = -(-(self._table.first_word + num_words) // 2)
+            self._table.buffer[:num_int64].copy_(buffer.table.buffer[:num_int64], non_blocking=True)
+            buffer.mark(self._device)
         self._prepared = _Step([each.num_top for each in settings], needs, buffer)
 
     def sample(self, logits_RV: Tensor, sampled_ids_R: Tensor, needs: Needs | None = None) -> None:

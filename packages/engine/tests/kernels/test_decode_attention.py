@@ -7,6 +7,7 @@ import torch
 
 from deepseek_engine.kernels.reference import decode_attention as reference
 from deepseek_engine.kernels.triton.decode_attention import (
+    AnyConfig,
     DecodeConfig,
     DecodeScratch,
     choose_config,
@@ -14,6 +15,7 @@ from deepseek_engine.kernels.triton.decode_attention import (
     decode_scratch,
 )
 from deepseek_engine.kernels.triton.decode_attention_pipelined import PipelinedConfig, is_pipelined
+from deepseek_engine.kernels.triton.decode_attention_vectors import MAX_GROUP, VectorConfig
 from deepseek_engine.testing.paged_attention import (
     DEVICE,
     IS_GPU,
@@ -28,6 +30,7 @@ from deepseek_engine.testing.paged_attention import (
 SEED_HEADS = Heads(16, 8, 128) if IS_GPU else Heads(4, 2, 32)
 LENGTHS = [1, 0, 17, 640, 1025, 4000, 128, 129] if IS_GPU else [1, 0, 33, 200]
 SMALL = DecodeConfig(num_splits=3, min_split=32, block_n=32)
+VECTORS = VectorConfig(num_splits=3, min_split=32, tokens_a_slot=2, num_warps=4)
 PIPELINED = PipelinedConfig(num_splits=3, min_split=32, block_n=32)
 
 
@@ -49,15 +52,19 @@ def poisoned(scratch: DecodeScratch) -> DecodeScratch:
         (Heads(40, 2, 96) if IS_GPU else Heads(17, 1, 24), torch.float32, 16, False, False),
     ],
 )
-@pytest.mark.parametrize("config", [None, SMALL, PIPELINED], ids=["chosen", "many shares", "pipelined"])
+@pytest.mark.parametrize(
+    "config", [None, SMALL, PIPELINED, VECTORS], ids=["chosen", "many shares", "pipelined", "vectors"]
+)
 def test_a_new_token_attends_to_its_context_and_is_cached(
     heads: Heads,
     dtype: torch.dtype,
     block_size: int,
     is_int8: bool,
     is_normed: bool,
-    config: DecodeConfig | PipelinedConfig | None,
+    config: AnyConfig | None,
 ) -> None:
+    if isinstance(config, VectorConfig) and heads.queries // heads.keys > MAX_GROUP:
+        pytest.skip("the kernel of vectors is for small groups")
     draw = Draw(1, heads, dtype)
     kv, tables = draw.paged(LENGTHS, block_size, is_int8=is_int8)
     qkv, lens = draw.qkv(len(LENGTHS)), torch.tensor(LENGTHS, dtype=torch.int32, device=DEVICE)
@@ -89,8 +96,9 @@ def test_the_same_scratch_serves_step_after_step() -> None:
         lens += 1
 
 
+@pytest.mark.parametrize("config", [None, PIPELINED, VECTORS], ids=["chosen", "pipelined", "vectors"])
 @pytest.mark.parametrize("is_int8", [False, True])
-def test_drafts_of_one_sequence_see_what_was_cached_before_them(is_int8: bool) -> None:
+def test_drafts_of_one_sequence_see_what_was_cached_before_them(is_int8: bool, config: AnyConfig | None) -> None:
     draw = Draw(3, SEED_HEADS, torch.bfloat16)
     kv, tables = draw.paged([70], 16, is_int8=is_int8)
     lens = torch.tensor([67, 68, 69, 70, 0], dtype=torch.int32, device=DEVICE)
@@ -98,8 +106,8 @@ def test_drafts_of_one_sequence_see_what_was_cached_before_them(is_int8: bool) -
     q = draw.normal(5, SEED_HEADS.queries * SEED_HEADS.dim)
     before = copy_of(kv)
     expected = reference.decode_attention(q, kv, rows, lens, scale=0.2, cos_sin=None)
-    scratch = poisoned(decode_scratch(5, SEED_HEADS.queries, kv, rows.shape[1] * 16, 2))
-    actual = decode_attention(q, kv, rows, lens, scratch, scale=0.2, cos_sin=None)
+    scratch = poisoned(decode_scratch(15, SEED_HEADS.queries, kv, rows.shape[1] * 16, 2))
+    actual = decode_attention(q, kv, rows, lens, scratch, scale=0.2, cos_sin=None, config=config)
     assert error_of(actual, expected) < TOLERANCES[torch.bfloat16]
     assert_same_cache(kv, before, torch.bfloat16)
 

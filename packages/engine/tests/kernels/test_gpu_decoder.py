@@ -60,7 +60,7 @@ class Pair:
         step = self.inputs.prepare(batch, padded_to, None)
         parts = [part.token_ids for part in (step.singles, step.chunks) if part is not None]
         x = embed(torch.cat(parts), None, torch.zeros(1, dtype=torch.int32, device=DEVICE), self.decoder.embedding)
-        return self.decoder.logits(self.decoder.hidden(step, x))[: step.num_rows].float().cpu()
+        return self.decoder.logits_of_step(step, x)[1][: step.num_rows].float().cpu()
 
     def computed_padded(self, batch: list[ScheduledSequence], num_singles: int, num_tokens: int) -> torch.Tensor:
         """The same from the tensors of a graph for so many rows and tokens."""

@@ -85,6 +85,10 @@ class Needs:
     report: bool = False
 
 
+NOTHING: Final = Needs()
+"""What a greedy batch needs beside the likeliest tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
     """Sizes of the kernels' tiles; powers of two. Tokens do not depend on them beyond rounding.

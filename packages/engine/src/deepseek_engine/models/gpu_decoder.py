@@ -157,9 +157,26 @@ class GpuDecoder:
             x_TH: embeddings of the single rows' tokens, then of the chunks'.
         """
         rows = step_rows(step, self._latent, self._block_size, self._dtype)
-        if self._is_fused and x_TH.shape[0] == 1 and rows.chunks is None:
-            return self._hidden_of_one(x_TH[0], rows)
+        if self._is_one_token(x_TH, step):
+            return self._last_norm(self._residual_of_one(x_TH[0], rows)[None], None, None)
         return self._hidden_of_many(x_TH, rows, step.row_ids)
+
+    def logits_of_step(self, step: GpuStep, x_TH: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Compute a step: what `hidden` gives, and the logits. One token's last norm is part of its head: then None."""
+        if not (self._is_one_token(x_TH, step) and single_token.can_compute(self._head.weight)):
+            hidden_RH = self.hidden(step, x_TH)
+            return hidden_RH, self.logits(hidden_RH)
+        x_H = self._residual_of_one(x_TH[0], step_rows(step, self._latent, self._block_size, self._dtype))
+        head = self._head
+        logits = torch.empty(1, head.weight.shape[0], dtype=x_H.dtype, device=x_H.device)
+        single_token.norm_linear(
+            x_H, head.weight, head.scale, head.bias, self._final_gain, self.config.final_norm_eps, logits[0]
+        )
+        return None, logits
+
+    def _is_one_token(self, x_TH: Tensor, step: GpuStep) -> bool:
+        """Whether the fused launches serve a step."""
+        return self._is_fused and x_TH.shape[0] == 1 and step.chunks is None
 
     def logits(self, hidden_RH: Tensor) -> Tensor:
         """[R, V], of the model's type."""
@@ -252,7 +269,8 @@ class GpuDecoder:
         act_values = experts.gate_up(values, gate_up.weight, gate_up.scale, routing)
         return normed.residual, experts.down(act_values, down.weight, down.scale, shares, routing)
 
-    def _hidden_of_one(self, x_H: Tensor, rows: StepRows) -> Tensor:
+    def _residual_of_one(self, x_H: Tensor, rows: StepRows) -> Tensor:
+        """[H], before the last norm."""
         eps = self.config.norm_eps
         spare_H, middle_H = torch.empty_like(x_H), torch.empty_like(x_H)
         for layer in self._layers:
@@ -274,7 +292,7 @@ class GpuDecoder:
             )  # fmt: skip
             single_token.down(act, down.weight, down.scale, down.bias, middle_H, spare_H, layer.choice)
             x_H, spare_H = spare_H, x_H
-        return self._last_norm(x_H[None], None, None)
+        return x_H
 
     def _project_one(self, x_H: Tensor, weights: GpuLayer, eps: float) -> Tensor:
         attention = weights.attention

@@ -28,6 +28,12 @@ from deepseek_engine.kernels.triton.decode_attention_pipelined import (
     is_pipelined,
     launch_pipelined,
 )
+from deepseek_engine.kernels.triton.decode_attention_vectors import (
+    VectorConfig,
+    choose_vector_config,
+    launch_vectors,
+    serves_vectors,
+)
 from deepseek_engine.kernels.triton.launch import (
     has_dependent_launch,
     let_next_begin,
@@ -49,8 +55,12 @@ TILE_BYTES = 8192
 MANY_REGISTERS = 168
 """A thread, so that three programs of four warps fit on a multiprocessor; the compiler would take a few more."""
 
+SHORT_SPLIT = 64
+"""Tokens of a share at least, where a row's latency counts. Measured on an H100 (seed-3.4b, one row of 256 tokens, a
+layer in a chain): 33.5 us in bfloat16 where shares of 128 by 8 warps take 35.9; 28.0 and 30.3 with INT8 weights."""
+
 MIN_SPLIT = 128
-"""Tokens that are under way before the kernel in front ends, where there are few programs."""
+"""Tokens of a share at least, where programs are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +96,19 @@ def choose_config(batch: int, kv: PagedKV, max_context: int, element_bytes: int)
     block_dim = power_of_two(kv.head_dim)
     block_n = min(max(TILE_BYTES // (element_bytes * block_dim), 16), 64)
     programs, places = batch * kv.num_heads, num_multiprocessors(kv.keys.device)
-    if 2 * programs <= places:  # a row's latency counts: wide programs, one a multiprocessor
-        num_splits = min(places // programs, -(-max_context // MIN_SPLIT))
-        return DecodeConfig(num_splits, MIN_SPLIT, min(2 * block_n, 64), num_warps=8)
+    if 2 * programs <= places:  # a row's latency counts: a tile a program, one program a multiprocessor
+        block_n = min(2 * block_n, SHORT_SPLIT)
+        return DecodeConfig(min(places // programs, -(-max_context // SHORT_SPLIT)), SHORT_SPLIT, block_n)
     max_registers = MANY_REGISTERS if element_bytes == 2 and block_dim <= 128 else None
     # Where there are enough programs, adding shares up costs more than it spreads, but for the longest rows.
     num_splits = 3 * places // programs
     num_splits, min_split = (num_splits, MIN_SPLIT) if num_splits > 1 else (2, 1024)
     num_splits = min(num_splits, -(-max_context // min_split))
     return DecodeConfig(num_splits, min_split, block_n, max_registers=max_registers)
+
+
+AnyConfig = DecodeConfig | PipelinedConfig | VectorConfig
+"""Of one of the three kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +129,8 @@ class DecodeScratch:
 def decode_scratch(max_batch: int, num_heads: int, kv: PagedKV, max_context: int, element_bytes: int) -> DecodeScratch:
     """Room for every batch up to `max_batch` rows whose block tables hold up to `max_context` tokens."""
     device = kv.keys.device
-    rows = max(batch * _config(batch, kv, max_context, element_bytes).num_splits for batch in range(1, max_batch + 1))
+    batches = range(1, max_batch + 1)
+    rows = max(batch * _config(batch, num_heads, kv, max_context, element_bytes).num_splits for batch in batches)
     return DecodeScratch(
         torch.empty(rows * num_heads * kv.head_dim, dtype=torch.float32, device=device),
         torch.empty(rows * num_heads * 2, dtype=torch.float32, device=device),
@@ -123,8 +138,10 @@ def decode_scratch(max_batch: int, num_heads: int, kv: PagedKV, max_context: int
     )
 
 
-def _config(batch: int, kv: PagedKV, max_context: int, element_bytes: int) -> DecodeConfig | PipelinedConfig:
+def _config(batch: int, num_heads: int, kv: PagedKV, max_context: int, element_bytes: int) -> AnyConfig:
     """How the kernel that serves this batch is cut."""
+    if serves_vectors(batch, num_heads, kv, element_bytes):
+        return choose_vector_config(batch, kv, max_context)
     choose = choose_pipelined_config if is_pipelined(batch, kv) else choose_config
     return choose(batch, kv, max_context, element_bytes)
 
@@ -306,7 +323,7 @@ def decode_attention(
     scale: float,
     cos_sin: Tensor | None,
     norms: HeadNorms | None = None,
-    config: DecodeConfig | PipelinedConfig | None = None,
+    config: AnyConfig | None = None,
 ) -> Tensor:
     """Attend with one new token a row; its key and value are cached by the same launch.
 
@@ -333,12 +350,18 @@ def decode_attention(
     dim, num_kv_heads = kv.head_dim, kv.num_heads
     num_heads = width // dim - (0 if cos_sin is None else 2 * num_kv_heads)
     group, max_context = num_heads // num_kv_heads, block_tables.shape[1] * kv.block_size
-    config = config or _config(num_rows, kv, max_context, qkv.element_size())
+    config = config or _config(num_rows, num_heads, kv, max_context, qkv.element_size())
     out = torch.empty(num_rows, num_heads * dim, dtype=qkv.dtype, device=qkv.device)
     assert num_rows * config.num_splits * num_heads * dim <= scratch.partials.numel(), "scratch is too small"
     assert num_rows * num_kv_heads <= scratch.counters.numel(), "scratch is for fewer rows"
     if isinstance(config, PipelinedConfig):
         launch_pipelined(
+            qkv, out, kv, block_tables, context_lens, (scratch.partials, scratch.totals, scratch.counters),
+            scale=scale * LOG2_E, cos_sin=cos_sin, norms=norms, config=config,
+        )  # fmt: skip
+        return out
+    if isinstance(config, VectorConfig):
+        launch_vectors(
             qkv, out, kv, block_tables, context_lens, (scratch.partials, scratch.totals, scratch.counters),
             scale=scale * LOG2_E, cos_sin=cos_sin, norms=norms, config=config,
         )  # fmt: skip

@@ -68,7 +68,7 @@ class Tile:
     pack: int
 
 
-def choose_tile(weight: Tensor, *, rows: int = 8) -> Tile:
+def choose_tile(weight: Tensor, *, rows: int = 8, num_warps: int = 4) -> Tile:
     """By the size of a row and of a number.
 
     A thread holds its share of a tile in registers, so that all loads are under way at once: 32 kB for four warps are
@@ -76,7 +76,8 @@ def choose_tile(weight: Tensor, *, rows: int = 8) -> Tile:
 
     Args:
         weight: [..., features].
-        rows: of a bfloat16 weight.
+        rows: of a 16-bit or INT8 weight.
+        num_warps: of a program.
     """
     num_features, itemsize = weight.shape[-1], weight.element_size()
     width = min(triton.next_power_of_2(num_features), MAX_TILE_WIDTH)
@@ -84,7 +85,7 @@ def choose_tile(weight: Tensor, *, rows: int = 8) -> Tile:
         rows=max(rows // 2, 1) if itemsize == 4 else rows,
         width=width,
         num_chunks=-(-num_features // width),
-        num_warps=4,
+        num_warps=num_warps,
         pack=4 if weight.dtype is torch.int8 else 1,
     )
 
@@ -231,7 +232,7 @@ def gate_up(
         ahead: [experts, ...], what the next launch reads of the chosen experts: it is brought nearer meanwhile.
     """
     num_places, width = act.shape
-    tile = choose_tile(weight, rows=4)
+    tile = choose_tile(weight)
     is_routed = choice is not None
     gate_up_kernel[(triton.cdiv(width, tile.rows), num_places)](
         x, gain, choice.inverse if is_routed else None, choice.ids if is_routed else None, _words(weight), scale, bias,
@@ -261,7 +262,7 @@ def down(
         choice: the token's experts, from `linear_residual`.
     """
     hidden_size, width = weight.shape[-2:]
-    tile = choose_tile(weight, rows=4)
+    tile = choose_tile(weight, rows=16, num_warps=8) if weight.dtype is torch.int8 else choose_tile(weight)
     is_routed = choice is not None
     down_kernel[(triton.cdiv(hidden_size, tile.rows),)](
         act, choice.ids if is_routed else None, choice.weights if is_routed else None, _words(weight), scale, bias,
