@@ -16,7 +16,7 @@ import pytest
 from deepseek_client import AsyncDeepSeek, DeepSeek
 from deepseek_client.cli import main
 from deepseek_client.testing import FakeServer, chat_chunk, chat_completion, events, generation, reply, text_chunk
-from deepseek_client.testing.wire import USAGE
+from deepseek_client.testing.answers import USAGE
 
 WAIT_S = 10.0
 MESSAGES = [{"role": "user", "content": "Hi"}]

@@ -23,7 +23,6 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 IMPORTED_BY_A_CLIENT = {
     "deepseek_client",
     "deepseek_client.client",
-    "deepseek_client.deferred",
     "deepseek_client.errors",
     "deepseek_client.settings",
 }
@@ -50,7 +49,7 @@ def modules_after(code):
 
 
 @pytest.mark.parametrize("cls", ["DeepSeek", "AsyncDeepSeek"])
-def test_importing_and_making_a_client_loads_five_small_modules_of_ours_and_nothing_heavy(cls):
+def test_importing_and_making_a_client_loads_four_small_modules_of_ours_and_nothing_heavy(cls):
     loaded = modules_after(f"from deepseek_client import {cls}, APIStatusError, Timeout\n{cls}(base_url='http://h')")
     assert {name for name in loaded if name.startswith("deepseek_client")} == IMPORTED_BY_A_CLIENT
     assert loaded.isdisjoint(HEAVY)
@@ -64,8 +63,8 @@ def test_what_a_program_does_not_use_is_not_loaded_by_its_first_call():
         "    server.script(reply(chat_completion()))\n"
         "    DeepSeek(base_url=server.url).chat.completions.create(model='m', messages=[])"
     )
-    unused = ("cli", "otel", "files", "parsing", "resources.account", "resources.files", "resources.responses")
-    unused += ("terminal", "tools.loop", "tools.schema", "tools.tool")
+    unused = ("cli", "endpoints", "otel", "parsing", "resources.account", "resources.files", "resources.responses")
+    unused += ("terminal", "tools.loop", "tools.tool")
     assert loaded.isdisjoint(f"deepseek_client.{name}" for name in unused)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from deepseek_client import AuthenticationError, ResponseValidationError, StreamTruncatedError
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import account, chat, completions, files, models, responses
+from deepseek_client.resources import account, chat, completions, files, responses
 
 
 async def test_a_raw_answer_has_status_headers_id_retries_and_time(server, connect, kit):
@@ -126,27 +126,27 @@ RESOURCES = [
     chat.ChatCompletions,
     completions.Completions,
     completions.Fim,
-    models.Models,
+    account.Models,
     responses.Responses,
     files.Files,
-    models.Tokens,
+    account.Tokens,
     account.WebTools,
     account.User,
     chat.AsyncChatCompletions,
     completions.AsyncCompletions,
     completions.AsyncFim,
-    models.AsyncModels,
+    account.AsyncModels,
     responses.AsyncResponses,
     files.AsyncFiles,
-    models.AsyncTokens,
+    account.AsyncTokens,
     account.AsyncWebTools,
     account.AsyncUser,
 ]
 GIVES_NO_ANSWER = {
     (files.Files, "list"),
     (files.AsyncFiles, "list"),
-    (models.Tokens, "estimate"),
-    (models.AsyncTokens, "estimate"),
+    (account.Tokens, "estimate"),
+    (account.AsyncTokens, "estimate"),
 }
 """Iterators, which ask later, and what asks nobody."""
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 import deepseek_client
-from deepseek_client import chat_stream, errors, raw, streaming
-from deepseek_client import files as pages
+from deepseek_client import endpoints, errors, raw, streaming
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import account, chat, completions, files, models, responses
+from deepseek_client.resources import account, chat, completions, files, responses
 from deepseek_client.types import Generation
 
 SOURCE = Path(deepseek_client.__file__).parent
@@ -23,17 +22,17 @@ PAIRS = [
     (chat.ChatCompletions, chat.AsyncChatCompletions),
     (completions.Completions, completions.AsyncCompletions),
     (completions.Fim, completions.AsyncFim),
-    (models.Models, models.AsyncModels),
+    (account.Models, account.AsyncModels),
     (responses.Responses, responses.AsyncResponses),
     (files.Files, files.AsyncFiles),
-    (models.Tokens, models.AsyncTokens),
+    (account.Tokens, account.AsyncTokens),
     (account.WebTools, account.AsyncWebTools),
     (account.User, account.AsyncUser),
-    (pages.Pager, pages.AsyncPager),
+    (endpoints.Pager, endpoints.AsyncPager),
     (raw.StreamingResponse, raw.AsyncStreamingResponse),
     (streaming.Stream, streaming.AsyncStream),
     (streaming.TextStream, streaming.AsyncTextStream),
-    (chat_stream.ChatStream, chat_stream.AsyncChatStream),
+    (streaming.ChatStream, streaming.AsyncChatStream),
 ]
 
 

@@ -8,9 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deepseek_client.chat_stream import AsyncChatStream, ChatStream
     from deepseek_client.client import AsyncDeepSeek, DeepSeek
-    from deepseek_client.endpoints import TokenCount
+    from deepseek_client.endpoints import AsyncPager, Pager, TokenCount
     from deepseek_client.errors import (
         APIConnectionError,
         APIStatusError,
@@ -64,7 +63,6 @@ if TYPE_CHECKING:
         ToolCallDone,
         UsageReport,
     )
-    from deepseek_client.files import AsyncPager, Pager
     from deepseek_client.middleware import AsyncHTTPResponse, HTTPResponse
     from deepseek_client.parsing import ParsedCompletion
     from deepseek_client.prices import ModelPrice, PriceTable, Rates, UsageTotals, cost
@@ -72,16 +70,12 @@ if TYPE_CHECKING:
     from deepseek_client.request import HTTPRequest
     from deepseek_client.retries import Retry
     from deepseek_client.settings import Timeout
-    from deepseek_client.streaming import AsyncStream, AsyncTextStream, Stream, TextStream
+    from deepseek_client.streaming import AsyncChatStream, AsyncStream, AsyncTextStream, ChatStream, Stream, TextStream
     from deepseek_client.tools.loop import ToolRun
     from deepseek_client.tools.tool import Tool, tool
-    from deepseek_client.types.account import Balance
-    from deepseek_client.types.base import Seam
+    from deepseek_client.types.base import Seam, Usage
     from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
-    from deepseek_client.types.completions import Completion
-    from deepseek_client.types.files import FileDeleted, FileList, FileObject
-    from deepseek_client.types.generate import Generation
-    from deepseek_client.types.models import Model, ModelList
+    from deepseek_client.types.completions import Completion, Generation
     from deepseek_client.types.responses import (
         Response,
         ResponseArgumentsDelta,
@@ -92,8 +86,17 @@ if TYPE_CHECKING:
         ResponseReasoningDelta,
         ResponseTextDelta,
     )
-    from deepseek_client.types.usage import Usage
-    from deepseek_client.types.web import SearchResult, SearchResults, WebPage
+    from deepseek_client.types.services import (
+        Balance,
+        FileDeleted,
+        FileList,
+        FileObject,
+        Model,
+        ModelList,
+        SearchResult,
+        SearchResults,
+        WebPage,
+    )
 
 __all__ = [
     "APIConnectionError",
@@ -200,27 +203,8 @@ __all__ = [
 ]
 
 _NAMES_OF = {
-    "retries": ("Retry",),
-    "chat_stream": (
-        "AsyncChatStream",
-        "ChatStream",
-    ),
-    "events": (
-        "ContentDelta",
-        "ContentDone",
-        "Finish",
-        "KeepAlive",
-        "ReasoningDelta",
-        "ReasoningDone",
-        "ToolCallDelta",
-        "ToolCallDone",
-        "UsageReport",
-    ),
-    "client": (
-        "AsyncDeepSeek",
-        "DeepSeek",
-    ),
-    "endpoints": ("TokenCount",),
+    "client": ("AsyncDeepSeek", "DeepSeek"),
+    "endpoints": ("AsyncPager", "Pager", "TokenCount"),
     "errors": (
         "APIConnectionError",
         "APIStatusError",
@@ -263,58 +247,30 @@ _NAMES_OF = {
         "ToolRoundsError",
         "UnprocessableEntityError",
     ),
-    "files": (
-        "AsyncPager",
-        "Pager",
+    "events": (
+        "ContentDelta",
+        "ContentDone",
+        "Finish",
+        "KeepAlive",
+        "ReasoningDelta",
+        "ReasoningDone",
+        "ToolCallDelta",
+        "ToolCallDone",
+        "UsageReport",
     ),
-    "middleware": (
-        "AsyncHTTPResponse",
-        "HTTPResponse",
-    ),
+    "middleware": ("AsyncHTTPResponse", "HTTPResponse"),
     "parsing": ("ParsedCompletion",),
-    "prices": (
-        "ModelPrice",
-        "PriceTable",
-        "Rates",
-        "UsageTotals",
-        "cost",
-    ),
-    "raw": (
-        "AsyncStreamingResponse",
-        "RawResponse",
-        "StreamingResponse",
-    ),
+    "prices": ("ModelPrice", "PriceTable", "Rates", "UsageTotals", "cost"),
+    "raw": ("AsyncStreamingResponse", "RawResponse", "StreamingResponse"),
     "request": ("HTTPRequest",),
+    "retries": ("Retry",),
     "settings": ("Timeout",),
-    "streaming": (
-        "AsyncStream",
-        "AsyncTextStream",
-        "Stream",
-        "TextStream",
-    ),
+    "streaming": ("AsyncChatStream", "AsyncStream", "AsyncTextStream", "ChatStream", "Stream", "TextStream"),
     "tools.loop": ("ToolRun",),
-    "tools.tool": (
-        "Tool",
-        "tool",
-    ),
-    "types.account": ("Balance",),
-    "types.base": ("Seam",),
-    "types.chat": (
-        "ChatCompletion",
-        "ChatCompletionChunk",
-        "ChatMessage",
-    ),
-    "types.completions": ("Completion",),
-    "types.files": (
-        "FileDeleted",
-        "FileList",
-        "FileObject",
-    ),
-    "types.generate": ("Generation",),
-    "types.models": (
-        "Model",
-        "ModelList",
-    ),
+    "tools.tool": ("Tool", "tool"),
+    "types.base": ("Seam", "Usage"),
+    "types.chat": ("ChatCompletion", "ChatCompletionChunk", "ChatMessage"),
+    "types.completions": ("Completion", "Generation"),
     "types.responses": (
         "Response",
         "ResponseArgumentsDelta",
@@ -325,8 +281,13 @@ _NAMES_OF = {
         "ResponseReasoningDelta",
         "ResponseTextDelta",
     ),
-    "types.usage": ("Usage",),
-    "types.web": (
+    "types.services": (
+        "Balance",
+        "FileDeleted",
+        "FileList",
+        "FileObject",
+        "Model",
+        "ModelList",
         "SearchResult",
         "SearchResults",
         "WebPage",

@@ -18,13 +18,12 @@ from typing import Any
 from deepseek_client.client import DeepSeek
 from deepseek_client.errors import AuthenticationError, ConfigurationError, DeepSeekError
 from deepseek_client.request import USER_AGENT
-from deepseek_client.terminal.answer_writer import AnswerWriter, is_styled
 from deepseek_client.terminal.chat_loop import HELP, ChatLoop
 from deepseek_client.terminal.completion import SHELLS, completion_script
-from deepseek_client.terminal.interrupts import acting_on_interrupts
-from deepseek_client.terminal.lines import PipedLines, TypedLines
+from deepseek_client.terminal.lines import PipedLines, TypedLines, acting_on_interrupts
+from deepseek_client.terminal.markdown import AnswerWriter, is_styled
 from deepseek_client.terminal.state import keep_usage, read_usage
-from deepseek_client.types.generate import Generation
+from deepseek_client.types.completions import Generation
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,11 +7,50 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, cast, overload
 
-from deepseek_client.deferred import Deferred, Resource
 from deepseek_client.errors import ConfigurationError
 from deepseek_client.settings import Profile, Settings, Timeout, read_settings
+
+T = TypeVar("T")
+
+
+class Deferred(Generic[T]):
+    """An attribute of each instance, made by a function of the instance. Of two threads that ask, the first one wins.
+
+    Args:
+        make: gives the value.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | T:
+        if instance is None:
+            return self
+        return instance.__dict__.setdefault(self._name, self._make(instance))
+
+
+class Resource(Deferred[T]):
+    """A client's attribute for a group of routes: a class of `deepseek_client.resources`, named as `module.Class`."""
+
+    def __init__(self, name: str) -> None:
+        module, _, cls = name.partition(".")
+
+        def make(client: Any) -> T:
+            found = getattr(import_module(f"deepseek_client.resources.{module}"), cls)
+            return found(client._core, client._transport)  # noqa: SLF001  every client has both
+
+        super().__init__(make)
+
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,22 +59,33 @@ if TYPE_CHECKING:
     from deepseek_client.middleware import AsyncMiddleware, Middleware
     from deepseek_client.params import GenerateParams
     from deepseek_client.prices import PriceTable, UsageTotals
-    from deepseek_client.resources.account import AsyncUser, AsyncWebTools, User, WebTools
+    from deepseek_client.resources.account import (
+        AsyncModels,
+        AsyncTokens,
+        AsyncUser,
+        AsyncWebTools,
+        Models,
+        Tokens,
+        User,
+        WebTools,
+    )
     from deepseek_client.resources.chat import AsyncChat, Chat
-    from deepseek_client.resources.client import (
+    from deepseek_client.resources.completions import (
+        AsyncCompletions,
         AsyncDeepSeekWithRawResponse,
         AsyncDeepSeekWithStreamingResponse,
+        AsyncFim,
+        Completions,
         DeepSeekWithRawResponse,
         DeepSeekWithStreamingResponse,
+        Fim,
     )
-    from deepseek_client.resources.completions import AsyncCompletions, AsyncFim, Completions, Fim
     from deepseek_client.resources.files import AsyncFiles, Files
-    from deepseek_client.resources.models import AsyncModels, AsyncTokens, Models, Tokens
     from deepseek_client.resources.responses import AsyncResponses, Responses
     from deepseek_client.retries import Retry
     from deepseek_client.streaming import AsyncTextStream, TextStream
     from deepseek_client.transport import AsyncTransport, SyncTransport
-    from deepseek_client.types.generate import Generation
+    from deepseek_client.types.completions import Generation
 
 
 class _SharedOptions(TypedDict, total=False):
@@ -177,10 +227,10 @@ class DeepSeek(_Client):
     chat: Resource[Chat] = Resource("chat.Chat")
     completions: Resource[Completions] = Resource("completions.Completions")
     fim: Resource[Fim] = Resource("completions.Fim")
-    models: Resource[Models] = Resource("models.Models")
+    models: Resource[Models] = Resource("account.Models")
     responses: Resource[Responses] = Resource("responses.Responses")
     files: Resource[Files] = Resource("files.Files")
-    tokens: Resource[Tokens] = Resource("models.Tokens")
+    tokens: Resource[Tokens] = Resource("account.Tokens")
     tools: Resource[WebTools] = Resource("account.WebTools")
     user: Resource[User] = Resource("account.User")
 
@@ -216,14 +266,14 @@ class DeepSeek(_Client):
     @property
     def with_raw_response(self) -> DeepSeekWithRawResponse:
         """`generate`, giving its answer with status, headers and bytes; the resources have properties of this name."""
-        from deepseek_client.resources import client as answers
+        from deepseek_client.resources import completions as answers
 
         return answers.DeepSeekWithRawResponse(self)
 
     @property
     def with_streaming_response(self) -> DeepSeekWithStreamingResponse:
         """`generate`, giving an answer whose body is read as it is asked for; so have the resources."""
-        from deepseek_client.resources import client as answers
+        from deepseek_client.resources import completions as answers
 
         return answers.DeepSeekWithStreamingResponse(self)
 
@@ -260,10 +310,10 @@ class AsyncDeepSeek(_Client):
     chat: Resource[AsyncChat] = Resource("chat.AsyncChat")
     completions: Resource[AsyncCompletions] = Resource("completions.AsyncCompletions")
     fim: Resource[AsyncFim] = Resource("completions.AsyncFim")
-    models: Resource[AsyncModels] = Resource("models.AsyncModels")
+    models: Resource[AsyncModels] = Resource("account.AsyncModels")
     responses: Resource[AsyncResponses] = Resource("responses.AsyncResponses")
     files: Resource[AsyncFiles] = Resource("files.AsyncFiles")
-    tokens: Resource[AsyncTokens] = Resource("models.AsyncTokens")
+    tokens: Resource[AsyncTokens] = Resource("account.AsyncTokens")
     tools: Resource[AsyncWebTools] = Resource("account.AsyncWebTools")
     user: Resource[AsyncUser] = Resource("account.AsyncUser")
 
@@ -301,14 +351,14 @@ class AsyncDeepSeek(_Client):
     @property
     def with_raw_response(self) -> AsyncDeepSeekWithRawResponse:
         """`generate`, giving its answer with status, headers and bytes; the resources have properties of this name."""
-        from deepseek_client.resources import client as answers
+        from deepseek_client.resources import completions as answers
 
         return answers.AsyncDeepSeekWithRawResponse(self)
 
     @property
     def with_streaming_response(self) -> AsyncDeepSeekWithStreamingResponse:
         """`generate`, giving an answer whose body is read as it is asked for; so have the resources."""
-        from deepseek_client.resources import client as answers
+        from deepseek_client.resources import completions as answers
 
         return answers.AsyncDeepSeekWithStreamingResponse(self)
 

@@ -11,9 +11,7 @@ from deepseek_client.effects import Flow
 from deepseek_client.errors import APIStatusError, ContextLengthError, DeepSeekError
 from deepseek_client.events import ChatEvent
 from deepseek_client.exchange import Attempts, Exchange
-from deepseek_client.going_on import Sent
 from deepseek_client.params import Call, ChatParams, CompletionParams, GenerateParams, make_call
-from deepseek_client.prefixes import Continuation, continuation_of
 from deepseek_client.prices import DEEPSEEK_PRICES, Entry, Ledger, PriceTable, entry_of
 from deepseek_client.readings import (
     AnswerT,
@@ -26,13 +24,13 @@ from deepseek_client.readings import (
     TextReading,
     as_generation,
 )
-from deepseek_client.routes import chat_path, completions_path
+from deepseek_client.request import chat_path, completions_path
+from deepseek_client.resuming import Continuation, Sent, continuation_of
 from deepseek_client.stream_core import Connected, StreamCore
 from deepseek_client.types.base import AnswerModel, WireModel
 from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk
-from deepseek_client.types.completions import Completion
-from deepseek_client.types.generate import Generation
-from deepseek_client.types.models import Model, ModelList
+from deepseek_client.types.completions import Completion, Generation
+from deepseek_client.types.services import Model, ModelList
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=WireModel)

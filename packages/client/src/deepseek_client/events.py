@@ -18,8 +18,8 @@ Each event that a chunk of the server gave holds it as `.chunk`.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from deepseek_client.types.base import Usage
 from deepseek_client.types.chat import ChatCompletionChunk, ToolCall
-from deepseek_client.types.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)

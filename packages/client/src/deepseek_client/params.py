@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, cast
 
 from deepseek_client.settings import Settings, Timeout, as_timeout
-from deepseek_client.types.sampling import StreamOptions
+from deepseek_client.types.base import StreamOptions
 
 
 class CallOptions(TypedDict, total=False):

@@ -28,9 +28,9 @@ from deepseek_client.errors import (
 )
 from deepseek_client.exchange import describe
 from deepseek_client.tools.loop import as_param
-from deepseek_client.tools.schema import Schema, StrictSchema, strict_schema
+from deepseek_client.tools.tool import Schema, StrictSchema, strict_schema
+from deepseek_client.types.base import Usage
 from deepseek_client.types.chat import ChatCompletion, ChatMessage
-from deepseek_client.types.usage import Usage
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
+from deepseek_client.types.base import Usage
 from deepseek_client.types.responses import ResponseUsage
-from deepseek_client.types.usage import Usage
 
 _MILLION = Decimal(1_000_000)
 

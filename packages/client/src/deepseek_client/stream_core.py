@@ -19,10 +19,9 @@ from deepseek_client.errors import (
     StreamTruncatedError,
 )
 from deepseek_client.exchange import Attempts, Exchange, describe
-from deepseek_client.going_on import Sent
 from deepseek_client.prices import Entry
 from deepseek_client.readings import AnswerT, ItemT, Reading
-from deepseek_client.resuming import Resumption
+from deepseek_client.resuming import Resumption, Sent
 from deepseek_client.settings import Timeout
 from deepseek_client.sse import ServerSentEvent, SSEError, SSEParser, begins_as_events
 from deepseek_client.types.base import AnswerModel, Origin, Seam

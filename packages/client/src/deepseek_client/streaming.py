@@ -1,19 +1,22 @@
-"""What a caller holds while an answer streams: iterators of chunks or of text, closed by `with` or by their end."""
+"""What a caller holds while an answer streams: iterators of chunks, text or events, closed by `with` or by their end.
+
+Shells; the stream core and the readings do the work.
+"""
 
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from decimal import Decimal
 from types import TracebackType
-from typing import Generic, NoReturn, Self
+from typing import Generic, NoReturn, Self, TypeGuard
 
+from deepseek_client.events import ChatEvent, ContentDelta, Finish, ReasoningDelta, ToolCallDelta
 from deepseek_client.readings import AnswerT, ItemT
 from deepseek_client.stream_core import StreamCore
 from deepseek_client.tee import DEFAULT_TEE_BUFFER, AsyncStreamBranch, StreamBranch, tee, tee_async
 from deepseek_client.transport import AsyncTransport, SyncTransport
-from deepseek_client.types.base import Seam
+from deepseek_client.types.base import Seam, Usage
 from deepseek_client.types.chat import ChatCompletion
-from deepseek_client.types.generate import Generation
-from deepseek_client.types.usage import Usage
+from deepseek_client.types.completions import Generation
 
 
 class _StreamState(Generic[ItemT, AnswerT]):
@@ -221,3 +224,79 @@ def text_of(answer: ChatCompletion) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.text or "" for part in content or ())
+
+
+class ChatStream(Stream[ChatEvent, ChatCompletion]):
+    """A chat's answer as typed events. The request is sent on entering `with`, or with the first event."""
+
+    @property
+    def text_stream(self) -> Iterator[str]:
+        """The pieces of the first choice's text; all other events are passed over."""
+        for event in self:
+            if _is_text(event):
+                yield event.text
+
+    @property
+    def reasoning_stream(self) -> Iterator[str]:
+        """The pieces of the first choice's reasoning, up to where its text or a tool call begins.
+
+        `text_stream`, or the stream itself, goes on from there.
+        """
+        for event in self:
+            if _is_reasoning(event):
+                yield event.text
+            elif _ends_reasoning(event):
+                self._core.give_back(event)
+                return
+
+    def get_final_completion(self) -> ChatCompletion:
+        """Read what is left, and return the whole answer. Raises as `until_done` does."""
+        return self.until_done()
+
+    def get_final_text(self) -> str:
+        """Read what is left, and return the first choice's whole text. Raises as `until_done` does."""
+        return text_of(self.until_done())
+
+
+class AsyncChatStream(AsyncStream[ChatEvent, ChatCompletion]):
+    """A chat's answer as typed events. The request is sent on entering `async with`, or with the first event."""
+
+    @property
+    async def text_stream(self) -> AsyncIterator[str]:
+        """The pieces of the first choice's text; all other events are passed over."""
+        async for event in self:
+            if _is_text(event):
+                yield event.text
+
+    @property
+    async def reasoning_stream(self) -> AsyncIterator[str]:
+        """The pieces of the first choice's reasoning, up to where its text or a tool call begins.
+
+        `text_stream`, or the stream itself, goes on from there.
+        """
+        async for event in self:
+            if _is_reasoning(event):
+                yield event.text
+            elif _ends_reasoning(event):
+                self._core.give_back(event)
+                return
+
+    async def get_final_completion(self) -> ChatCompletion:
+        """Read what is left, and return the whole answer. Raises as `until_done` does."""
+        return await self.until_done()
+
+    async def get_final_text(self) -> str:
+        """Read what is left, and return the first choice's whole text. Raises as `until_done` does."""
+        return text_of(await self.until_done())
+
+
+def _is_text(event: ChatEvent) -> TypeGuard[ContentDelta]:
+    return type(event) is ContentDelta and event.index == 0
+
+
+def _is_reasoning(event: ChatEvent) -> TypeGuard[ReasoningDelta]:
+    return type(event) is ReasoningDelta and event.index == 0
+
+
+def _ends_reasoning(event: ChatEvent) -> bool:
+    return isinstance(event, ContentDelta | ToolCallDelta | Finish) and event.index == 0

@@ -11,8 +11,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from deepseek_client.asgi.exchange import AppEndedError, ASGIApp, ASGIExchange, Head
-from deepseek_client.asgi.server import ASGIServer
+from deepseek_client.asgi.server import AppEndedError, ASGIApp, ASGIExchange, ASGIServer, Head
 
 T = TypeVar("T")
 

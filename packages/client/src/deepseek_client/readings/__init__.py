@@ -5,11 +5,9 @@ at the end of a long answer as at its beginning.
 """
 
 from deepseek_client.readings.base import AnswerT, ItemT, Reading, SoFar
-from deepseek_client.readings.chat import ChatReading
-from deepseek_client.readings.completions import CompletionReading
-from deepseek_client.readings.events import EventReading
+from deepseek_client.readings.chat import ChatReading, EventReading
 from deepseek_client.readings.responses import ResponseReading
-from deepseek_client.readings.text import GenerationReading, TextReading, as_generation
+from deepseek_client.readings.text import CompletionReading, GenerationReading, TextReading, as_generation
 
 __all__ = [
     "AnswerT",

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from deepseek_client.types.base import Usage
 from deepseek_client.types.chat import ChatCompletionChunk
-from deepseek_client.types.completions import Completion
-from deepseek_client.types.generate import GenerationChunk
-from deepseek_client.types.usage import Usage
+from deepseek_client.types.completions import Completion, GenerationChunk
 
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")

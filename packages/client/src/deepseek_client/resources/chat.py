@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from deepseek_client.chat_stream import AsyncChatStream, ChatStream
 from deepseek_client.core import Core
 from deepseek_client.params import DEFAULT_MAX_ROUNDS, ChatParams, ToolParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
-from deepseek_client.streaming import AsyncStream, Stream
+from deepseek_client.streaming import AsyncChatStream, AsyncStream, ChatStream, Stream
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
 

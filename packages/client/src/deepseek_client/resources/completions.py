@@ -1,7 +1,8 @@
-"""`client.completions` and `client.fim`: plain text in, plain text out."""
+"""Plain text in, plain text out: `client.completions`, `client.fim`, and other forms of the client's own `generate`."""
 
 from typing import Literal, Unpack, overload
 
+from deepseek_client.client import AsyncDeepSeek, DeepSeek
 from deepseek_client.core import Core
 from deepseek_client.params import CompletionParams, FimParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
@@ -246,3 +247,31 @@ class AsyncFimWithStreamingResponse:
 
     def __init__(self, resource: AsyncFim) -> None:
         self.create = async_streaming(resource.create)
+
+
+class DeepSeekWithRawResponse:
+    """`with_raw_response` of the client itself."""
+
+    def __init__(self, client: DeepSeek) -> None:
+        self.generate = raw(client.generate)
+
+
+class DeepSeekWithStreamingResponse:
+    """`with_streaming_response` of the client itself."""
+
+    def __init__(self, client: DeepSeek) -> None:
+        self.generate = streaming(client.generate)
+
+
+class AsyncDeepSeekWithRawResponse:
+    """`with_raw_response` of the client itself."""
+
+    def __init__(self, client: AsyncDeepSeek) -> None:
+        self.generate = async_raw(client.generate)
+
+
+class AsyncDeepSeekWithStreamingResponse:
+    """`with_streaming_response` of the client itself."""
+
+    def __init__(self, client: AsyncDeepSeek) -> None:
+        self.generate = async_streaming(client.generate)

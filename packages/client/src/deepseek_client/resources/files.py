@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from deepseek_client.core import Core
-from deepseek_client.files import AsyncPager, FileInput, Pager, create_file, delete_file, list_files, retrieve_file
+from deepseek_client.endpoints import AsyncPager, FileInput, Pager, create_file, delete_file, list_files, retrieve_file
 from deepseek_client.params import CallOptions, ListParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
 from deepseek_client.transport import AsyncTransport, SyncTransport
-from deepseek_client.types.files import ExpiresAfter, FileDeleted, FileObject
+from deepseek_client.types.services import ExpiresAfter, FileDeleted, FileObject
 
 
 class Files:

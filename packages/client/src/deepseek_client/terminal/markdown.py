@@ -1,10 +1,12 @@
-"""Markdown to terminal styles while it streams: each piece is shown as soon as its meaning is certain.
+"""One answer on a terminal while it streams: each piece of Markdown is styled as soon as its meaning is certain.
 
 Bold, italics, code, headings, lists, quotes, rules and fenced code, which is what models write. Everything else is
 shown as it stands, so nothing is ever lost.
 """
 
+import os
 import re
+from typing import TextIO
 
 BOLD, DIM, ITALIC, UNDERLINE, CODE, RESET = "\x1b[1m", "\x1b[2m", "\x1b[3m", "\x1b[4m", "\x1b[36m", "\x1b[0m"
 RULE_WIDTH = 40
@@ -160,3 +162,56 @@ class MarkdownStyler:
     def _take(self, count: int, shown: str) -> str:
         self._held = self._held[count:]
         return shown
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What steers a terminal: an answer could clear the screen, or type at the shell's prompt."""
+
+
+def is_styled(out: TextIO, *, plain: bool = False) -> bool:
+    """Whether `out` is a terminal that shows styles, and nobody asked for none (NO_COLOR)."""
+    return not plain and out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class AnswerWriter:
+    """Writes the pieces of one answer. Reasoning is dimmed on a terminal, and left out of a pipe.
+
+    Args:
+        out: where to.
+        styled: whether to show Markdown as styles.
+    """
+
+    def __init__(self, out: TextIO, *, styled: bool) -> None:
+        self._out = out
+        self._is_terminal = out.isatty()
+        self._styler = MarkdownStyler() if styled else None
+        self._is_reasoning = False
+
+    def reasoning(self, text: str) -> None:
+        """A piece of what the model thinks before it answers."""
+        if self._styler is not None:
+            text = self._harmless(text)
+            self._write(text if self._is_reasoning else DIM + text)
+            self._is_reasoning = True
+
+    def content(self, text: str) -> None:
+        """A piece of the answer."""
+        if self._is_reasoning:
+            self._write(f"{RESET}\n\n")
+            self._is_reasoning = False
+        text = self._harmless(text)
+        self._write(text if self._styler is None else self._styler.feed(text))
+
+    def end(self) -> None:
+        """Write what was held back, and a line end, also where the answer was stopped."""
+        rest = "" if self._styler is None else self._styler.finish()
+        self._write((RESET if self._is_reasoning else "") + rest + "\n")
+        self._is_reasoning = False
+
+    def _harmless(self, text: str) -> str:
+        return _CONTROL.sub("\ufffd", text.replace("\r", "")) if self._is_terminal else text
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._out.write(text)
+            self._out.flush()

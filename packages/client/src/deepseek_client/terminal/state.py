@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from deepseek_client.types.usage import Usage
+from deepseek_client.types.base import Usage
 
 MAX_LINES = 1000
 

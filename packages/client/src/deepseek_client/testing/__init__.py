@@ -11,23 +11,30 @@ every test run has where this package is installed.
 
 from typing import TYPE_CHECKING
 
-from deepseek_client.testing.answers import answer, events, models, reply
-from deepseek_client.testing.connection import Connection, Handler, Request
-from deepseek_client.testing.faults import (
+from deepseek_client.testing.answers import (
+    answer,
     blank,
+    chat_chunk,
+    chat_completion,
+    completion,
     cut,
     drop,
     error,
+    events,
     flat_error,
+    generation,
     html,
     keep_alives,
+    models,
+    reply,
     silence,
     slowly,
     storm,
+    text_chunk,
 )
+from deepseek_client.testing.connection import Connection, Handler, Request
 from deepseek_client.testing.recording import record, replay
 from deepseek_client.testing.server import FakeServer
-from deepseek_client.testing.wire import chat_chunk, chat_completion, completion, generation, text_chunk
 
 if TYPE_CHECKING:
     from deepseek_client.pytest_plugin import deepseek_server

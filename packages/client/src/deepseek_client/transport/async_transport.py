@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from deepseek_client.callbacks import ask_key_async, call_tool_async
 from deepseek_client.effects import (
     AskKey,
     CallTools,
@@ -22,6 +21,8 @@ from deepseek_client.effects import (
     Read,
     Reply,
     Sleep,
+    ask_key_async,
+    call_tool_async,
     is_wanted,
 )
 from deepseek_client.errors import APIConnectionError, DeepSeekError, Phase

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
-from deepseek_client.callbacks import ask_key, call_tool
 from deepseek_client.effects import (
     AskKey,
     CallTools,
@@ -21,14 +20,16 @@ from deepseek_client.effects import (
     Read,
     Reply,
     Sleep,
+    ask_key,
+    call_tool,
     is_wanted,
 )
 from deepseek_client.errors import APIConnectionError, DeepSeekError, Phase
 from deepseek_client.middleware import WatchedBody
-from deepseek_client.read_guard import ReadGuard
 from deepseek_client.request import HTTPRequest
 from deepseek_client.transport.library import (
     Answer,
+    ReadGuard,
     build,
     check_open,
     check_process,

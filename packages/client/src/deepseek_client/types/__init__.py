@@ -1,7 +1,17 @@
 """The wire contract: what clients send and servers answer. Imports pydantic and nothing of ours."""
 
-from deepseek_client.types.account import Balance, BalanceInfo
-from deepseek_client.types.base import AnswerModel, WireModel
+from deepseek_client.types.base import (
+    AnswerModel,
+    CompletionTokensDetails,
+    ErrorBody,
+    ErrorDetail,
+    PromptTokensDetails,
+    SamplingFields,
+    StreamOptions,
+    Usage,
+    WireModel,
+    error_body,
+)
 from deepseek_client.types.chat import (
     ChatChoice,
     ChatChunkChoice,
@@ -22,13 +32,14 @@ from deepseek_client.types.completions import (
     CompletionChoice,
     CompletionLogprobs,
     CompletionRequest,
+    Embedding,
+    EmbeddingList,
+    EmbeddingRequest,
+    GenerateRequest,
+    Generation,
+    GenerationChunk,
     PromptLogprob,
 )
-from deepseek_client.types.embeddings import Embedding, EmbeddingList, EmbeddingRequest
-from deepseek_client.types.errors import ErrorBody, ErrorDetail, error_body
-from deepseek_client.types.files import ExpiresAfter, FileDeleted, FileList, FileObject
-from deepseek_client.types.generate import GenerateRequest, Generation, GenerationChunk
-from deepseek_client.types.models import Model, ModelList
 from deepseek_client.types.responses import (
     Response,
     ResponseArgumentsDelta,
@@ -41,9 +52,19 @@ from deepseek_client.types.responses import (
     ResponseTextDelta,
     ResponseUsage,
 )
-from deepseek_client.types.sampling import SamplingFields, StreamOptions
-from deepseek_client.types.usage import CompletionTokensDetails, PromptTokensDetails, Usage
-from deepseek_client.types.web import SearchResult, SearchResults, WebPage
+from deepseek_client.types.services import (
+    Balance,
+    BalanceInfo,
+    ExpiresAfter,
+    FileDeleted,
+    FileList,
+    FileObject,
+    Model,
+    ModelList,
+    SearchResult,
+    SearchResults,
+    WebPage,
+)
 
 __all__ = [
     "AnswerModel",

@@ -1,4 +1,4 @@
-"""WireModel: the base of every request and response on the wire."""
+"""What all routes share: WireModel, the base of every request and response; sampling fields, token counts, errors."""
 
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -108,3 +108,126 @@ class AnswerModel(WireModel):
     def with_origin_of(self, answer: "AnswerModel") -> None:
         """Note what is known of another answer, of which this one is made."""
         self._origin, self._cost = answer._origin, answer._cost  # noqa: SLF001  its own class
+
+
+class StreamOptions(WireModel):
+    """What a stream carries besides text."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class SamplingFields(WireModel):
+    """Sampling and streaming fields of generate, chat and completions. Servers state the limits and the defaults."""
+
+    model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | WireList[str] | None = None
+    stop_token_ids: WireList[int] | None = None
+    logit_bias: dict[str, float] | None = None
+    n: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    return_token_ids: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    priority: int | None = None
+    """Our engine's and vLLM's: lower goes sooner, 0 is usual."""
+    deadline_s: float | None = None
+    """Our engine's: seconds after which the answer ends with what it has, finish reason `abort`."""
+
+
+class CompletionTokensDetails(WireModel):
+    """How the generated tokens divide."""
+
+    reasoning_tokens: int = 0
+
+
+class PromptTokensDetails(WireModel):
+    """How the prompt's tokens divide (OpenAI's spelling of the cache hit)."""
+
+    cached_tokens: int = 0
+
+
+class Usage(WireModel):
+    """Tokens processed for one request.
+
+    `prompt_tokens` is cache hits plus misses; `completion_tokens` includes reasoning.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    prompt_cache_hit_tokens: int = 0
+    prompt_cache_miss_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails | None = None
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Of both together: two requests for one answer."""
+        parts = (self, other)
+        prompt = [part.prompt_tokens_details for part in parts if part.prompt_tokens_details is not None]
+        output = [part.completion_tokens_details for part in parts if part.completion_tokens_details is not None]
+        cached = PromptTokensDetails(cached_tokens=sum(each.cached_tokens for each in prompt))
+        reasoning = CompletionTokensDetails(reasoning_tokens=sum(each.reasoning_tokens for each in output))
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+            prompt_cache_hit_tokens=self.prompt_cache_hit_tokens + other.prompt_cache_hit_tokens,
+            prompt_cache_miss_tokens=self.prompt_cache_miss_tokens + other.prompt_cache_miss_tokens,
+            prompt_tokens_details=cached if prompt else None,
+            completion_tokens_details=reasoning if output else None,
+        )
+
+
+class ErrorDetail(WireModel):
+    """What went wrong, for a person (`message`) and for a program (`type`, `param`, `code`)."""
+
+    message: str
+    type: str | None = None
+    param: str | None = None
+    code: str | int | None = None
+
+
+class ErrorBody(WireModel):
+    """The whole JSON body of an error."""
+
+    error: ErrorDetail
+
+
+TYPE_OF_STATUS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_balance_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large_error",
+    422: "invalid_parameter_error",
+    429: "rate_limit_error",
+    499: "client_closed_request",
+    500: "internal_server_error",
+    502: "upstream_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""The `type` our servers put beside each status; statuses are DeepSeek's (400 format, 422 parameter, 402 balance)."""
+
+
+def error_body(
+    status: int, message: str, *, param: str | None = None, code: str | None = None, kind: str | None = None
+) -> ErrorBody:
+    """The body for a status; its `type` is the status's own unless `kind` is given."""
+    kind = kind or TYPE_OF_STATUS.get(status, "invalid_request_error" if status < 500 else "internal_server_error")
+    return ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))

@@ -4,9 +4,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 
-from deepseek_client.types.base import AnswerModel, WireList, WireModel
-from deepseek_client.types.sampling import SamplingFields
-from deepseek_client.types.usage import Usage
+from deepseek_client.types.base import AnswerModel, SamplingFields, Usage, WireList, WireModel
 
 _REASONING = Field(default=None, validation_alias=AliasChoices("reasoning_content", "reasoning"))
 """vLLM calls the field `reasoning`; DeepSeek, SGLang and we call it `reasoning_content`. Read both, write ours."""

@@ -4,8 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from deepseek_client.types.base import AnswerModel, WireModel
-from deepseek_client.types.usage import CompletionTokensDetails, PromptTokensDetails, Usage
+from deepseek_client.types.base import AnswerModel, CompletionTokensDetails, PromptTokensDetails, Usage, WireModel
 
 
 class ResponsePart(WireModel):

@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 import deepseek_engine
 from deepseek_client.types import EmbeddingRequest, ErrorBody, WireModel
-from deepseek_client.types.sampling import SamplingFields
+from deepseek_client.types.base import SamplingFields
 from deepseek_engine.server.metrics import CONTENT_TYPE
 from deepseek_engine.server.openapi.limits import LIMITS, LIST_LIMITS, SHAPES
 from deepseek_engine.server.openapi.operations import OPERATIONS, Operation
