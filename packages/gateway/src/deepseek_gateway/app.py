@@ -1,9 +1,8 @@
 """The ASGI app: the table of routes, and what every request gets around its own: an id, an answer, a log line."""
 
 import logging
-from collections.abc import Awaitable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deepseek_gateway.audit.life import refusal_of
 from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
@@ -13,7 +12,7 @@ from deepseek_gateway.dialects.responses import ResponsesTranslation
 from deepseek_gateway.edge.context import STATE_KEY, RequestContext, header
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.edge.respond import send_error
-from deepseek_gateway.edge.security_headers import secured
+from deepseek_gateway.edge.sender import Sender
 from deepseek_gateway.edge.traceparent import TraceParent
 from deepseek_gateway.edge.watch import WatchError
 from deepseek_gateway.errors import ApiError, StoreUnavailableError
@@ -90,32 +89,19 @@ class GatewayApp:
             raise RuntimeError(f"the gateway speaks HTTP, not {scope['type']}: run it with `deepseek-gateway serve`")
         context = scope[STATE_KEY] = RequestContext()
         context.errors = errors_of(scope["path"])
-        request_id = context.request_id.encode()
         parent = TraceParent.parse(header(scope, b"traceparent"))
         context.span = self._span_below(parent)
-        has_begun = False
         refused: ApiError | None = None
-
-        def send_named(message: Message) -> Awaitable[None]:
-            nonlocal has_begun
-            if message["type"] == "http.response.start":
-                has_begun = True
-                context.status = message["status"]
-                ids = [(b"x-request-id", request_id)]
-                if context.errors.id_header is not None:
-                    ids.append((context.errors.id_header, request_id))
-                message["headers"] = secured([*message["headers"], *ids], is_tls=scope["scheme"] == "https")
-            return send(message)
-
+        sender = Sender(send, context, scope)
         try:
             handler, scope["path_params"] = self._routes.find(scope["method"], scope["path"])
-            await handler(scope, receive, send_named)
+            await handler(scope, receive, sender)
         except WatchError:
             context.status = CLIENT_GONE_STATUS
         except Exception as error:
             refused = _answer_of(error, context.request_id)
-            if not has_begun:
-                await send_error(send_named, refused, context.errors)
+            if not sender.has_begun:
+                await send_error(sender, refused, context.errors)
         finally:
             self._gateway.metrics.answered(context)
             if context.is_traced and context.key_id is not None and context.outcome == "-":

@@ -71,6 +71,15 @@ class RequestWatch:
         """Whether the caller left."""
         return isinstance(self._ending, CallerGoneError)
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether the task waits for the engine, and nothing ends that wait."""
+        return self._phase is Phase.READING and self._ending is None and self._thrown is None
+
+    def heard(self, now_s: float) -> None:
+        """The engine said something while the task waits on."""
+        self._since_s = now_s
+
     def reading(self, wait: Awaitable[Result]) -> Awaitable[Result]:
         """Wait for the engine.
 

@@ -148,14 +148,15 @@ class Ledger:
         """Wait until a journaled admission is on the disk."""
         await self._journal.durable(ticket)
 
-    def observe(self, request_id: str, attempt: int, tokens: TokenCounts) -> None:
-        """Note the tokens of a running request: at once the first time, then once a second."""
+    def observe(self, request_id: str, attempt: int, tokens: TokenCounts) -> bool:
+        """Note the tokens of a running request: at once the first time, then once a second; False if too early."""
         entry, now = self._open[request_id], self._wall()
         if entry.seen is not None and 0 <= now - entry.seen.at < OBSERVE_EVERY_S:  # below 0: the clock was set back
-            return
+            return False
         entry.seen = Observation(attempt, tokens, now)
         with contextlib.suppress(JournalError):  # an observation only makes a crash cheaper
             self._journal.append(observe_record(request_id, entry.seen))
+        return True
 
     def settle(self, row: LedgerRow, trail: Trail = NO_TRAIL) -> None:
         """End a request. The row is in the kernel's hands when this returns, and in the store soon after."""

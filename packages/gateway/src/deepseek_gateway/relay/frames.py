@@ -25,13 +25,19 @@ class FrameSplitter:
         """
         if self._held_cr or b"\r" in data:
             data = self._without_cr(data)
-        if not self._rest and data.find(b"\n\n") == len(data) - 2 > 0:  # one whole event, as engines write them
-            return [data if data.isascii() else _valid(data)]
+        if (frame := self.whole(data)) is not None:
+            return [frame]
         frames = (self._rest + data).split(b"\n\n") if self._rest else data.split(b"\n\n")
         self._rest = frames.pop()
         if len(self._rest) > self._max_event_bytes:
             raise UpstreamCutError(f"an event of the engine is larger than {self._max_event_bytes} bytes")
         return [_valid(frame) + b"\n\n" for frame in frames if frame]
+
+    def whole(self, data: bytes) -> bytes | None:
+        """Bytes that are one whole event, as engines write them; None for all others, of which nothing is taken."""
+        if self._rest or self._held_cr or b"\r" in data or not data.find(b"\n\n") == len(data) - 2 > 0:
+            return None
+        return data if data.isascii() else _valid(data)
 
     def _without_cr(self, data: bytes) -> bytes:
         if self._held_cr:

@@ -34,10 +34,9 @@ class Settlement:
     context: RequestContext
     is_settled: bool = False
 
-    def observe(self, attempt: int, tokens: TokenCounts) -> None:
-        """Note what a running stream has used."""
-        if not self.is_settled:
-            self.ledger.observe(self.admission.request_id, attempt, tokens)
+    def observe(self, attempt: int, tokens: TokenCounts) -> bool:
+        """Note what a running stream has used; False when it is too early for another note."""
+        return not self.is_settled and self.ledger.observe(self.admission.request_id, attempt, tokens)
 
     def settle(
         self,

@@ -7,21 +7,20 @@ from typing import Literal, TypeVar
 
 from deepseek_client.sse import DONE
 from deepseek_gateway.edge.respond import end_stream, send_body, send_part, start_stream
+from deepseek_gateway.edge.sender import wire_of
 from deepseek_gateway.edge.watch import QuietError
 from deepseek_gateway.errors import ApiError, UpstreamCutError
+from deepseek_gateway.ledger.ledger import OBSERVE_EVERY_S
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.limits.rules import LimitReached, LimitsUnavailable
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts, send_failure
 from deepseek_gateway.relay.frames import FrameSplitter
 from deepseek_gateway.relay.refusals import reason_of, refusal_of
 from deepseek_gateway.relay.settlement import Ending
-from deepseek_gateway.relay.usage_tap import UsageTap
+from deepseek_gateway.relay.usage_tap import UsageTap, counts_of, spent_of
 from deepseek_gateway.upstream.client import is_idle
 
 Result = TypeVar("Result")
-
-OBSERVE_S = 0.25
-"""Seconds of a stream between two words to the ledger, which notes one a second."""
 
 TAIL_TIMEOUT_S = 1.0
 """Seconds that an engine has to end its response after [DONE], before its connection is dropped instead of reused."""
@@ -37,6 +36,7 @@ class StreamExchange(Exchange):
         self._heard_s = self._observe_at_s = time.monotonic()
         self._is_refused = False
         self._has_head = False
+        self._wire = wire_of(parts.send) if self.stages is None else None
 
     async def relay(self) -> None:
         """Open, then copy events until [DONE]."""
@@ -47,6 +47,8 @@ class StreamExchange(Exchange):
             await self._relay_refusal(answer.status)
             return
         data, self._has_head = self.parts.call.head, True
+        if self._wire is not None:
+            answer.taker = self._pass_at_once
         while not self._tap.is_done:
             limit = await self._copy(data)
             if self._is_cut_short:
@@ -85,9 +87,9 @@ class StreamExchange(Exchange):
             return TokenCounts(), "exact"
         return self._counts, "estimated"
 
-    def _estimate(self) -> tuple[int, int] | None:
+    def _estimate(self, ahead: int = 0) -> tuple[int, int] | None:
         """Tokens of prompt and answer where the server tells them at the end only: an event is a token."""
-        events = self._tap.content_events
+        events = self._tap.content_events + ahead
         return (self.parts.request.prompt_estimate, events) if events else None
 
     async def fail(self, error: ApiError) -> None:
@@ -117,7 +119,7 @@ class StreamExchange(Exchange):
                 await self._send(self.parts.errors.keep_alive)
             else:
                 if not (isinstance(result, bytes) and is_idle(result)):  # comments are no sign of work
-                    self._heard_s = self._observe_at_s = time.monotonic()
+                    self._heard_s = time.monotonic()
                 return result
 
     async def _copy(self, data: bytes) -> LimitReached | LimitsUnavailable | None:
@@ -134,16 +136,46 @@ class StreamExchange(Exchange):
             await self._send(passed)
         return None if tap.is_done else limit
 
+    def _pass_at_once(self, data: bytes) -> bool:
+        """Send an event on in the moment in which it comes, while the task waits on: to wake it costs as much again.
+
+        Returns:
+            False for all but a plain event that what is held covers, for a caller that reads: it is left to the task.
+        """
+        settlement, watch, wire, tap = self.parts.settlement, self.parts.watch, self._wire, self._tap
+        if settlement.context.ttft_ms is None or settlement.is_settled or not watch.is_reading:
+            return False
+        if wire is None or not wire.is_free or (frame := self._frames.whole(data)) is None:
+            return False
+        chunk = tap.look(frame)
+        if chunk is None:
+            return False
+        allowance, usage = settlement.allowance, chunk.usage
+        spent = tap.spent or self._estimate(ahead=1) if usage is None else spent_of(usage)
+        if spent is None or not allowance.covers(*spent):
+            counts = TokenCounts(*(spent or ())) if usage is None else counts_of(usage)
+            if not allowance.covers_exactly(counts):
+                return False
+        if passed := tap.take(chunk):
+            wire.write_part(passed)
+        self._heard_s = time.monotonic()
+        watch.heard(self._heard_s)
+        self._observe()
+        return True
+
     def _is_covered(self) -> bool:
         """Note what was used, from time to time; whether what is held is enough for it."""
         spent = self._tap.spent or self._estimate()
         settlement = self.parts.settlement
         if spent is None or settlement.is_settled:
             return True
-        if self._heard_s >= self._observe_at_s:
-            self._observe_at_s = self._heard_s + OBSERVE_S
-            settlement.observe(self.parts.call.attempt, self._counts)
+        self._observe()
         return settlement.allowance.covers(*spent) or settlement.allowance.covers_exactly(self._counts)
+
+    def _observe(self) -> None:
+        """Tell the ledger what was used, as often as it takes note."""
+        if self._heard_s >= self._observe_at_s and self.parts.settlement.observe(self.parts.call.attempt, self._counts):
+            self._observe_at_s = self._heard_s + OBSERVE_EVERY_S
 
     async def _extend(self) -> LimitReached | LimitsUnavailable | None:
         """Hold more; gives the limit that forbids it."""

@@ -5,7 +5,7 @@ then the chunk is parsed and encoded again.
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -29,6 +29,15 @@ class UsageWish:
     trailing: bool = False
     continuous: bool = False
     in_finish: bool = False
+
+
+class Chunk(NamedTuple):
+    """An event that holds a piece of an answer: its data, also without `usage`, and that usage."""
+
+    frame: bytes
+    data: bytes
+    without: bytes
+    usage: dict[str, Any] | None
 
 
 class UsageTap:
@@ -55,8 +64,7 @@ class UsageTap:
     @property
     def spent(self) -> tuple[int, int] | None:
         """Tokens of prompt and answer by the last usage; None before the first."""
-        usage = self._usage
-        return None if usage is None else (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+        return None if self._usage is None else spent_of(self._usage)
 
     def pass_on(self, frame: bytes) -> bytes:
         """What of an event goes to the caller: all of it, a part, or nothing."""
@@ -70,7 +78,15 @@ class UsageTap:
         if b'"error"' in data and _is_error(data):
             self.is_failed = True
             return frame
-        return self._pass_chunk(frame, data)
+        return self.take(Chunk(frame, data, *split_usage(data)))
+
+    @staticmethod
+    def look(frame: bytes) -> Chunk | None:
+        """An event that is plainly a piece of an answer, for `take`; None for all that only `pass_on` can judge."""
+        if not frame.startswith(b"data: {") or frame.count(b"\n") != 2 or b'"error"' in frame:
+            return None
+        data = frame[6:-2]
+        return Chunk(frame, data, *split_usage(data))
 
     def closing(self, last: bytes) -> bytes:
         """The end of a stream whose last events are given instead of the engine's: with usage as wished, and [DONE]."""
@@ -82,9 +98,10 @@ class UsageTap:
         self._sent_trailing = False  # one that came after the end went nowhere
         return last + self._missing_trailer() + DONE
 
-    def _pass_chunk(self, frame: bytes, data: bytes) -> bytes:
+    def take(self, chunk: Chunk) -> bytes:
+        """What of a piece of the answer goes to the caller."""
+        frame, data, without, usage = chunk
         is_finish = self._note_finish(data)
-        without, usage = split_usage(data)
         if usage is not None:
             self._usage, self._counts = usage, None
         is_trailer = _EMPTY_CHOICES in data
@@ -152,6 +169,11 @@ def counts_of(usage: dict[str, Any]) -> TokenCounts:
         reasoning = cast("dict[str, Any]", thought).get("reasoning_tokens")
     prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     return TokenCounts(prompt, completion, _count(cached), _count(reasoning))
+
+
+def spent_of(usage: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of prompt and answer: all that most events are asked for."""
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
 
 
 def usage_of_body(body: bytes) -> tuple[TokenCounts | None, str | None]:

@@ -21,6 +21,7 @@ from deepseek_gateway.cli import COMMANDS, main
 from deepseek_gateway.ledger import journal
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.records import Settled
+from deepseek_gateway.relay.usage_tap import Chunk, UsageTap
 from deepseek_gateway.storage.books import Books
 from deepseek_gateway.upstream.client import UpstreamClient
 from deepseek_gateway.upstream.connection import Answer
@@ -46,7 +47,7 @@ class _Plan:
 
 def _arm(plan: _Plan) -> None:
     append, keep, sync = Journal.append, Books.keep, journal._sync_files  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    post, read = UpstreamClient.post, Answer.read
+    post, take = UpstreamClient.post, UsageTap.take
 
     def crashing_append(self: Journal, record: dict[str, Any]) -> int:
         plan.has_request |= record["kind"] == "admit"
@@ -66,21 +67,20 @@ def _arm(plan: _Plan) -> None:
         plan.reach("after send")
         return answer
 
-    async def crashing_read(self: Answer) -> bytes:
-        data = await read(self)
-        plan.pieces += data.startswith(b"data:")
+    def crashing_take(self: UsageTap, chunk: Chunk) -> bytes:
+        plan.pieces += 1
         if plan.pieces == _PIECE:
             plan.reach("within stream")
-        return data
+        return take(self, chunk)
 
     def crashing_sync(retired: list[int], current: int, folder: Any) -> None:
         plan.reach("before sync")
         sync(retired, current, folder)
 
-    Journal.append, Books.keep, Answer.read, UpstreamClient.post = (
+    Journal.append, Books.keep, UsageTap.take, UpstreamClient.post = (
         crashing_append,
         crashing_keep,
-        crashing_read,
+        crashing_take,
         crashing_post,
     )
     journal._sync_files = crashing_sync  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -30,10 +30,14 @@ class StaleError(BrokenError):
 class Answer:
     """An engine's response as it comes in: its head, and the pieces of its body that nobody has taken yet.
 
-    `headers` have lower-case names; of a name that comes twice, the last value counts.
+    `headers` have lower-case names; of a name that comes twice, the last value counts. `taker` is offered bytes of the
+    body as they come, before whoever reads is woken; it says whether it took them, and must not raise.
     """
 
-    __slots__ = ("_connection", "_pieces", "_size", "_waiter", "fault", "has_head", "headers", "is_whole", "status")
+    __slots__ = (
+        *("_connection", "_pieces", "_size", "_waiter"),
+        *("fault", "has_head", "headers", "is_whole", "status", "taker"),
+    )
 
     def __init__(self, connection: "EngineConnection") -> None:
         self._connection = connection
@@ -45,6 +49,7 @@ class Answer:
         self.has_head = False
         self.is_whole = False
         self.fault: BrokenError | None = None
+        self.taker: Callable[[bytes], bool] | None = None
 
     @property
     def content_type(self) -> str:
@@ -82,14 +87,9 @@ class Answer:
             if self.fault is not None:
                 raise UpstreamCutError(f"the engine's answer broke off: {self.fault}") from self.fault
             await self._more()
-        pieces = self._pieces
-        if self._size > READ_BUFFER_BYTES:
-            self._connection.resume_for(self)
-        self._size = 0
-        if len(pieces) == 1:
-            return pieces.pop()
-        self._pieces = []
-        return b"".join(pieces)
+        data = self._joined()
+        self._clear()
+        return data
 
     async def read_all(self, limit: int) -> bytes:
         """The whole body.
@@ -108,21 +108,39 @@ class Answer:
 
     def close(self) -> None:
         """Drop the connection unless the body came to its end; then it is free for the next request already."""
+        self.taker = None
         if not self.is_whole:
             self._connection.abort()
 
     def add(self, piece: bytes) -> int:
-        """More of the body came; gives how much waits."""
+        """More of the body came; gives how much waits. `came` follows."""
         self._pieces.append(piece)
         self._size += len(piece)
-        self.wake()
         return self._size
+
+    def came(self) -> None:
+        """All that one read of the socket brought is here."""
+        if self.taker is not None and self._pieces and self.taker(self._joined()):
+            self._clear()
+            if not self.is_whole and self.fault is None:
+                return
+        self.wake()
 
     def wake(self) -> None:
         """Something changed."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _joined(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def _clear(self) -> None:
+        """Everything that waited is taken."""
+        if self._size > READ_BUFFER_BYTES:
+            self._connection.resume_for(self)
+        self._pieces.clear()
+        self._size = 0
 
     def _more(self) -> asyncio.Future[None]:
         """What to wait for; one task at a time reads."""
@@ -194,14 +212,13 @@ class EngineConnection(asyncio.Protocol):
             incoming.fault = BrokenError(f"what came is no HTTP answer: {error}")
             self.abort()
         else:
-            if incoming.has_head:
-                return
-            self._head_bytes += len(data)
-            if self._head_bytes <= MAX_HEAD_BYTES:
-                return
-            incoming.fault = BrokenError(f"the answer's head is larger than {MAX_HEAD_BYTES} bytes")
-            self.abort()
-        incoming.wake()
+            if not incoming.has_head:
+                self._head_bytes += len(data)
+                if self._head_bytes <= MAX_HEAD_BYTES:
+                    return
+                incoming.fault = BrokenError(f"the answer's head is larger than {MAX_HEAD_BYTES} bytes")
+                self.abort()
+        incoming.came()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone. An answer without a length ends with its connection, as HTTP/1.0 has it."""
@@ -234,7 +251,6 @@ class EngineConnection(asyncio.Protocol):
             incoming.headers.clear()
             return
         incoming.status, incoming.has_head = status, True
-        incoming.wake()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body came."""
@@ -251,7 +267,6 @@ class EngineConnection(asyncio.Protocol):
         if incoming is None or not incoming.has_head:
             return
         incoming.is_whole = True
-        incoming.wake()
         self._incoming = None
         if self._is_paused:
             self._resume()
