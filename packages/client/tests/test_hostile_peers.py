@@ -36,7 +36,7 @@ async def test_a_storm_of_refusals_is_answered_with_few_attempts(server, connect
     async def sleep(seconds):
         waits.append(seconds)
 
-    monkeypatch.setattr("deepseek_client.transport.sync_transport.time.sleep", waits.append)
+    monkeypatch.setattr("deepseek_client.transport.drivers.time.sleep", waits.append)
     server.script(kit.reply({"error": {"message": "busy"}}, status, retry_after="7"))
     client = connect(max_retries=5)
 
@@ -48,7 +48,7 @@ async def test_a_storm_of_refusals_is_answered_with_few_attempts(server, connect
     if isinstance(client, AsyncDeepSeek):
         real = asyncio.sleep
         monkeypatch.setattr(
-            "deepseek_client.transport.async_transport.asyncio.sleep", lambda s: sleep(s) if s == 7 else real(s)
+            "deepseek_client.transport.drivers.asyncio.sleep", lambda s: sleep(s) if s == 7 else real(s)
         )
         calls = [call(kit, client, how) for _ in range(40)]
         retries = [failed(result) for result in await asyncio.gather(*calls, return_exceptions=True)]

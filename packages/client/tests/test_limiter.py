@@ -11,7 +11,7 @@ from deepseek_client import AsyncDeepSeek, errors
 from deepseek_client.core import Core
 from deepseek_client.effects import Enter, Fetch, Reply, Sleep
 from deepseek_client.exchange import Exchange
-from deepseek_client.limiter import Limiter
+from deepseek_client.pacing import Limiter
 from deepseek_client.settings import Timeout, read_settings
 from deepseek_client.sse import encode_event
 from deepseek_client.testing import answer, cut

@@ -8,7 +8,7 @@ from deepseek_client import errors
 from deepseek_client.core import Core
 from deepseek_client.effects import Close, Fetch, Open, Opened, Read, Reply, Sleep
 from deepseek_client.exchange import Exchange
-from deepseek_client.retries import RetryPolicy, is_retryable, retry_after_s, retry_delay_s
+from deepseek_client.pacing import RetryPolicy, is_retryable, retry_after_s, retry_delay_s
 from deepseek_client.settings import Timeout, read_settings
 from deepseek_client.sse import KEEP_ALIVE
 

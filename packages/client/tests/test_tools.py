@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 import deepseek_client as ds
-from deepseek_client.tools.tool import strict_schema
+from deepseek_client.tools import strict_schema
 
 
 class Unit(StrEnum):

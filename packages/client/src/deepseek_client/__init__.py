@@ -64,15 +64,14 @@ if TYPE_CHECKING:
         UsageReport,
     )
     from deepseek_client.middleware import AsyncHTTPResponse, HTTPResponse
-    from deepseek_client.parsing import ParsedCompletion
+    from deepseek_client.pacing import Retry
     from deepseek_client.prices import ModelPrice, PriceTable, Rates, UsageTotals, cost
     from deepseek_client.raw import AsyncStreamingResponse, RawResponse, StreamingResponse
     from deepseek_client.request import HTTPRequest
-    from deepseek_client.retries import Retry
+    from deepseek_client.rounds import ParsedCompletion, ToolRun
     from deepseek_client.settings import Timeout
     from deepseek_client.streaming import AsyncChatStream, AsyncStream, AsyncTextStream, ChatStream, Stream, TextStream
-    from deepseek_client.tools.loop import ToolRun
-    from deepseek_client.tools.tool import Tool, tool
+    from deepseek_client.tools import Tool, tool
     from deepseek_client.types.base import Seam, Usage
     from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
     from deepseek_client.types.completions import Completion, Generation
@@ -259,15 +258,14 @@ _NAMES_OF = {
         "UsageReport",
     ),
     "middleware": ("AsyncHTTPResponse", "HTTPResponse"),
-    "parsing": ("ParsedCompletion",),
+    "pacing": ("Retry",),
     "prices": ("ModelPrice", "PriceTable", "Rates", "UsageTotals", "cost"),
     "raw": ("AsyncStreamingResponse", "RawResponse", "StreamingResponse"),
     "request": ("HTTPRequest",),
-    "retries": ("Retry",),
+    "rounds": ("ParsedCompletion", "ToolRun"),
     "settings": ("Timeout",),
     "streaming": ("AsyncChatStream", "AsyncStream", "AsyncTextStream", "ChatStream", "Stream", "TextStream"),
-    "tools.loop": ("ToolRun",),
-    "tools.tool": ("Tool", "tool"),
+    "tools": ("Tool", "tool"),
     "types.base": ("Seam", "Usage"),
     "types.chat": ("ChatCompletion", "ChatCompletionChunk", "ChatMessage"),
     "types.completions": ("Completion", "Generation"),

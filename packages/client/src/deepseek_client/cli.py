@@ -20,9 +20,8 @@ from deepseek_client.errors import AuthenticationError, ConfigurationError, Deep
 from deepseek_client.request import USER_AGENT
 from deepseek_client.terminal.chat_loop import HELP, ChatLoop
 from deepseek_client.terminal.completion import SHELLS, completion_script
-from deepseek_client.terminal.lines import PipedLines, TypedLines, acting_on_interrupts
+from deepseek_client.terminal.lines import PipedLines, TypedLines, acting_on_interrupts, keep_usage, read_usage
 from deepseek_client.terminal.markdown import AnswerWriter, is_styled
-from deepseek_client.terminal.state import keep_usage, read_usage
 from deepseek_client.types.completions import Generation
 
 

@@ -53,10 +53,9 @@ class Resource(Deferred[T]):
 
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from deepseek_client.core import Core
     from deepseek_client.middleware import AsyncMiddleware, Middleware
+    from deepseek_client.pacing import Retry
     from deepseek_client.params import GenerateParams
     from deepseek_client.prices import PriceTable, UsageTotals
     from deepseek_client.resources.account import (
@@ -82,7 +81,6 @@ if TYPE_CHECKING:
     )
     from deepseek_client.resources.files import AsyncFiles, Files
     from deepseek_client.resources.responses import AsyncResponses, Responses
-    from deepseek_client.retries import Retry
     from deepseek_client.streaming import AsyncTextStream, TextStream
     from deepseek_client.transport import AsyncTransport, SyncTransport
     from deepseek_client.types.completions import Generation
@@ -288,9 +286,7 @@ class DeepSeek(_Client):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
 
@@ -377,7 +373,5 @@ class AsyncDeepSeek(_Client):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         await self.close()

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from deepseek_client.errors import ConfigurationError, Phase, ToolArgumentsError
-from deepseek_client.limiter import Limiter, Place
+from deepseek_client.pacing import Limiter, Place
 from deepseek_client.request import HTTPRequest
 
 ResultT = TypeVar("ResultT")

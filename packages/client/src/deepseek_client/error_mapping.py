@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from deepseek_client.errors import APIStatusError, ContextLengthError, ReasoningContentRequiredError, class_of_status
-from deepseek_client.retries import retry_after_s
+from deepseek_client.pacing import retry_after_s
 from deepseek_client.types.base import TYPE_OF_STATUS
 
 _REQUEST_ID_HEADERS = ("x-request-id", "x-ds-trace-id", "x-deepseek-request-id", "request-id")

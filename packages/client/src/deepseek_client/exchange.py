@@ -21,10 +21,9 @@ from deepseek_client.errors import (
     ResponseValidationError,
     StreamProtocolError,
 )
-from deepseek_client.limiter import Limiter, Place
+from deepseek_client.pacing import Limiter, Place, Retry, RetryBudget, RetryPolicy, retry_delay_s
 from deepseek_client.params import Call
 from deepseek_client.request import HTTPRequest, build_request
-from deepseek_client.retries import Retry, RetryBudget, RetryPolicy, retry_delay_s
 from deepseek_client.settings import Settings, Timeout, checked_key
 from deepseek_client.types.base import AnswerModel, Origin, WireModel
 

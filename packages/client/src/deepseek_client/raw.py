@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from deepseek_client.effects import (
@@ -358,9 +357,7 @@ class StreamingCall(Generic[T]):
         self._response = self._call()
         return self._response
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         if self._response is not None:
             self._response.close()
 
@@ -376,9 +373,7 @@ class AsyncStreamingCall(Generic[T]):
         self._response = await self._call()
         return self._response
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         if self._response is not None:
             await self._response.close()
 

@@ -6,7 +6,6 @@ Shells; the stream core and the readings do the work.
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from decimal import Decimal
-from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeGuard
 
 from deepseek_client.events import ChatEvent, ContentDelta, Finish, ReasoningDelta, ToolCallDelta
@@ -97,9 +96,7 @@ class Stream(_StreamState[ItemT, AnswerT]):
             self._transport.run(self._core.start())
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -160,9 +157,7 @@ class AsyncStream(_StreamState[ItemT, AnswerT]):
             await self._transport.run(self._core.start())
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         await self.close()
 
     async def close(self) -> None:

@@ -6,8 +6,13 @@ at the end of a long answer as at its beginning.
 
 from deepseek_client.readings.base import AnswerT, ItemT, Reading, SoFar
 from deepseek_client.readings.chat import ChatReading, EventReading
-from deepseek_client.readings.responses import ResponseReading
-from deepseek_client.readings.text import CompletionReading, GenerationReading, TextReading, as_generation
+from deepseek_client.readings.text import (
+    CompletionReading,
+    GenerationReading,
+    ResponseReading,
+    TextReading,
+    as_generation,
+)
 
 __all__ = [
     "AnswerT",

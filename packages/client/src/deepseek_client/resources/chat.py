@@ -13,9 +13,8 @@ from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
 
 if TYPE_CHECKING:
-    from deepseek_client.parsing import ParsedCompletion
-    from deepseek_client.tools.loop import ToolRun
-    from deepseek_client.tools.tool import Tool
+    from deepseek_client.rounds import ParsedCompletion, ToolRun
+    from deepseek_client.tools import Tool
 
 T = TypeVar("T")
 
@@ -117,7 +116,7 @@ class ChatCompletions:
             FinishReasonError: the answer ended early.
             BlankJSONError, ResponseValidationError: it says something else.
         """
-        from deepseek_client.parsing import parse
+        from deepseek_client.rounds import parse
 
         return self._transport.run(parse(self._core, messages, response_model, repairs, params))
 
@@ -136,7 +135,7 @@ class ChatCompletions:
         Raises:
             ToolRoundsError: the model still calls functions after `max_rounds` answers.
         """
-        from deepseek_client.tools.loop import run_tools
+        from deepseek_client.rounds import run_tools
 
         flow = run_tools(self._core, messages, tools, max_rounds, params, is_async=False)
         return self._transport.run(flow)
@@ -233,7 +232,7 @@ class AsyncChatCompletions:
             FinishReasonError: the answer ended early.
             BlankJSONError, ResponseValidationError: it says something else.
         """
-        from deepseek_client.parsing import parse
+        from deepseek_client.rounds import parse
 
         return await self._transport.run(parse(self._core, messages, response_model, repairs, params))
 
@@ -252,7 +251,7 @@ class AsyncChatCompletions:
         Raises:
             ToolRoundsError: the model still calls functions after `max_rounds` answers.
         """
-        from deepseek_client.tools.loop import run_tools
+        from deepseek_client.rounds import run_tools
 
         flow = run_tools(self._core, messages, tools, max_rounds, params, is_async=True)
         return await self._transport.run(flow)

@@ -10,9 +10,8 @@ from typing import Any, TextIO
 
 from deepseek_client.client import DeepSeek
 from deepseek_client.errors import APIConnectionError, AuthenticationError, DeepSeekError
-from deepseek_client.terminal.lines import Lines
+from deepseek_client.terminal.lines import Lines, Totals, keep_usage
 from deepseek_client.terminal.markdown import AnswerWriter
-from deepseek_client.terminal.state import Totals, keep_usage
 from deepseek_client.types.chat import ChatCompletion, ChatMessage
 
 HELP = {

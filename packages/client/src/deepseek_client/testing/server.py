@@ -6,7 +6,6 @@ In process it is an ASGI app: the same handlers, in threads, without a socket.
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from deepseek_client.asgi import ASGITransport, AsyncASGITransport
@@ -204,7 +203,5 @@ class FakeServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()

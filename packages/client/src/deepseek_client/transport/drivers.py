@@ -1,10 +1,9 @@
-"""The driver for asyncio: does the effects of the core with an HTTP client's coroutines."""
+"""The two drivers: they do the effects of the core with an HTTP client's blocking calls, or with its coroutines."""
 
 import asyncio
-import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -19,32 +18,136 @@ from deepseek_client.effects import (
     Open,
     Opened,
     Read,
-    Reply,
     Sleep,
+    ask_key,
     ask_key_async,
+    call_tool,
     call_tool_async,
     is_wanted,
 )
-from deepseek_client.errors import APIConnectionError, DeepSeekError, Phase
-from deepseek_client.middleware import AsyncWatchedBody
+from deepseek_client.errors import APIConnectionError, DeepSeekError
+from deepseek_client.middleware import AsyncWatchedBody, WatchedBody
 from deepseek_client.request import HTTPRequest
-from deepseek_client.tidy import Tidy, close_later
+from deepseek_client.tidy import Tidy
+from deepseek_client.transport.bodies import AsyncBody, Bodies, SyncBody, read_reply, read_reply_async
 from deepseek_client.transport.library import (
     Answer,
     build,
     check_open,
-    check_process,
-    headers_of,
-    late,
     library,
     library_errors,
     make_async_client,
+    make_client,
     refuse_inherited,
     timeouts_of,
     translate,
 )
 
 T = TypeVar("T")
+
+
+class SyncTransport:
+    """Does effects with blocking calls. Thread-safe, as the HTTP client is.
+
+    Args:
+        http_client: the caller's `httpx.Client` (or httpx2's), which stays the caller's to close; None makes one.
+        transport: what the one that is made sends with; None is a pool of connections.
+        trust_env: whether proxies of the environment apply to the one that is made.
+    """
+
+    def __init__(self, http_client: Any | None, transport: Any | None = None, *, trust_env: bool) -> None:
+        self._is_ours = http_client is None
+        self._can_be_made_again = http_client is None and transport is None
+        self._trust_env = trust_env
+        # Made before a call's clock starts: it takes a part of a second, the library's import with it.
+        self._client: Any = http_client or make_client(transport, trust_env=trust_env)
+        self._is_closed = False
+        self._process: int | None = None
+        self._inherited: list[Any] = []
+        self._bodies = Bodies()
+
+    def run(self, flow: Flow[T]) -> T:
+        """Drive a flow to its result."""
+        self._bodies.close_forgotten()
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    answer = self._perform(effect)
+                except APIConnectionError as failure:
+                    effect = flow.throw(failure)
+                else:
+                    effect = flow.send(answer)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            flow.close()
+
+    def close(self) -> None:
+        """Close the connections, if the HTTP client is not the caller's."""
+        self._bodies.close_forgotten()
+        if self._is_ours:
+            self._is_closed = True
+            if self._process in (None, os.getpid()):  # else the connections are the parent's
+                self._client.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("connections cannot be copied or pickled: pickle the client, which makes its own")
+
+    def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Read():
+                return effect.body.read(effect.deadline, effect.phase)
+            case Close():
+                return effect.body.close()
+            case Enter():
+                return effect.limiter.enter(effect.wait_s)
+            case Sleep():
+                return time.sleep(effect.seconds)
+            case CallTools():
+                return [call_tool(request) for request in effect.requests]
+            case AskKey():
+                return ask_key(effect.provider)
+            case Fetch():
+                answer = Answer(effect.request, effect.deadline)
+                return read_reply(self._begin(effect), answer, is_wanted=True)
+            case Open():
+                answer = Answer(effect.request, effect.deadline)
+                body = self._begin(effect)
+                if is_wanted(effect, body.status, body.headers):
+                    return Opened(body.status, body.headers, body, effect.place)
+                return read_reply(body, answer, is_wanted=False)
+
+    def _begin(self, effect: Fetch | Open) -> "SyncBody | WatchedBody":
+        if not effect.middleware:
+            return self._send(effect.request, effect.deadline)
+        return WatchedBody(effect.middleware, effect.request, lambda request: self._send(request, effect.deadline))
+
+    def _send(self, request: HTTPRequest, deadline: float | None) -> "SyncBody":
+        client = self._usable()
+        timeouts, phase = timeouts_of(request, deadline)
+        try:
+            response = client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
+        except library_errors() as error:
+            raise translate(error, request.url, phase, deadline) from error
+        return SyncBody(response, request.url, self._bodies)
+
+    def _usable(self) -> Any:
+        """The HTTP client, with connections of this process alone."""
+        if self._is_closed:
+            raise DeepSeekError("the client has been closed")
+        process = os.getpid()
+        if process != self._process:
+            if self._process is not None:
+                if not self._can_be_made_again:
+                    refuse_inherited()
+                self._inherited.append(self._client)  # kept: its end would say goodbye to the parent's servers
+                self._client = make_client(None, trust_env=self._trust_env)
+                self._bodies = Bodies()
+            self._process = process
+        client = self._client
+        check_open(client)
+        return client
 
 
 class AsyncTransport:
@@ -108,22 +211,22 @@ class AsyncTransport:
                 return await ask_key_async(effect.provider)
             case Fetch():
                 answer = Answer(effect.request, effect.deadline)
-                return await _read_reply_async(await self._begin(effect), answer, is_wanted=True)
+                return await read_reply_async(await self._begin(effect), answer, is_wanted=True)
             case Open():
                 answer = Answer(effect.request, effect.deadline)
                 body = await self._begin(effect)
                 if is_wanted(effect, body.status, body.headers):
                     return Opened(body.status, body.headers, body, effect.place)
-                return await _read_reply_async(body, answer, is_wanted=False)
+                return await read_reply_async(body, answer, is_wanted=False)
 
-    async def _begin(self, effect: Fetch | Open) -> "_AsyncBody | AsyncWatchedBody":
+    async def _begin(self, effect: Fetch | Open) -> "AsyncBody | AsyncWatchedBody":
         if not effect.middleware:
             return await self._send(effect.request, effect.deadline)
         return await AsyncWatchedBody().open(
             effect.middleware, effect.request, lambda request: self._send(request, effect.deadline)
         )
 
-    async def _send(self, request: HTTPRequest, deadline: float | None) -> "_AsyncBody":
+    async def _send(self, request: HTTPRequest, deadline: float | None) -> "AsyncBody":
         timeouts, phase = timeouts_of(request, deadline)
         client = await self._usable()
         sending = client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
@@ -131,7 +234,7 @@ class AsyncTransport:
             response = await Tidy[Any](sending, lambda response: response.aclose())
         except library_errors() as error:
             raise translate(error, request.url, phase, deadline) from error
-        return _AsyncBody(response, request.url)
+        return AsyncBody(response, request.url)
 
     async def _usable(self) -> Any:
         """The HTTP client, with connections of this process and this loop alone."""
@@ -174,67 +277,3 @@ async def _closed_with_the_loop(client: Any) -> AsyncGenerator[None, None]:
         yield
     finally:
         await client.aclose()
-
-
-class _AsyncBody:
-    """A response that is being read."""
-
-    def __init__(self, response: Any, url: str) -> None:
-        self.status: int = response.status_code
-        self.headers = headers_of(response)
-        self._response = response
-        self._url = url
-        self._chunks = (
-            response.aiter_bytes()
-            if "content-encoding" in self.headers or response.is_stream_consumed
-            else response.aiter_raw()
-        )
-        self._loop = asyncio.get_running_loop()
-        self._process = os.getpid()
-        self.limits: tuple[float | None, Phase] = (None, "total")
-
-    async def read(self, deadline: float | None, phase: Phase) -> bytes:
-        """The next bytes, `b""` at the end."""
-        check_process(self._process)
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise late(self._url, phase)
-        try:
-            async with asyncio.timeout(left):
-                return await Tidy[bytes](anext(self._chunks, b""), lambda _chunk: self._close())
-        except TimeoutError as error:
-            raise late(self._url, phase) from error
-        except library_errors() as error:
-            raise translate(error, self._url, phase) from error
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, each read within `limits`."""
-        while chunk := await self.read(*self.limits):
-            yield chunk
-
-    async def close(self) -> None:
-        """Release the connection: to the pool if the body was read to its end, else for good."""
-        await Tidy(self._close(), None)
-
-    async def _close(self) -> None:
-        with contextlib.suppress(*library_errors()):
-            with contextlib.suppress(RuntimeError):  # another task is reading: closing the response ends its read
-                await self._chunks.aclose()
-            await self._response.aclose()
-
-    def abandon(self) -> None:
-        """Close from a finaliser, which may run in any thread."""
-        if self._process == os.getpid():
-            close_later(self._loop, self.close)
-
-
-async def _read_reply_async(body: _AsyncBody | AsyncWatchedBody, answer: Answer, *, is_wanted: bool) -> Reply:
-    """The whole body, up to a limit in bytes, and of an error's less."""
-    answer.begin(body.status, is_wanted=is_wanted)
-    try:
-        while chunk := await body.read(*answer.limits()):
-            if not answer.take(chunk):
-                break
-    finally:
-        await body.close()
-    return Reply(body.status, body.headers, bytes(answer.content))
