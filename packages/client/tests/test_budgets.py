@@ -63,7 +63,7 @@ def test_what_a_program_does_not_use_is_not_loaded_by_its_first_call():
         "    server.script(reply(chat_completion()))\n"
         "    DeepSeek(base_url=server.url).chat.completions.create(model='m', messages=[])"
     )
-    unused = ("cli", "endpoints", "otel", "resources.account", "resources.files", "resources.responses", "rounds")
+    unused = ("cli", "endpoints", "otel", "resources.account", "resources.files", "rounds")
     unused += ("terminal", "tools")
     assert loaded.isdisjoint(f"deepseek_client.{name}" for name in unused)
 

@@ -7,7 +7,7 @@ import pytest
 
 from deepseek_client import AuthenticationError, ResponseValidationError, StreamTruncatedError
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import account, chat, completions, files, responses
+from deepseek_client.resources import account, chat, completions, files
 
 
 async def test_a_raw_answer_has_status_headers_id_retries_and_time(server, connect, kit):
@@ -127,7 +127,7 @@ RESOURCES = [
     completions.Completions,
     completions.Fim,
     account.Models,
-    responses.Responses,
+    completions.Responses,
     files.Files,
     account.Tokens,
     account.WebTools,
@@ -136,7 +136,7 @@ RESOURCES = [
     completions.AsyncCompletions,
     completions.AsyncFim,
     account.AsyncModels,
-    responses.AsyncResponses,
+    completions.AsyncResponses,
     files.AsyncFiles,
     account.AsyncTokens,
     account.AsyncWebTools,

@@ -12,7 +12,7 @@ import pytest
 import deepseek_client
 from deepseek_client import endpoints, errors, raw, streaming
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import account, chat, completions, files, responses
+from deepseek_client.resources import account, chat, completions, files
 from deepseek_client.types import Generation
 
 SOURCE = Path(deepseek_client.__file__).parent
@@ -23,7 +23,7 @@ PAIRS = [
     (completions.Completions, completions.AsyncCompletions),
     (completions.Fim, completions.AsyncFim),
     (account.Models, account.AsyncModels),
-    (responses.Responses, responses.AsyncResponses),
+    (completions.Responses, completions.AsyncResponses),
     (files.Files, files.AsyncFiles),
     (account.Tokens, account.AsyncTokens),
     (account.WebTools, account.AsyncWebTools),
@@ -119,6 +119,6 @@ def test_types_import_nothing_of_ours():
 def test_the_version_is_the_distribution_s():
     from importlib.metadata import version
 
-    from deepseek_client.version import VERSION
+    from deepseek_client import __version__
 
-    assert version("deepseek-client") == VERSION
+    assert version("deepseek-client") == __version__

@@ -1,57 +1,58 @@
 """Typed SDK for DeepSeek servers: `DeepSeek` and `AsyncDeepSeek`, their results and their errors.
 
-Names are imported when they are first used, so that a program which needs only `deepseek_client.types` or
-`deepseek_client.sse` loads no HTTP library.
+Names other than errors are imported when they are first used, so that a program which needs only
+`deepseek_client.types` or `deepseek_client.sse` loads no HTTP library.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from deepseek_client.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    BlankJSONError,
+    ConfigurationError,
+    ConflictError,
+    ConnectError,
+    ConnectTimeout,
+    ContentFilterFinishReasonError,
+    ContextLengthError,
+    DeadlineExceeded,
+    DeepSeekError,
+    EmptyResponseError,
+    FinishReasonError,
+    FirstTokenTimeout,
+    GatewayTimeoutError,
+    IdleTimeout,
+    InsufficientBalanceError,
+    InternalServerError,
+    LengthFinishReasonError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    PoolTimeout,
+    RateLimitError,
+    ReasoningContentRequiredError,
+    RequestTooLargeError,
+    ResponseError,
+    ResponseValidationError,
+    ServerResourceError,
+    StreamClosedError,
+    StreamError,
+    StreamProtocolError,
+    StreamTruncatedError,
+    TLSError,
+    ToolArgumentsError,
+    ToolRoundsError,
+    UnprocessableEntityError,
+)
+
 if TYPE_CHECKING:
     from deepseek_client.client import AsyncDeepSeek, DeepSeek
     from deepseek_client.endpoints import AsyncPager, Pager, TokenCount
-    from deepseek_client.errors import (
-        APIConnectionError,
-        APIStatusError,
-        APITimeoutError,
-        AuthenticationError,
-        BadRequestError,
-        BlankJSONError,
-        ConfigurationError,
-        ConflictError,
-        ConnectError,
-        ConnectTimeout,
-        ContentFilterFinishReasonError,
-        ContextLengthError,
-        DeadlineExceeded,
-        DeepSeekError,
-        EmptyResponseError,
-        FinishReasonError,
-        FirstTokenTimeout,
-        GatewayTimeoutError,
-        IdleTimeout,
-        InsufficientBalanceError,
-        InternalServerError,
-        LengthFinishReasonError,
-        NotFoundError,
-        OverloadedError,
-        PermissionDeniedError,
-        PoolTimeout,
-        RateLimitError,
-        ReasoningContentRequiredError,
-        RequestTooLargeError,
-        ResponseError,
-        ResponseValidationError,
-        ServerResourceError,
-        StreamClosedError,
-        StreamError,
-        StreamProtocolError,
-        StreamTruncatedError,
-        TLSError,
-        ToolArgumentsError,
-        ToolRoundsError,
-        UnprocessableEntityError,
-    )
     from deepseek_client.events import (
         ContentDelta,
         ContentDone,
@@ -96,6 +97,9 @@ if TYPE_CHECKING:
         SearchResults,
         WebPage,
     )
+
+__version__ = "0.1.0"
+"""Of the distribution too: the build reads it here, so that no import has to read package metadata."""
 
 __all__ = [
     "APIConnectionError",
@@ -204,48 +208,6 @@ __all__ = [
 _NAMES_OF = {
     "client": ("AsyncDeepSeek", "DeepSeek"),
     "endpoints": ("AsyncPager", "Pager", "TokenCount"),
-    "errors": (
-        "APIConnectionError",
-        "APIStatusError",
-        "APITimeoutError",
-        "AuthenticationError",
-        "BadRequestError",
-        "BlankJSONError",
-        "ConfigurationError",
-        "ConflictError",
-        "ConnectError",
-        "ConnectTimeout",
-        "ContentFilterFinishReasonError",
-        "ContextLengthError",
-        "DeadlineExceeded",
-        "DeepSeekError",
-        "EmptyResponseError",
-        "FinishReasonError",
-        "FirstTokenTimeout",
-        "GatewayTimeoutError",
-        "IdleTimeout",
-        "InsufficientBalanceError",
-        "InternalServerError",
-        "LengthFinishReasonError",
-        "NotFoundError",
-        "OverloadedError",
-        "PermissionDeniedError",
-        "PoolTimeout",
-        "RateLimitError",
-        "ReasoningContentRequiredError",
-        "RequestTooLargeError",
-        "ResponseError",
-        "ResponseValidationError",
-        "ServerResourceError",
-        "StreamClosedError",
-        "StreamError",
-        "StreamProtocolError",
-        "StreamTruncatedError",
-        "TLSError",
-        "ToolArgumentsError",
-        "ToolRoundsError",
-        "UnprocessableEntityError",
-    ),
     "events": (
         "ContentDelta",
         "ContentDone",

@@ -74,13 +74,14 @@ if TYPE_CHECKING:
         AsyncDeepSeekWithRawResponse,
         AsyncDeepSeekWithStreamingResponse,
         AsyncFim,
+        AsyncResponses,
         Completions,
         DeepSeekWithRawResponse,
         DeepSeekWithStreamingResponse,
         Fim,
+        Responses,
     )
     from deepseek_client.resources.files import AsyncFiles, Files
-    from deepseek_client.resources.responses import AsyncResponses, Responses
     from deepseek_client.streaming import AsyncTextStream, TextStream
     from deepseek_client.transport import AsyncTransport, SyncTransport
     from deepseek_client.types.completions import Generation
@@ -226,7 +227,7 @@ class DeepSeek(_Client):
     completions: Resource[Completions] = Resource("completions.Completions")
     fim: Resource[Fim] = Resource("completions.Fim")
     models: Resource[Models] = Resource("account.Models")
-    responses: Resource[Responses] = Resource("responses.Responses")
+    responses: Resource[Responses] = Resource("completions.Responses")
     files: Resource[Files] = Resource("files.Files")
     tokens: Resource[Tokens] = Resource("account.Tokens")
     tools: Resource[WebTools] = Resource("account.WebTools")
@@ -307,7 +308,7 @@ class AsyncDeepSeek(_Client):
     completions: Resource[AsyncCompletions] = Resource("completions.AsyncCompletions")
     fim: Resource[AsyncFim] = Resource("completions.AsyncFim")
     models: Resource[AsyncModels] = Resource("account.AsyncModels")
-    responses: Resource[AsyncResponses] = Resource("responses.AsyncResponses")
+    responses: Resource[AsyncResponses] = Resource("completions.AsyncResponses")
     files: Resource[AsyncFiles] = Resource("files.AsyncFiles")
     tokens: Resource[AsyncTokens] = Resource("account.AsyncTokens")
     tools: Resource[AsyncWebTools] = Resource("account.AsyncWebTools")

@@ -1,16 +1,15 @@
-"""The exception tree: catch `DeepSeekError` for everything, or a branch of it.
+"""The exception tree: catch `DeepSeekError` for everything, or a branch of it. Each class says when it is raised.
 
 DeepSeekError
-├── ConfigurationError            bad base URL, key or setting; nothing was sent
-├── APIConnectionError            no answer: refused, reset, cut off
-│   ├── ConnectError              the server could not be reached
-│   │   └── TLSError              its certificate, or the handshake, failed
-│   └── APITimeoutError           no answer in time; also a TimeoutError; `.phase` says which limit
+├── ConfigurationError
+├── APIConnectionError            no answer
+│   ├── ConnectError
+│   │   └── TLSError
+│   └── APITimeoutError           no answer in time; also a TimeoutError
 │       ├── ConnectTimeout, PoolTimeout, FirstTokenTimeout, IdleTimeout, DeadlineExceeded
-├── APIStatusError                the server said no: `.status_code`, `.code`, `.param`, `.body`, `.retry_after`
+├── APIStatusError                the server said no
 │   ├── BadRequestError 400
-│   │   ├── ContextLengthError    prompt and max_tokens do not fit the model's context
-│   │   └── ReasoningContentRequiredError  a turn that called tools must be sent back with its reasoning
+│   │   ├── ContextLengthError, ReasoningContentRequiredError
 │   ├── AuthenticationError 401
 │   ├── InsufficientBalanceError 402
 │   ├── PermissionDeniedError 403
@@ -23,17 +22,13 @@ DeepSeekError
 │       ├── OverloadedError 503
 │       └── GatewayTimeoutError 504
 ├── ResponseError                 an answer that cannot be used
-│   ├── EmptyResponseError        status 200, and nothing in it
-│   ├── ResponseValidationError   not the JSON that the contract, or the type to parse to, names
-│   ├── BlankJSONError            asked for JSON, got blanks
-│   └── FinishReasonError         the answer ended before it was whole: `.finish_reason`
+│   ├── EmptyResponseError, ResponseValidationError, BlankJSONError
+│   └── FinishReasonError         the answer ended before it was whole
 │       ├── LengthFinishReasonError, ContentFilterFinishReasonError, ServerResourceError
-├── ToolArgumentsError            a model's arguments do not fit the function
-├── ToolRoundsError               tools were called for too many rounds; `.messages` holds them
+├── ToolArgumentsError
+├── ToolRoundsError
 └── StreamError                   `.snapshot` holds what had arrived
-    ├── StreamTruncatedError      the stream ended before the answer did
-    ├── StreamProtocolError       the bytes are not server-sent events
-    └── StreamClosedError         the whole answer was asked of a stream that was closed before its end
+    ├── StreamTruncatedError, StreamProtocolError, StreamClosedError
 
 An error inside a stream is of the class that its status would have given before the stream began.
 """
@@ -248,7 +243,7 @@ class EmptyResponseError(ResponseError):
 
 
 class ResponseValidationError(ResponseError):
-    """The body is not the JSON that the contract names."""
+    """The body is not the JSON that the contract, or the type to parse to, names."""
 
 
 class BlankJSONError(ResponseError):

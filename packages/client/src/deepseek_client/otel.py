@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from deepseek_client import __version__
 from deepseek_client.middleware import (
     AsyncHTTPResponse,
     AsyncMiddleware,
@@ -22,7 +23,6 @@ from deepseek_client.middleware import (
 )
 from deepseek_client.request import HTTPRequest
 from deepseek_client.sse import SSEError, SSEParser
-from deepseek_client.version import VERSION
 
 try:
     from opentelemetry import propagate, trace
@@ -119,7 +119,7 @@ class _Attempt:
         self._operation = next((name for end, name in _OPERATIONS.items() if url.path.endswith(end)), None)
         self._captures = capture_content and self._operation is not None
         body: dict[str, Any] = request.json or {}
-        tracer = trace.get_tracer("deepseek_client", VERSION, provider)
+        tracer = trace.get_tracer("deepseek_client", __version__, provider)
         what = f"{self._operation} {body.get('model') or ''}".strip() if self._operation else request.method
         attributes = _request_attributes(self._operation, body) if self._operation else {}
         attributes |= {"http.request.method": request.method, "server.address": url.hostname or ""}

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel
 
+from deepseek_client import __version__
 from deepseek_client.params import Call
 from deepseek_client.settings import Settings, Timeout
-from deepseek_client.version import VERSION
 
 
 def completions_path(settings: Settings) -> str:
@@ -40,7 +40,7 @@ def _is_strict(body: Mapping[str, Any]) -> bool:
     return bool(functions) and all(function.get("strict") for function in functions)
 
 
-USER_AGENT = f"deepseek-client/{VERSION} python/{sys.version_info.major}.{sys.version_info.minor}"
+USER_AGENT = f"deepseek-client/{__version__} python/{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from deepseek_client.errors import (
     ToolRoundsError,
 )
 from deepseek_client.exchange import describe
+from deepseek_client.streaming import text_of
 from deepseek_client.tools import Schema, StrictSchema, Tool, strict_schema, tool
 from deepseek_client.types.base import Usage
 from deepseek_client.types.chat import ChatCompletion, ChatMessage, ToolCall
@@ -129,7 +130,7 @@ def parse(
     blanks = wrong = 0
     while True:
         completion = yield from _ask(core, history, target, params)
-        text = _text(completion.choices[0].message) if completion.choices else ""
+        text = text_of(completion)
         rounds = blanks + wrong + 1
         if not text.strip():
             blanks += 1
@@ -237,7 +238,7 @@ class ToolRun:
     @property
     def text(self) -> str:
         """The text of the last answer."""
-        return _text(self.completion.choices[0].message)
+        return text_of(self.completion)
 
 
 def run_tools(
@@ -339,9 +340,3 @@ def _plain(value: object) -> object:
     if isinstance(value, set | frozenset | tuple):
         return list(cast("Sequence[object]", value))
     return str(value)
-
-
-def _text(message: ChatMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    return "".join(part.text or "" for part in message.content or ())

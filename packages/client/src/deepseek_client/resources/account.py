@@ -3,53 +3,30 @@
 from collections.abc import Iterable
 from typing import Unpack
 
-from deepseek_client.core import Core
 from deepseek_client.endpoints import TokenCount, balance, count_tokens, estimate_tokens, fetch_page, search
 from deepseek_client.params import CallOptions, CountParams, SearchParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
+from deepseek_client.resources import AsyncRoutes, Form, Routes
 from deepseek_client.resources.chat import Message
-from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.services import Balance, Model, ModelList, SearchResults, WebPage
 
 
-class User:
+class User(Routes):
     """The account that the key belongs to."""
 
-    def __init__(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "UserWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return UserWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "UserWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return UserWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: UserWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: UserWithStreamingResponse(calls))
 
     def balance(self) -> Balance:
         """What the account has left, as exact decimals."""
         return self._transport.run(balance(self._core))
 
 
-class AsyncUser:
+class AsyncUser(AsyncRoutes):
     """The account that the key belongs to."""
 
-    def __init__(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "AsyncUserWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return AsyncUserWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "AsyncUserWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return AsyncUserWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: AsyncUserWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncUserWithStreamingResponse(calls))
 
     async def balance(self) -> Balance:
         """What the account has left, as exact decimals."""
@@ -84,22 +61,11 @@ class AsyncUserWithStreamingResponse:
         self.balance = async_streaming(resource.balance)
 
 
-class WebTools:
+class WebTools(Routes):
     """The web, as DeepSeek's cloud offers it to programs; billed by the call."""
 
-    def __init__(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "WebToolsWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return WebToolsWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "WebToolsWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return WebToolsWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: WebToolsWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: WebToolsWithStreamingResponse(calls))
 
     def search(self, query: str, **params: Unpack[SearchParams]) -> SearchResults:
         """Find pages. `count` is how many, `need_content` asks for their text as well.
@@ -118,22 +84,11 @@ class WebTools:
         return self._transport.run(fetch_page(self._core, url, params))
 
 
-class AsyncWebTools:
+class AsyncWebTools(AsyncRoutes):
     """The web, as DeepSeek's cloud offers it to programs; billed by the call."""
 
-    def __init__(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "AsyncWebToolsWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return AsyncWebToolsWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "AsyncWebToolsWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return AsyncWebToolsWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: AsyncWebToolsWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncWebToolsWithStreamingResponse(calls))
 
     async def search(self, query: str, **params: Unpack[SearchParams]) -> SearchResults:
         """Find pages. `count` is how many, `need_content` asks for their text as well.
@@ -184,22 +139,11 @@ class AsyncWebToolsWithStreamingResponse:
         self.fetch = async_streaming(resource.fetch)
 
 
-class Models:
+class Models(Routes):
     """The models that the key may use."""
 
-    def __init__(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "ModelsWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return ModelsWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "ModelsWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return ModelsWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: ModelsWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: ModelsWithStreamingResponse(calls))
 
     def list(self) -> ModelList:
         """All of them, under `.data`."""
@@ -214,22 +158,11 @@ class Models:
         return self._transport.run(self._core.model(model))
 
 
-class AsyncModels:
+class AsyncModels(AsyncRoutes):
     """The models that the key may use."""
 
-    def __init__(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "AsyncModelsWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return AsyncModelsWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "AsyncModelsWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return AsyncModelsWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: AsyncModelsWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncModelsWithStreamingResponse(calls))
 
     async def list(self) -> ModelList:
         """All of them, under `.data`."""
@@ -276,22 +209,11 @@ class AsyncModelsWithStreamingResponse:
         self.retrieve = async_streaming(resource.retrieve)
 
 
-class Tokens:
+class Tokens(Routes):
     """How many tokens something takes."""
 
-    def __init__(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "TokensWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return TokensWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "TokensWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return TokensWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: TokensWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: TokensWithStreamingResponse(calls))
 
     def estimate(self, text: str) -> TokenCount:
         """About how many a text takes, without asking anyone; marked an estimate."""
@@ -306,22 +228,11 @@ class Tokens:
         return self._transport.run(count_tokens(self._core, given, params))
 
 
-class AsyncTokens:
+class AsyncTokens(AsyncRoutes):
     """How many tokens something takes."""
 
-    def __init__(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "AsyncTokensWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return AsyncTokensWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "AsyncTokensWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return AsyncTokensWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: AsyncTokensWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncTokensWithStreamingResponse(calls))
 
     def estimate(self, text: str) -> TokenCount:
         """About how many a text takes, without asking anyone; marked an estimate."""

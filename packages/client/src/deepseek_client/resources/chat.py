@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 from deepseek_client.core import Core
 from deepseek_client.params import DEFAULT_MAX_ROUNDS, ChatParams, ToolParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
+from deepseek_client.resources import AsyncRoutes, Form, Routes
 from deepseek_client.streaming import AsyncChatStream, AsyncStream, ChatStream, Stream
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
@@ -25,22 +26,11 @@ ChunkStream = Stream[ChatCompletionChunk, ChatCompletion]
 AsyncChunkStream = AsyncStream[ChatCompletionChunk, ChatCompletion]
 
 
-class ChatCompletions:
+class ChatCompletions(Routes):
     """Conversations."""
 
-    def __init__(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> ChatCompletionsWithRawResponse:
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return ChatCompletionsWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> ChatCompletionsWithStreamingResponse:
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return ChatCompletionsWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: ChatCompletionsWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: ChatCompletionsWithStreamingResponse(calls))
 
     @overload
     def create(
@@ -141,22 +131,11 @@ class ChatCompletions:
         return self._transport.run(flow)
 
 
-class AsyncChatCompletions:
+class AsyncChatCompletions(AsyncRoutes):
     """Conversations."""
 
-    def __init__(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> AsyncChatCompletionsWithRawResponse:
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return AsyncChatCompletionsWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> AsyncChatCompletionsWithStreamingResponse:
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return AsyncChatCompletionsWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: AsyncChatCompletionsWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncChatCompletionsWithStreamingResponse(calls))
 
     @overload
     async def create(

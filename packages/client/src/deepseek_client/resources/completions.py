@@ -1,36 +1,28 @@
-"""Plain text in, plain text out: `client.completions`, `client.fim`, and other forms of the client's own `generate`."""
+"""Answers beside chats: `client.completions`, `.fim`, `.responses`, and other forms of the client's own `generate`."""
 
-from typing import Literal, Unpack, overload
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Unpack, overload
 
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.core import Core
-from deepseek_client.params import CompletionParams, FimParams
+from deepseek_client.endpoints import open_response, respond
+from deepseek_client.params import CompletionParams, FimParams, ResponseParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
+from deepseek_client.resources import AsyncRoutes, Form, Routes
 from deepseek_client.streaming import AsyncStream, Stream
-from deepseek_client.transport import AsyncTransport, SyncTransport
+from deepseek_client.types.base import WireModel
 from deepseek_client.types.completions import Completion
+from deepseek_client.types.responses import Response, ResponseEvent
 
 Prompt = str | list[str] | list[int] | list[list[int]]
 CompletionStream = Stream[Completion, Completion]
 AsyncCompletionStream = AsyncStream[Completion, Completion]
 
 
-class Completions:
+class Completions(Routes):
     """Plain text, or token ids, to be continued."""
 
-    def __init__(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "CompletionsWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return CompletionsWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "CompletionsWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return CompletionsWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: CompletionsWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: CompletionsWithStreamingResponse(calls))
 
     @overload
     def create(
@@ -59,22 +51,11 @@ class Completions:
         return Stream(core, self._transport)
 
 
-class AsyncCompletions:
+class AsyncCompletions(AsyncRoutes):
     """Plain text, or token ids, to be continued."""
 
-    def __init__(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "AsyncCompletionsWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return AsyncCompletionsWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "AsyncCompletionsWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return AsyncCompletionsWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: AsyncCompletionsWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncCompletionsWithStreamingResponse(calls))
 
     @overload
     async def create(
@@ -131,22 +112,11 @@ class AsyncCompletionsWithStreamingResponse:
         self.create = async_streaming(resource.create)
 
 
-class Fim:
+class Fim(Routes):
     """Fill in the middle: text or code between two pieces."""
 
-    def __init__(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "FimWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return FimWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "FimWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return FimWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: FimWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: FimWithStreamingResponse(calls))
 
     @overload
     def create(
@@ -176,22 +146,11 @@ class Fim:
         return Stream(core, self._transport)
 
 
-class AsyncFim:
+class AsyncFim(AsyncRoutes):
     """Fill in the middle: text or code between two pieces."""
 
-    def __init__(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "AsyncFimWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return AsyncFimWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "AsyncFimWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return AsyncFimWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: AsyncFimWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncFimWithStreamingResponse(calls))
 
     @overload
     async def create(
@@ -275,3 +234,106 @@ class AsyncDeepSeekWithStreamingResponse:
 
     def __init__(self, client: AsyncDeepSeek) -> None:
         self.generate = async_streaming(client.generate)
+
+
+Input = str | Iterable[WireModel | Mapping[str, Any]]
+"""A text, or items: messages, function calls and their outputs, reasoning."""
+
+ResponseStream = Stream[ResponseEvent, Response]
+AsyncResponseStream = AsyncStream[ResponseEvent, Response]
+
+
+class Responses(Routes):
+    """Answers as lists of items. Stateless: each call sends the whole conversation."""
+
+    with_raw_response = Form(lambda calls: ResponsesWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: ResponsesWithStreamingResponse(calls))
+
+    @overload
+    def create(self, *, input: Input, stream: Literal[False] = False, **params: Unpack[ResponseParams]) -> Response: ...
+    @overload
+    def create(self, *, input: Input, stream: Literal[True], **params: Unpack[ResponseParams]) -> ResponseStream: ...
+    @overload
+    def create(self, *, input: Input, stream: bool, **params: Unpack[ResponseParams]) -> Response | ResponseStream: ...
+    def create(
+        self,
+        *,
+        input: Input,  # noqa: A002  the wire's name
+        stream: bool = False,
+        **params: Unpack[ResponseParams],
+    ) -> Response | ResponseStream:
+        """Answer: whole, or with `stream=True` as an iterator of typed events, whose last holds the whole answer.
+
+        Raises:
+            DeepSeekError: see `deepseek_client.errors`.
+        """
+        if not stream:
+            return self._transport.run(respond(self._core, input, params))
+        core = open_response(self._core, input, params)
+        self._transport.run(core.start())
+        return Stream(core, self._transport)
+
+
+class AsyncResponses(AsyncRoutes):
+    """Answers as lists of items. Stateless: each call sends the whole conversation."""
+
+    with_raw_response = Form(lambda calls: AsyncResponsesWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncResponsesWithStreamingResponse(calls))
+
+    @overload
+    async def create(
+        self, *, input: Input, stream: Literal[False] = False, **params: Unpack[ResponseParams]
+    ) -> Response: ...
+    @overload
+    async def create(
+        self, *, input: Input, stream: Literal[True], **params: Unpack[ResponseParams]
+    ) -> AsyncResponseStream: ...
+    @overload
+    async def create(
+        self, *, input: Input, stream: bool, **params: Unpack[ResponseParams]
+    ) -> Response | AsyncResponseStream: ...
+    async def create(
+        self,
+        *,
+        input: Input,  # noqa: A002  the wire's name
+        stream: bool = False,
+        **params: Unpack[ResponseParams],
+    ) -> Response | AsyncResponseStream:
+        """Answer: whole, or with `stream=True` as an iterator of typed events, whose last holds the whole answer.
+
+        Raises:
+            DeepSeekError: see `deepseek_client.errors`.
+        """
+        if not stream:
+            return await self._transport.run(respond(self._core, input, params))
+        core = open_response(self._core, input, params)
+        await self._transport.run(core.start())
+        return AsyncStream(core, self._transport)
+
+
+class ResponsesWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: Responses) -> None:
+        self.create = raw(resource.create)
+
+
+class ResponsesWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `with`."""
+
+    def __init__(self, resource: Responses) -> None:
+        self.create = streaming(resource.create)
+
+
+class AsyncResponsesWithRawResponse:
+    """`with_raw_response`: the same calls, each giving a RawResponse."""
+
+    def __init__(self, resource: AsyncResponses) -> None:
+        self.create = async_raw(resource.create)
+
+
+class AsyncResponsesWithStreamingResponse:
+    """`with_streaming_response`: the same calls, each giving a StreamingResponse inside `async with`."""
+
+    def __init__(self, resource: AsyncResponses) -> None:
+        self.create = async_streaming(resource.create)

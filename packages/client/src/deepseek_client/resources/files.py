@@ -3,30 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from deepseek_client.core import Core
 from deepseek_client.endpoints import AsyncPager, FileInput, Pager, create_file, delete_file, list_files, retrieve_file
 from deepseek_client.params import CallOptions, ListParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
-from deepseek_client.transport import AsyncTransport, SyncTransport
+from deepseek_client.resources import AsyncRoutes, Form, Routes
 from deepseek_client.types.services import ExpiresAfter, FileDeleted, FileObject
 
 
-class Files:
+class Files(Routes):
     """Documents and images that messages refer to by `file_id`."""
 
-    def __init__(self, core: Core, transport: SyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "FilesWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return FilesWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "FilesWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return FilesWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: FilesWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: FilesWithStreamingResponse(calls))
 
     def create(
         self,
@@ -52,22 +40,11 @@ class Files:
         return self._transport.run(delete_file(self._core, file_id, params))
 
 
-class AsyncFiles:
+class AsyncFiles(AsyncRoutes):
     """Documents and images that messages refer to by `file_id`."""
 
-    def __init__(self, core: Core, transport: AsyncTransport) -> None:
-        self._core = core
-        self._transport = transport
-
-    @property
-    def with_raw_response(self) -> "AsyncFilesWithRawResponse":
-        """The same calls, each giving its answer with status, headers and bytes: a RawResponse."""
-        return AsyncFilesWithRawResponse(self)
-
-    @property
-    def with_streaming_response(self) -> "AsyncFilesWithStreamingResponse":
-        """The same calls, each giving an answer whose body is read as it is asked for: a StreamingResponse."""
-        return AsyncFilesWithStreamingResponse(self)
+    with_raw_response = Form(lambda calls: AsyncFilesWithRawResponse(calls))
+    with_streaming_response = Form(lambda calls: AsyncFilesWithStreamingResponse(calls))
 
     async def create(
         self,
