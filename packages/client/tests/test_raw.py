@@ -7,7 +7,7 @@ import pytest
 
 from deepseek_client import AuthenticationError, ResponseValidationError, StreamTruncatedError
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import account, chat, completions, files
+from deepseek_client.resources import account, chat, completions
 
 
 async def test_a_raw_answer_has_status_headers_id_retries_and_time(server, connect, kit):
@@ -128,7 +128,7 @@ RESOURCES = [
     completions.Fim,
     account.Models,
     completions.Responses,
-    files.Files,
+    account.Files,
     account.Tokens,
     account.WebTools,
     account.User,
@@ -137,14 +137,14 @@ RESOURCES = [
     completions.AsyncFim,
     account.AsyncModels,
     completions.AsyncResponses,
-    files.AsyncFiles,
+    account.AsyncFiles,
     account.AsyncTokens,
     account.AsyncWebTools,
     account.AsyncUser,
 ]
 GIVES_NO_ANSWER = {
-    (files.Files, "list"),
-    (files.AsyncFiles, "list"),
+    (account.Files, "list"),
+    (account.AsyncFiles, "list"),
     (account.Tokens, "estimate"),
     (account.AsyncTokens, "estimate"),
 }

@@ -12,7 +12,7 @@ import pytest
 import deepseek_client
 from deepseek_client import endpoints, errors, raw, streaming
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
-from deepseek_client.resources import account, chat, completions, files
+from deepseek_client.resources import account, chat, completions
 from deepseek_client.types import Generation
 
 SOURCE = Path(deepseek_client.__file__).parent
@@ -24,7 +24,7 @@ PAIRS = [
     (completions.Fim, completions.AsyncFim),
     (account.Models, account.AsyncModels),
     (completions.Responses, completions.AsyncResponses),
-    (files.Files, files.AsyncFiles),
+    (account.Files, account.AsyncFiles),
     (account.Tokens, account.AsyncTokens),
     (account.WebTools, account.AsyncWebTools),
     (account.User, account.AsyncUser),

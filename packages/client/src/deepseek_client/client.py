@@ -56,13 +56,15 @@ if TYPE_CHECKING:
     from deepseek_client.core import Core
     from deepseek_client.middleware import AsyncMiddleware, Middleware
     from deepseek_client.pacing import Retry
-    from deepseek_client.params import GenerateParams
     from deepseek_client.prices import PriceTable, UsageTotals
+    from deepseek_client.request import GenerateParams
     from deepseek_client.resources.account import (
+        AsyncFiles,
         AsyncModels,
         AsyncTokens,
         AsyncUser,
         AsyncWebTools,
+        Files,
         Models,
         Tokens,
         User,
@@ -81,7 +83,6 @@ if TYPE_CHECKING:
         Fim,
         Responses,
     )
-    from deepseek_client.resources.files import AsyncFiles, Files
     from deepseek_client.streaming import AsyncTextStream, TextStream
     from deepseek_client.transport import AsyncTransport, SyncTransport
     from deepseek_client.types.completions import Generation
@@ -228,7 +229,7 @@ class DeepSeek(_Client):
     fim: Resource[Fim] = Resource("completions.Fim")
     models: Resource[Models] = Resource("account.Models")
     responses: Resource[Responses] = Resource("completions.Responses")
-    files: Resource[Files] = Resource("files.Files")
+    files: Resource[Files] = Resource("account.Files")
     tokens: Resource[Tokens] = Resource("account.Tokens")
     tools: Resource[WebTools] = Resource("account.WebTools")
     user: Resource[User] = Resource("account.User")
@@ -309,7 +310,7 @@ class AsyncDeepSeek(_Client):
     fim: Resource[AsyncFim] = Resource("completions.AsyncFim")
     models: Resource[AsyncModels] = Resource("account.AsyncModels")
     responses: Resource[AsyncResponses] = Resource("completions.AsyncResponses")
-    files: Resource[AsyncFiles] = Resource("files.AsyncFiles")
+    files: Resource[AsyncFiles] = Resource("account.AsyncFiles")
     tokens: Resource[AsyncTokens] = Resource("account.AsyncTokens")
     tools: Resource[AsyncWebTools] = Resource("account.AsyncWebTools")
     user: Resource[AsyncUser] = Resource("account.AsyncUser")

@@ -11,7 +11,6 @@ from deepseek_client.effects import Flow
 from deepseek_client.errors import APIStatusError, ContextLengthError, DeepSeekError
 from deepseek_client.events import ChatEvent
 from deepseek_client.exchange import Attempts, Exchange
-from deepseek_client.params import Call, ChatParams, CompletionParams, GenerateParams, make_call
 from deepseek_client.prices import DEEPSEEK_PRICES, Entry, Ledger, PriceTable, entry_of
 from deepseek_client.readings import (
     AnswerT,
@@ -24,7 +23,15 @@ from deepseek_client.readings import (
     TextReading,
     as_generation,
 )
-from deepseek_client.request import chat_path, completions_path
+from deepseek_client.request import (
+    Call,
+    ChatParams,
+    CompletionParams,
+    GenerateParams,
+    chat_path,
+    completions_path,
+    make_call,
+)
 from deepseek_client.resuming import Continuation, Sent, continuation_of
 from deepseek_client.stream_core import Connected, StreamCore
 from deepseek_client.types.base import AnswerModel, WireModel

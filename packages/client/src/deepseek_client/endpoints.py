@@ -16,8 +16,8 @@ from urllib.parse import quote
 from deepseek_client.core import Core
 from deepseek_client.effects import Flow
 from deepseek_client.error_mapping import error_of_event
-from deepseek_client.params import CallOptions, CountParams, ListParams, ResponseParams, SearchParams, Upload
 from deepseek_client.readings import ResponseReading
+from deepseek_client.request import CallOptions, CountParams, ListParams, ResponseParams, SearchParams, Upload
 from deepseek_client.stream_core import StreamCore
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.responses import Response, ResponseEvent

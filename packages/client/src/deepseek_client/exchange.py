@@ -22,8 +22,7 @@ from deepseek_client.errors import (
     StreamProtocolError,
 )
 from deepseek_client.pacing import Limiter, Place, Retry, RetryBudget, RetryPolicy, retry_delay_s
-from deepseek_client.params import Call
-from deepseek_client.request import HTTPRequest, build_request
+from deepseek_client.request import Call, HTTPRequest, build_request
 from deepseek_client.settings import Settings, Timeout, checked_key
 from deepseek_client.types.base import AnswerModel, Origin, WireModel
 

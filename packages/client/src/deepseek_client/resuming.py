@@ -13,9 +13,8 @@ from deepseek_client.effects import Flow, Opened, Sleep
 from deepseek_client.errors import APIStatusError, DeepSeekError, IdleTimeout, StreamTruncatedError
 from deepseek_client.exchange import Attempts, Exchange
 from deepseek_client.pacing import is_retryable
-from deepseek_client.params import Call
 from deepseek_client.readings import Reading, SoFar
-from deepseek_client.request import chat_path
+from deepseek_client.request import Call, chat_path
 from deepseek_client.settings import Settings
 from deepseek_client.sse import ServerSentEvent
 from deepseek_client.types.base import Seam

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from deepseek_client.core import Core
-from deepseek_client.params import DEFAULT_MAX_ROUNDS, ChatParams, ToolParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
+from deepseek_client.request import DEFAULT_MAX_ROUNDS, ChatParams, ToolParams
 from deepseek_client.resources import AsyncRoutes, Form, Routes
 from deepseek_client.streaming import AsyncChatStream, AsyncStream, ChatStream, Stream
 from deepseek_client.transport import AsyncTransport, SyncTransport

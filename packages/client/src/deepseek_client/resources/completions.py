@@ -5,8 +5,8 @@ from typing import Any, Literal, Unpack, overload
 
 from deepseek_client.client import AsyncDeepSeek, DeepSeek
 from deepseek_client.endpoints import open_response, respond
-from deepseek_client.params import CompletionParams, FimParams, ResponseParams
 from deepseek_client.raw import async_raw, async_streaming, raw, streaming
+from deepseek_client.request import CompletionParams, FimParams, ResponseParams
 from deepseek_client.resources import AsyncRoutes, Form, Routes
 from deepseek_client.streaming import AsyncStream, Stream
 from deepseek_client.types.base import WireModel
