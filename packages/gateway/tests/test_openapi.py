@@ -30,6 +30,7 @@ from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.openapi.document import build_document, listed_path
 from deepseek_gateway.openapi.operations import ADMIN, OPERATIONS
 from deepseek_gateway.people.service import OrgDraft, PeopleService, TeamDraft, UserDraft
+from deepseek_gateway.routes.admin.table import admin_table
 from deepseek_gateway.settings import load_settings
 from deepseek_gateway.state_dir import open_store, prepare_state
 from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess
@@ -116,7 +117,9 @@ async def test_every_route_is_in_the_document_and_nothing_else(stack: Stack) -> 
     """A route that is missing needs an Operation in `openapi/operations.py`; only pages for browsers need none."""
     listed = {(operation.method, path) for operation in OPERATIONS for path in operation.paths}
     routed = {
-        (method, path) for method, path in route_table(stack.gateway) if path != "/" and not path.startswith("/ui")
+        (method, path)
+        for method, path in [*route_table(stack.gateway), *admin_table(stack.gateway)]
+        if path != "/" and not path.startswith("/ui")
     }
     assert routed == listed
 

@@ -87,9 +87,10 @@ async def test_each_caller_gets_the_documented_status_of_each_operation(stack: S
 async def test_every_route_answers_strangers_with_401_or_is_documented_as_open(stack: Stack) -> None:
     """Routes that are forgotten in the document are found by the test of the document; this one needs none."""
     from deepseek_gateway.app import route_table
+    from deepseek_gateway.routes.admin.table import admin_table
 
     is_open = {path for operation in OPERATIONS if operation.access is None for path in operation.paths}
-    for method, path in route_table(stack.gateway):
+    for method, path in [*route_table(stack.gateway), *admin_table(stack.gateway)]:
         if path not in is_open and path != "/" and not path.startswith("/ui"):  # pages know sessions, and no keys
             async with stack.caller.with_key(None).open(path, method=method) as answer:
                 assert answer.status == 401, f"{method} {path}"

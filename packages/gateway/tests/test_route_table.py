@@ -23,6 +23,7 @@ def table() -> RouteTable:
     table.add("DELETE", "/keys/{id}", other)
     table.post("/keys/{id}/rotate", other)
     table.get("/models/{name...}", nothing)
+    table.mount("/admin/", other)
     return table
 
 
@@ -36,6 +37,7 @@ def table() -> RouteTable:
         ("DELETE", "/keys/a", other, {"id": "a"}),
         ("POST", "/keys/{id}/rotate", other, {"id": "{id}"}),
         ("GET", "/models/a/b:c", nothing, {"name": "a/b:c"}),
+        ("PUT", "/admin/keys/a", other, {}),
     ],
 )
 def test_a_path_finds_its_handler_and_names(table: RouteTable, method: str, path: str, handler, names: dict) -> None:

@@ -17,12 +17,11 @@ from deepseek_gateway.edge.traceparent import TraceParent
 from deepseek_gateway.edge.watch import WatchError
 from deepseek_gateway.errors import ApiError, StoreUnavailableError
 from deepseek_gateway.gateway import Gateway
-from deepseek_gateway.openapi.operations import ADMIN
 from deepseek_gateway.relay.exchange import CLIENT_GONE_STATUS
 from deepseek_gateway.relay.request import Dialect
-from deepseek_gateway.routes.admin.operation import AdminRoute
 from deepseek_gateway.routes.balance import BalanceRoute
 from deepseek_gateway.routes.generation import GenerationRoute
+from deepseek_gateway.routes.lazy import LazyTable
 from deepseek_gateway.routes.models import ModelsRoute
 from deepseek_gateway.routes.status import StatusRoutes
 from deepseek_gateway.routes.table import RouteTable
@@ -42,7 +41,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
 
 
 def route_table(gateway: Gateway) -> RouteTable:
-    """Every path with its methods and handlers."""
+    """Every path with its methods and handlers; those of the admin API are in a table that loads on first use."""
     table = RouteTable()
     status, models = StatusRoutes(gateway), ModelsRoute(gateway)
     for prefix in ("", "/v1"):
@@ -63,9 +62,9 @@ def route_table(gateway: Gateway) -> RouteTable:
     for prefix in ("", "/v1", "/anthropic", "/anthropic/v1"):
         table.post(f"{prefix}/messages", messages)
         table.post(f"{prefix}/messages/count_tokens", GenerationRoute(gateway, CountTranslation(), "v1"))
-    table.get("/openapi.json", status.document)
-    for operation in ADMIN:
-        table.add(operation.method, operation.path, AdminRoute(gateway, operation))
+    administration = LazyTable(gateway, "routes.admin.table", "admin_table")
+    for prefix in ("/admin/", "/openapi.json"):
+        table.mount(prefix, administration)
     if gateway.settings.web:
         add_pages(table, gateway)
     return table

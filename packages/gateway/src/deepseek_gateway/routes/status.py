@@ -12,7 +12,6 @@ from deepseek_gateway.edge.siblings import OWN, merged_metrics
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.metrics import CONTENT_TYPE
-from deepseek_gateway.openapi.document import document_bytes
 from deepseek_gateway.stack.workers import socket_path
 
 
@@ -42,11 +41,6 @@ class StatusRoutes:
         """The gateway's version."""
         context_of(scope).route = "/version"
         await send_body(send, 200, orjson.dumps({"version": deepseek_gateway.__version__}))
-
-    async def document(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
-        """The OpenAPI document."""
-        context_of(scope).route = "/openapi.json"
-        await send_body(send, 200, document_bytes())
 
     async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Prometheus text."""

@@ -18,6 +18,7 @@ class RouteTable:
     def __init__(self) -> None:
         self._exact: dict[str, _Methods] = {}
         self._templates: dict[tuple[str, ...], _Methods] = {}
+        self._mounts: dict[str, ASGIApp] = {}
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Each (method, path)."""
@@ -41,12 +42,20 @@ class RouteTable:
         """Serve POST."""
         self.add("POST", path, handler)
 
+    def mount(self, prefix: str, handler: ASGIApp) -> None:
+        """Leave all that begins so to another table, whatever its method; it is not among this one's pairs."""
+        self._mounts[prefix] = handler
+
     def find(self, method: str, path: str) -> tuple[ASGIApp, dict[str, str]]:
         """The handler, and what stands in the path for the template's names.
 
         Raises:
             ApiError: 404, there is no such path; 405, it does not take this method.
         """
+        if path not in self._exact:
+            for prefix, mounted in self._mounts.items():
+                if path.startswith(prefix):
+                    return mounted, {}
         methods, names = self._methods(path)
         handler = methods.get(method)
         if handler is None and method == "HEAD":
