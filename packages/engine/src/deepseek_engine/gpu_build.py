@@ -73,7 +73,12 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
         ModelLoadError: memory does not suffice.
     """
     config, clock = plan.config, plan.clock
-    decoder = GpuDecoder(model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len)
+    decoder = GpuDecoder(
+        model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len, config.max_num_batched_tokens
+    )  # fmt: skip
+    if plan.device.type == "cuda":
+        with clock.part("plans"):
+            decoder.make_plans()
     num_blocks = _choose_num_blocks(model, decoder, report, plan)
     cache = _make_cache(model, num_blocks, plan)
     decoder.attach(cache)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import torch
@@ -13,7 +13,9 @@ from deepseek_engine.gpu_inputs import GpuInputs
 from deepseek_engine.kernels.triton.embedding import embed
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.model_runner import open_checkpoint
+from deepseek_engine.models import gpu_whole_prompts
 from deepseek_engine.models.gpu_decoder import GpuDecoder
+from deepseek_engine.models.gpu_whole_prompts import ChunkRun, WholePrompts
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
@@ -92,7 +94,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def pair_of(folder: Path, dtype: torch.dtype, quantization: str | None) -> Pair:
+def pair_of(folder: Path, dtype: torch.dtype, quantization: str | None, max_tokens: int = 0) -> Pair:
     cpu = torch.device("cpu")
     model = load(folder, dtype, quantization, cpu)
     specs = model.config.cache_specs
@@ -100,7 +102,7 @@ def pair_of(folder: Path, dtype: torch.dtype, quantization: str | None) -> Pair:
     with torch.inference_mode():
         other = load(folder, dtype, quantization, DEVICE)
         cache = KVCache(specs, NUM_BLOCKS, BLOCK_SIZE, dtype, DEVICE)
-        decoder = GpuDecoder(other, cache, max_rows=8, max_model_len=MAX_MODEL_LEN)
+        decoder = GpuDecoder(other, cache, 8, MAX_MODEL_LEN, max_tokens)
     return Pair(torch_model, decoder, GpuInputs(8, MAX_MODEL_LEN // BLOCK_SIZE, BLOCK_SIZE, DEVICE))
 
 
@@ -183,3 +185,38 @@ def test_a_step_padded_to_the_size_of_a_graph_gives_the_same(folders: dict[str, 
         alone = [ScheduledSequence(sequence(5, 9, [4]), 9)]
         expected, out = pair.expected(alone), pair.computed_padded(alone, 0, 48)
         assert (out - expected).norm() / expected.norm() < TOLERANCE["float32"]
+
+
+def error_of(pair: Pair, batch: list[ScheduledSequence]) -> float:
+    expected = pair.expected(batch)
+    return float((pair.computed(batch) - expected).norm() / expected.norm().clamp(min=1e-9))
+
+
+def test_long_whole_prompts_attend_beside_the_pages(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_whole_prompts, "GRAIN", 8)
+    monkeypatch.setattr(gpu_whole_prompts, "LEAST_LENGTH", 16)
+    pair = pair_of(folders["mixtral-16x2"], torch.bfloat16, None, max_tokens=128)
+    lengths: list[int | None] = []
+    attend = WholePrompts.attend
+
+    def noted(self: WholePrompts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, run: ChunkRun, *rest: Any) -> None:
+        lengths.append(run.padded)
+        attend(self, q, k, v, run, *rest)
+
+    monkeypatch.setattr(WholePrompts, "attend", noted)
+    behind = sequence(6, 40, [0, 1, 2])  # its second chunk has cached tokens in front
+    whole = [sequence(seed, 66, [*range(5 * seed - 2, 5 * seed + 3)]) for seed in (1, 2, 3)]
+    with torch.inference_mode():
+        assert error_of(pair, [ScheduledSequence(behind, 20)]) < TOLERANCE["bfloat16"]
+        behind.num_computed_tokens = 20
+        step = [
+            *(ScheduledSequence(each, 66) for each in whole),
+            ScheduledSequence(behind, 20),
+            ScheduledSequence(sequence(8, 3, [18]), 3),
+            ScheduledSequence(sequence(9, 1, [19]), 1),
+            ScheduledSequence(sequence(10, 21, [20, 21]), 21),
+        ]
+        assert error_of(pair, step) < TOLERANCE["bfloat16"]
+    layers = 2
+    assert lengths == [24] * layers + [72, 72, 72, 24] * layers
+    assert "cudnn" in pair.decoder.kernels()["long prompts"]

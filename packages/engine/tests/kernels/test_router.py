@@ -127,6 +127,17 @@ def test_the_lower_expert_wins_a_tie() -> None:
     assert route(x, weight, rule)[0].tolist() == [[0, 1, 2]]
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the arithmetic that the interpreter uses
+@pytest.mark.parametrize("name", ["seed", "one expert a group", "deepseek v2"])
+def test_a_row_of_nans_names_experts_that_exist(name: str) -> None:
+    rule = RULES[name]
+    x, weight = drawn(1, 3, 72), drawn(2, rule.num_experts, 72)
+    x[1] = float("nan")
+    ids, _ = route(x, weight, rule, choice_bias=choice_bias_of(rule))
+    assert int(ids.min()) >= 0
+    assert int(ids.max()) < rule.num_experts
+
+
 def test_no_tokens_are_fine() -> None:
     ids, weights = route(torch.empty(0, 64), torch.empty(16, 64), RULES["seed"], num_shared=1)
     assert ids.shape == weights.shape == (0, 3)

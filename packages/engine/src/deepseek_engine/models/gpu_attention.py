@@ -21,6 +21,7 @@ from deepseek_engine.kernels.triton.prefill_attention import prefill_attention
 from deepseek_engine.kernels.triton.rope_and_cache import rope_and_cache
 from deepseek_engine.layers.latent_attention import LOW_RANK_NORM_EPS
 from deepseek_engine.models.gpu_weights import GroupedQueryWeights, LatentWeights
+from deepseek_engine.models.gpu_whole_prompts import ChunkRun, WholePrompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class StepRows:
         num_singles: D, padding included.
         has_drafts: whether single rows need the keys of each other.
         latent_plan: how chunks attend to latents; None where there are none.
+        runs: of chunks, some of them whole prompts; none where all chunks attend over pages.
     """
 
     singles: SingleRows | None
@@ -42,6 +44,7 @@ class StepRows:
     num_singles: int
     has_drafts: bool
     latent_plan: LatentPrefillPlan | None
+    runs: tuple[ChunkRun, ...] = ()
 
 
 class GpuAttention(Protocol):
@@ -58,8 +61,16 @@ class GpuAttention(Protocol):
 class GroupedQuery:
     """Grouped-query attention."""
 
-    def __init__(self, weights: GroupedQueryWeights, kv: PagedKV, cos_sin: Tensor, scratch: DecodeScratch) -> None:
+    def __init__(
+        self,
+        weights: GroupedQueryWeights,
+        kv: PagedKV,
+        cos_sin: Tensor,
+        scratch: DecodeScratch,
+        whole_prompts: WholePrompts | None,
+    ) -> None:
         config = weights.config
+        self._whole_prompts = whole_prompts
         self._kv, self._cos_sin, self._scratch = kv, cos_sin, scratch
         self._scale = config.head_dim**-0.5
         self._norms = None
@@ -71,11 +82,18 @@ class GroupedQuery:
         singles, chunks = rows.singles, rows.chunks
         if singles is not None and chunks is None and not rows.has_drafts:
             return self._decode(projected, singles, self._cos_sin)
-        q = rope_and_cache(projected, self._kv, rows.positions, rows.slots, self._cos_sin, self._norms)
+        k: Tensor | None = None
+        if rows.runs:
+            k = projected.new_empty(projected.shape[0], self._kv.num_heads, self._kv.head_dim)
+        q = rope_and_cache(projected, self._kv, rows.positions, rows.slots, self._cos_sin, self._norms, k)
         parts: list[Tensor] = []
         if singles is not None:
             parts.append(self._decode(q[: rows.num_singles].flatten(1), singles, None))
-        if chunks is not None:
+        if chunks is not None and k is not None:
+            v: Tensor = torch.unflatten(projected[:, -k[0].numel() :], 1, k.shape[1:])
+            of_q, of_k, of_v = (x[rows.num_singles :] for x in (q, k, v))
+            parts.append(self._prefill_in_runs(of_q, of_k, of_v, chunks, rows.runs).flatten(1))
+        elif chunks is not None:
             parts.append(self._prefill(q[rows.num_singles :], chunks).flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -87,6 +105,23 @@ class GroupedQuery:
             # Nobody attends for padding, and what comes behind must not meet what nobody wrote.
             out=torch.zeros_like(q) if chunks.is_padded else None,
         )  # fmt: skip
+
+    def _prefill_in_runs(
+        self, q: Tensor, k: Tensor, v: Tensor, chunks: ChunkRows, runs: tuple[ChunkRun, ...]
+    ) -> Tensor:
+        out = torch.empty_like(q)
+        for run in runs:
+            if run.padded is not None:
+                assert self._whole_prompts is not None
+                self._whole_prompts.attend(q, k, v, run, self._scale, out)
+                continue
+            of_run = slice(run.first, run.last)
+            prefixes = chunks.prefix_lens[of_run] if any(chunks.host_prefix_lens[of_run]) else None
+            prefill_attention(
+                q, self._kv, chunks.block_tables[of_run], chunks.cu_seqlens[run.first : run.last + 1],
+                chunks.context_lens[of_run], prefixes, max_seqlen_q=run.longest, scale=self._scale, out=out,
+            )  # fmt: skip
+        return out
 
     def _decode(self, projected: Tensor, singles: SingleRows, cos_sin: Tensor | None) -> Tensor:
         return decode_attention(
@@ -146,7 +181,13 @@ class Latent:
         return expand_values(attended, weights.value_b)
 
 
-def step_rows(step: GpuStep, latent: LatentWeights | None, block_size: int, dtype: torch.dtype) -> StepRows:
+def step_rows(
+    step: GpuStep,
+    latent: LatentWeights | None,
+    block_size: int,
+    dtype: torch.dtype,
+    whole_prompts: WholePrompts | None = None,
+) -> StepRows:
     """What the layers need of a step, on the device already.
 
     Args:
@@ -154,6 +195,7 @@ def step_rows(step: GpuStep, latent: LatentWeights | None, block_size: int, dtyp
         latent: a layer's weights where attention is latent.
         block_size: tokens a block.
         dtype: of the cache.
+        whole_prompts: what attends for some chunks beside the pages; None where all read pages.
     """
     parts = [part for part in (step.singles, step.chunks) if part is not None]
     plan = None
@@ -172,4 +214,5 @@ def step_rows(step: GpuStep, latent: LatentWeights | None, block_size: int, dtyp
         num_singles=0 if step.singles is None else step.singles.token_ids.shape[0],
         has_drafts=step.has_drafts,
         latent_plan=plan,
+        runs=() if whole_prompts is None or step.chunks is None else whole_prompts.runs(step.chunks),
     )

@@ -41,6 +41,7 @@ from deepseek_engine.models.gpu_weights import (
     gain_of,
     gather_layers,
 )
+from deepseek_engine.models.gpu_whole_prompts import WholePrompts
 from deepseek_engine.models.transformer import Transformer
 
 MAX_FLOAT_PAIRS: Final = 8
@@ -63,9 +64,12 @@ class GpuDecoder:
         cache: on the device.
         max_rows: single-token rows of a step at most.
         max_model_len: positions of a sequence.
+        max_tokens: of a step's chunks; decides whether whole prompts attend beside the pages.
     """
 
-    def __init__(self, model: Transformer, cache: KVCache, max_rows: int, max_model_len: int) -> None:
+    def __init__(
+        self, model: Transformer, cache: KVCache, max_rows: int, max_model_len: int, max_tokens: int = 0
+    ) -> None:
         self.config: ModelConfig = model.config
         self.embedding = model.embedding.data
         self.device = self.embedding.device
@@ -79,6 +83,7 @@ class GpuDecoder:
         attention = self._weights[0].attention
         self._latent = attention if isinstance(attention, LatentWeights) else None
         self._block_size = cache.block_size
+        self._whole_prompts = self._find_whole_prompts(max_tokens)
         self._choices: dict[RouterConfig, Choice] = {}
         self._layers: list[_Layer] = []
         self.attach(cache)
@@ -97,7 +102,9 @@ class GpuDecoder:
                     scratch = decode_scratch(
                         self._max_rows, num_heads, kv, self._max_model_len, self._dtype.itemsize
                     )  # fmt: skip
-                attention: GpuAttention = GroupedQuery(weights.attention, kv, self._cos_sin, scratch)
+                attention: GpuAttention = GroupedQuery(
+                    weights.attention, kv, self._cos_sin, scratch, self._whole_prompts
+                )  # fmt: skip
             else:
                 attention = Latent(weights.attention, tensors[0], cache.block_size, self._cos_sin, self._counters)
             layers.append(_Layer(weights, attention, *self._choosing(weights)))
@@ -141,7 +148,9 @@ class GpuDecoder:
         is_latent = isinstance(first.attention, LatentWeights)
         weights = "int8" if first.attention.output.scale is not None else str(self._dtype).removeprefix("torch.")
         many = "triton, int8 x int8" if weights == "int8" else "cublas, and triton for experts"
+        whole = {} if self._whole_prompts is None else {"long prompts": "cudnn, keys and values side by side"}
         return {
+            **whole,
             "attention": f"triton, {'latent' if is_latent else 'grouped queries'}, pages of {self._block_size} tokens",
             "one token": "triton, four launches a layer beside attention" if self._is_fused else "as few rows",
             "few rows": f"triton, weights in {weights} read once",
@@ -156,7 +165,7 @@ class GpuDecoder:
             step: from `GpuInputs`.
             x_TH: embeddings of the single rows' tokens, then of the chunks'.
         """
-        rows = step_rows(step, self._latent, self._block_size, self._dtype)
+        rows = self._rows_of(step)
         if self._is_one_token(x_TH, step):
             return self._last_norm(self._residual_of_one(x_TH[0], rows)[None], None, None)
         return self._hidden_of_many(x_TH, rows, step.row_ids)
@@ -166,13 +175,31 @@ class GpuDecoder:
         if not (self._is_one_token(x_TH, step) and single_token.can_compute(self._head.weight)):
             hidden_RH = self.hidden(step, x_TH)
             return hidden_RH, self.logits(hidden_RH)
-        x_H = self._residual_of_one(x_TH[0], step_rows(step, self._latent, self._block_size, self._dtype))
+        x_H = self._residual_of_one(x_TH[0], self._rows_of(step))
         head = self._head
         logits = torch.empty(1, head.weight.shape[0], dtype=x_H.dtype, device=x_H.device)
         single_token.norm_linear(
             x_H, head.weight, head.scale, head.bias, self._final_gain, self.config.final_norm_eps, logits[0]
         )
         return None, logits
+
+    def make_plans(self) -> None:
+        """Have cuDNN compile what it attends with; by the thread that computes."""
+        attention = self._weights[0].attention
+        if self._whole_prompts is not None and isinstance(attention, GroupedQueryWeights):
+            config = attention.config
+            self._whole_prompts.make_plans(
+                config.num_attention_heads, config.num_key_value_heads, config.head_dim, self._dtype
+            )  # fmt: skip
+
+    def _find_whole_prompts(self, max_tokens: int) -> WholePrompts | None:
+        found = WholePrompts(max_tokens, self.device)
+        has_library = self.device.type != "cuda" or torch.backends.cudnn.is_available()
+        is_served = self._latent is None and self._dtype.itemsize == 2 and has_library
+        return found if is_served and found.is_used else None
+
+    def _rows_of(self, step: GpuStep) -> StepRows:
+        return step_rows(step, self._latent, self._block_size, self._dtype, self._whole_prompts)
 
     def _is_one_token(self, x_TH: Tensor, step: GpuStep) -> bool:
         """Whether the fused launches serve a step."""

@@ -137,7 +137,7 @@ def choose_experts(
     weights = tl.zeros((NUM_TOKENS, OUT_BLOCK), tl.float32)
     for index in range(TOP_K):
         is_chosen = column[None, :] == tl.argmax(ranked, axis=1, tie_break_left=True)[:, None]
-        chosen_id = tl.sum(tl.where(is_chosen, expert[None, :], 0), axis=1)
+        chosen_id = tl.maximum(tl.sum(tl.where(is_chosen, expert[None, :], 0), axis=1), 0)  # a row of NaNs has no best
         weight = tl.sum(tl.where(is_chosen, scores, 0.0), axis=1)
         ids = tl.where(place == index, chosen_id[:, None], ids)
         weights = tl.where(place == index, weight[:, None], weights)

@@ -75,6 +75,8 @@ def _prefill_attention(
     begins = tl.load(cu_seqlens_q + sequences, mask=sequences < num_sequences, other=0)
     first_programs = begins // BLOCK_M + sequences
     sequence = tl.sum(((first_programs <= program) & (sequences < num_sequences)).to(tl.int32), axis=0) - 1
+    if sequence < 0:  # rows before the first sequence's are others'
+        return
     first_row = tl.load(cu_seqlens_q + sequence)
     num_queries = tl.load(cu_seqlens_q + sequence + 1) - first_row
     first = (program - first_row // BLOCK_M - sequence) * BLOCK_M
@@ -179,7 +181,8 @@ def prefill_attention(
         queries: [T, N, D], rotated, contiguous; a sequence's rows lie together, its last token last.
         kv: the layer's cache.
         block_tables: [S, M], int32; a sequence's blocks up to its last token.
-        cu_seqlens_q: [S + 1], int32, where each sequence's rows begin; rows behind the last are not written.
+        cu_seqlens_q: [S + 1], int32, where each sequence's rows begin; rows before the first and behind the last
+            are not written.
         context_lens: [S], int32, tokens of each sequence with the new ones; at least 1 where it has rows.
         prefix_lens: [S], int32: tokens within a sequence's first so many see each other in both directions. None
             where all is causal.

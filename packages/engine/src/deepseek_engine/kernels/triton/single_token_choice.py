@@ -86,7 +86,7 @@ def choose(
     total = 1e-20
     for place in tl.static_range(TOP_K):
         key = tl.max(keys)
-        expert = BLOCK_E - 1 - (key & 0xFFFFFFFF).to(tl.int32)
+        expert = tl.minimum(BLOCK_E - 1 - (key & 0xFFFFFFFF).to(tl.int32), NUM_EXPERTS - 1)  # of NaNs none is best
         keys = tl.where(experts == expert, -0x7FFFFFFFFFFFFFFF, keys)
         if KIND == "softmax":
             score = (key >> 32).to(tl.int32).to(tl.float32, bitcast=True)
