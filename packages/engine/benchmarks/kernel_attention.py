@@ -1,6 +1,7 @@
 """Attention over pages on a GPU: microseconds beside the bytes or operations needed, and torch's own kernels.
 
 python benchmarks/kernel_attention.py                  # the table
+python benchmarks/kernel_attention.py --only flash     # blocks of 256: ours beside flash-attn, where it is installed
 python benchmarks/kernel_attention.py --tune           # other ways to cut decoding; --tune prefill
 
 The seed's heads: 16 of queries, 8 of keys, 128 features.
@@ -21,6 +22,14 @@ from kernel_single_token import NUM_LAYERS, SEED, Layer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.kernels.flash_attention import (
+    FlashLibrary,
+    flash_decode,
+    flash_prefill,
+    load_flash_attention,
+    plan_flash_chunks,
+)
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton.decode_attention import (
     DecodeConfig,
@@ -38,6 +47,7 @@ DIM: Final = 128
 SCALE: Final = DIM**-0.5
 MAX_CONTEXT: Final = 8192
 L2_BYTES: Final = 50_000_000
+FLASH_BLOCK_SIZE: Final = 256
 DECODES: Final = ((1, 256), (1, 8192), (32, 256), (32, 384), (256, 640))
 PREFILLS: Final = {
     "16 x 4096": [4096] * 16,
@@ -98,7 +108,7 @@ def pages(contexts: Sequence[int], dtype: torch.dtype, *, is_int8: bool = False,
         kv = PagedKV(keys, values, block_size, *scales)
     else:
         kv = PagedKV(*(torch.randn(shape, dtype=dtype, device="cuda") for _ in range(2)), block_size)
-    angles = torch.rand(MAX_CONTEXT, 2, DIM, device="cuda")
+    angles = torch.rand(MAX_CONTEXT + 1, 2, DIM, device="cuda")
     return Pages(kv, tables, torch.tensor(contexts, dtype=torch.int32, device="cuda"), angles)
 
 
@@ -266,9 +276,49 @@ def paged_prefill(queries: Tensor, of: Pages, begins: Tensor, config: PrefillCon
     )
 
 
+def flash_lines() -> Iterator[str]:
+    """Blocks of 256: our kernels beside flash-attn behind our rotation and cache write, which our decoding includes."""
+    try:
+        library = load_flash_attention()
+    except ModelLoadError as error:
+        yield f"flash-attn: {error}"
+        return
+    dtype, block_size = torch.bfloat16, FLASH_BLOCK_SIZE
+    for batch, context in DECODES:
+        all_pages = caches(batch, context, dtype, block_size=block_size)
+        num_bytes, shape = decode_bytes(batch, context, dtype, is_int8=False), f"decode {batch} x {context}"
+        yield bytes_line(f"{shape}, ours with rotation and cache write", time_us(decodes(all_pages, dtype)), num_bytes)
+        q, qkv = torch.randn(batch, Q_HEADS, DIM, dtype=dtype, device="cuda"), qkv_of(batch, dtype)
+        alone = [partial(flash_of, library, q, of) for of in all_pages]
+        yield bytes_line(f"{shape}, flash-attn {library.version}, attention alone", time_us(alone), num_bytes)
+        slots = torch.arange(batch, dtype=torch.int32, device="cuda")
+        whole = [partial(rotate_and_flash, library, qkv, slots, of) for of in all_pages]
+        yield bytes_line(f"{shape}, flash-attn with rotation and cache write", time_us(whole), num_bytes)
+        del all_pages, alone, whole
+    for name, lengths in PREFILLS.items():
+        begins = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device="cuda")
+        queries = torch.randn(sum(lengths), Q_HEADS, DIM, dtype=dtype, device="cuda")
+        of, operations = pages(lengths, dtype, block_size=block_size), prefill_operations(lengths)
+        us = time_us([paged_prefill(queries, of, begins)])
+        yield flops_line(f"prefill {name}, ours, attention alone", us, operations)
+        chunks = plan_flash_chunks(begins, of.contexts, of.tables, max(lengths), None)
+        us = time_us([partial(flash_prefill, library, queries, of.kv, chunks, scale=SCALE)])
+        yield flops_line(f"prefill {name}, flash-attn {library.version}, attention alone", us, operations)
+
+
+def flash_of(library: FlashLibrary, q: Tensor, of: Pages) -> Tensor:
+    """Attention over keys that are cached."""
+    return flash_decode(library, q, of.kv, of.tables, of.contexts, scale=SCALE)
+
+
+def rotate_and_flash(library: FlashLibrary, qkv: Tensor, slots: Tensor, of: Pages) -> Tensor:
+    """What a layer launches between its projections."""
+    return flash_of(library, rope_and_cache(qkv, of.kv, of.contexts, slots, of.angles), of)
+
+
 def lines() -> Iterator[str]:
     """The whole table."""
-    return chain(decode_lines(), chain_lines(), cache_lines(), prefill_lines())
+    return chain(decode_lines(), chain_lines(), cache_lines(), prefill_lines(), flash_lines())
 
 
 def decode_tuning_lines() -> Iterator[str]:
@@ -302,6 +352,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tuned = ("decode", "prefill")
     parser.add_argument("--tune", nargs="?", const="decode", choices=tuned, help="time other ways to cut launches")
-    tables = {None: lines, "decode": decode_tuning_lines, "prefill": prefill_tuning_lines}
-    for line in tables[parser.parse_args().tune]():
+    parser.add_argument("--only", choices=("flash",), help="these lines alone")
+    options = parser.parse_args()
+    tables = {None: lines, "decode": decode_tuning_lines, "prefill": prefill_tuning_lines, "flash": flash_lines}
+    for line in tables[options.only or options.tune]():
         print(line, flush=True)

@@ -1,13 +1,18 @@
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from deepseek_engine.config import EngineConfig
-from deepseek_engine.errors import ModelLoadError
-from deepseek_engine.gpu_limits import check_settings, check_types, gpu_dtype
-from deepseek_engine.model_runner import open_model, store_quantized
+from deepseek_engine.errors import InvalidRequestError, ModelLoadError
+from deepseek_engine.gpu_limits import check_attention, check_settings, check_types, gpu_dtype
+from deepseek_engine.model_runner import build_runner, open_model, store_quantized
 from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.server.command import parse_settings
+from deepseek_engine.testing.checkpoints import write_tiny_checkpoint
+from deepseek_engine.testing.flash_attn_stand_in import stand_in
 
 
 @pytest.mark.parametrize(
@@ -40,3 +45,52 @@ def test_int8_weights_take_bfloat16() -> None:
     check_types(int8, torch.bfloat16)
     with pytest.raises(ModelLoadError, match="on a GPU use dtype='bfloat16'"):
         check_types(int8, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"block_size": 16}, r"block_size=16 with .*: it reads blocks of 256 tokens or a multiple; use block_size=256"),
+        ({"block_size": 384}, "block_size=384"),
+        ({"dtype": "float32"}, r"dtype='float32' with attention_backend='flash': .* use dtype='bfloat16'"),
+        ({"kv_cache_dtype": "int8"}, r"kv_cache_dtype='int8' with .*; use kv_cache_dtype='auto' or"),
+        ({"prompt_attention": "bidirectional"}, r"prompt_attention='bidirectional' with .* attention_backend='triton'"),
+    ],
+)
+def test_flash_attention_is_refused_beside_what_it_does_not_compute(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidRequestError, match=reason) as refused:
+        EngineConfig(model="m", **{"attention_backend": "flash", "block_size": 256} | settings)
+    assert refused.value.param == next(iter(settings))
+    EngineConfig(model="m", attention_backend="flash", block_size=512, dtype="bfloat16")
+    with pytest.raises(InvalidRequestError, match="attention_backend='xformers': choose one of auto, triton, flash"):
+        EngineConfig(model="m", attention_backend="xformers")
+
+
+def test_flash_attention_is_refused_where_nothing_computes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = torch.device("cpu")
+    grouped, latent = (open_model(f"shape:{name}", device)[0] for name in ("tiny-moe", "tiny-v2"))
+    config = EngineConfig(model="m", attention_backend="flash", block_size=256)
+    with stand_in():
+        check_attention(config, grouped)
+        with pytest.raises(ModelLoadError, match=r"is for grouped-query attention, and Deepseek.* has another kind"):
+            check_attention(config, latent)
+    with stand_in("4.0.0"), pytest.raises(ModelLoadError, match=r"needs flash_attn 2, and 4\.0\.0 is installed"):
+        check_attention(config, grouped)
+    monkeypatch.setitem(sys.modules, "flash_attn", None)  # as if it were not installed
+    with pytest.raises(ModelLoadError, match=r"needs the package flash_attn, .*: see docs/engine/gpu.md"):
+        check_attention(config, grouped)
+    check_attention(EngineConfig(model="m"), latent)
+    for backend in ("triton", "flash"):
+        config = EngineConfig(
+            model=str(write_tiny_checkpoint(tmp_path)), device="cpu", attention_backend=backend, block_size=256
+        )  # fmt: skip
+        with pytest.raises(ModelLoadError, match=f"attention_backend='{backend}' is for GPUs, and the device is 'cpu'"):
+            build_runner(config)
+
+
+def test_the_servers_flags_choose_what_attends(capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_settings(["--attention-backend", "flash", "--block-size", "256"]).engine_config
+    assert (config.attention_backend, config.block_size) == ("flash", 256)
+    with pytest.raises(SystemExit):
+        parse_settings(["--attention-backend", "flash"])
+    assert "block_size=16 with attention_backend='flash'" in capsys.readouterr().err

@@ -10,6 +10,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = (None, "int8")
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "int8")
+ATTENTION_BACKENDS = ("auto", "triton", "flash")
+FLASH_BLOCK_SIZE: Final = 256
+"""flash-attn reads pages of this many tokens, or of a multiple."""
 SPECULATIONS = (None, "ngram", "mtp")
 PROMPT_ATTENTIONS = ("causal", "bidirectional")
 NUM_DRAFTS: Final = {"ngram": 5, "mtp": 1}
@@ -38,6 +41,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         block_size: tokens a KV-cache block.
         kv_cache_dtype: `auto` keeps keys and values in `dtype`; `int8` as INT8 with a float32 scale for each token and
             head, about half of bfloat16's bytes: on GPUs, for grouped-query attention.
+        attention_backend: of GPUs: `triton` are our kernels, `flash` is flash-attn 2 where it is installed, which reads
+            blocks of 256 tokens or a multiple; `auto` is `triton`.
         kv_cache_memory_bytes: size of the KV cache, of each rank where there are several; None is room for max_num_seqs
             sequences of an eighth of the context, or one whole context if that is more, capped by a quarter of free
             memory.
@@ -81,6 +86,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int = 2048
     block_size: int = 16
     kv_cache_dtype: str = "auto"
+    attention_backend: str = "auto"
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
     num_kv_blocks: int | None = None
@@ -107,7 +113,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         choices = (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("device", DEVICES))
         others = (("speculation", SPECULATIONS), ("prompt_attention", PROMPT_ATTENTIONS))
-        for name, allowed in (*choices, *others, ("kv_cache_dtype", KV_CACHE_DTYPES)):
+        more = (("kv_cache_dtype", KV_CACHE_DTYPES), ("attention_backend", ATTENTION_BACKENDS))
+        for name, allowed in (*choices, *others, *more):
             if getattr(self, name) not in allowed:
                 raise InvalidRequestError(
                     f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}", param=name
@@ -147,6 +154,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
                 param="max_num_batched_tokens",
             )
         self._check_speculation()
+        if self.attention_backend == "flash":
+            self._check_flash()
         if self.lora_modules and not self.enable_lora:
             raise InvalidRequestError("lora_modules names adapters, but enable_lora is off", param="enable_lora")
 
@@ -156,6 +165,26 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.speculation is None:
             return 0
         return self.num_speculative_tokens or NUM_DRAFTS[self.speculation]
+
+    def _check_flash(self) -> None:
+        """Refuse what flash-attn does not compute: nothing else takes its place unasked."""
+        size = FLASH_BLOCK_SIZE
+        needs = (
+            ("block_size", self.block_size % size == 0, size, f"it reads blocks of {size} tokens or a multiple"),
+            ("dtype", self.dtype in ("auto", "bfloat16"), "bfloat16", "it computes in 16 bits"),
+            ("kv_cache_dtype", self.kv_cache_dtype == "auto", "auto", "it reads no quantised cache"),
+            (
+                "prompt_attention", self.prompt_attention == "causal", "causal",
+                "it has no mask for prompts that see themselves in both directions",
+            ),
+        )  # fmt: skip
+        for name, is_met, value, reason in needs:
+            if not is_met:
+                raise InvalidRequestError(
+                    f"{name}={getattr(self, name)!r} with attention_backend='flash': {reason}; use {name}={value!r} or "
+                    "attention_backend='triton'",
+                    param=name,
+                )
 
     def _check_speculation(self) -> None:
         if self.num_speculative_tokens is not None and self.num_speculative_tokens > MAX_DRAFTS:

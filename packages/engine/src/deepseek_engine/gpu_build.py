@@ -11,6 +11,7 @@ from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gpu_inputs import GpuInputs
 from deepseek_engine.gpu_runner import CHUNK_SIZES, GpuRunner, graph_sizes
 from deepseek_engine.gpu_warm_up import NEEDS, rehearsed_steps, warm_up_prompt
+from deepseek_engine.kernels.flash_attention import load_flash_attention
 from deepseek_engine.kernels.triton.compile_ahead import compile_ahead
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport
@@ -73,8 +74,9 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
         ModelLoadError: memory does not suffice.
     """
     config, clock = plan.config, plan.clock
+    flash = load_flash_attention() if config.attention_backend == "flash" else None
     decoder = GpuDecoder(
-        model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len, config.max_num_batched_tokens
+        model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len, config.max_num_batched_tokens, flash
     )  # fmt: skip
     if plan.device.type == "cuda":
         with clock.part("plans"):

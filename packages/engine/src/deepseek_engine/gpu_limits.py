@@ -4,6 +4,8 @@ import torch
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.kernels.flash_attention import load_flash_attention
+from deepseek_engine.model_config import GroupedQueryConfig, ModelConfig
 from deepseek_engine.models.transformer import Transformer
 
 
@@ -34,6 +36,22 @@ def check_settings(config: EngineConfig) -> None:
         raise ModelLoadError("speculation='mtp' is for device='cpu' in this version: use speculation='ngram'")
     if config.enable_lora:
         raise ModelLoadError("enable_lora is for device='cpu' in this version: GPUs compute without adapters")
+
+
+def check_attention(config: EngineConfig, model_config: ModelConfig) -> None:
+    """Refuse flash-attn where it is not installed or does not compute the model: nothing takes its place unasked.
+
+    Raises:
+        ModelLoadError: so it is; the message says what is missing.
+    """
+    if config.attention_backend != "flash":
+        return
+    load_flash_attention()
+    if any(not isinstance(layer.attention, GroupedQueryConfig) for layer in model_config.layers):
+        raise ModelLoadError(
+            f"attention_backend='flash' is for grouped-query attention, and {model_config.architecture} has another "
+            "kind: use attention_backend='triton'"
+        )
 
 
 def check_types(model: Transformer, dtype: torch.dtype) -> None:

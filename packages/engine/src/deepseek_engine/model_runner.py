@@ -15,7 +15,7 @@ from deepseek_engine.checkpoint_decoding import DecodedSource, store_as_checkpoi
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
-from deepseek_engine.gpu_limits import check_settings, check_types, gpu_dtype
+from deepseek_engine.gpu_limits import check_attention, check_settings, check_types, gpu_dtype
 from deepseek_engine.hidden_tails import HiddenTails, ring_size
 from deepseek_engine.host_memory import available_memory_bytes, return_freed_memory
 from deepseek_engine.kv_cache.pool import KVCache
@@ -136,6 +136,11 @@ def build_runner(config: EngineConfig) -> LoadedRunner:
 
 def build_cpu_runner(config: EngineConfig) -> ModelRunner:
     """`build_runner` for the CPU, whatever `config.device` is."""
+    if config.attention_backend != "auto":
+        raise ModelLoadError(
+            f"attention_backend={config.attention_backend!r} is for GPUs, and the device is 'cpu': use "
+            "attention_backend='auto'"
+        )
     if config.tensor_parallel_size == 1:
         return build_rank(config, ALONE)
     leader = Leader(config)
@@ -215,6 +220,7 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
     max_model_len = _choose_max_model_len(config, model_config)
     if config.kv_cache_dtype == "int8":
         _check_int8_cache(model_config, device)
+    check_attention(config, model_config)
     if (reason := obstacle(model_config)) is not None:
         raise ModelLoadError(f"{config.model} does not run on a GPU yet, since {reason}: use device='cpu'")
     with torch.device("meta"):

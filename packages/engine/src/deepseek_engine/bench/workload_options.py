@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deepseek_engine.config import DEVICES
+from deepseek_engine.config import ATTENTION_BACKENDS, DEVICES
 from deepseek_engine.shapes import PREFIX, SHAPES
 
 NAMES = ("W1", "W2", "W3", "W4")
@@ -19,6 +19,8 @@ def add_workload_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--repeats", type=int, default=3, help="measured runs; two more of W1 and of first tokens")
     group.add_argument("--device", default="auto", choices=DEVICES)
     group.add_argument("--kv-cache-dtype", help="of the KV cache, where it is not that of the weights")
+    group.add_argument("--attention-backend", choices=ATTENTION_BACKENDS, help="of GPUs; flash wants --block-size 256")
+    group.add_argument("--block-size", type=int, help="tokens in a block of the KV cache")
     group.add_argument("--max-num-seqs", type=int, default=256)
     group.add_argument("--max-num-batched-tokens", type=int, help="tokens a step; the engine's own choice by default")
     group.add_argument("--scale", type=float, default=1.0, help="times requests and tokens: 0.05 is a quick try")
@@ -50,6 +52,8 @@ def workload_command(options: argparse.Namespace, parser: argparse.ArgumentParse
         "num_threads": options.threads,
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "kv_cache_dtype": options.kv_cache_dtype,
+        "attention_backend": options.attention_backend,
+        "block_size": options.block_size,
     }
     settings |= {name: value for name, value in given.items() if value is not None}
     model = f"{PREFIX}{options.shape}" if options.shape else options.model_path

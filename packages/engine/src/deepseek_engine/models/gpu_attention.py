@@ -3,6 +3,7 @@
 T tokens: D single-token rows, then those of C chunks. N query heads, K key/value heads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deepseek_engine.gpu_inputs import ChunkRows, GpuStep, SingleRows
+from deepseek_engine.kernels.flash_attention import FlashChunks, plan_flash_chunks
 from deepseek_engine.kernels.latent_prefill_plan import LatentChunks, LatentPrefillPlan, plan_latent_prefill
 from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
 from deepseek_engine.kernels.triton.decode_attention import DecodeScratch, decode_attention
@@ -35,6 +37,7 @@ class StepRows:
         has_drafts: whether single rows need the keys of each other.
         latent_plan: how chunks attend to latents; None where there are none.
         runs: of chunks, some of them whole prompts; none where all chunks attend over pages.
+        flash_chunks: the chunks as flash-attn takes them, where it attends.
     """
 
     singles: SingleRows | None
@@ -45,6 +48,7 @@ class StepRows:
     has_drafts: bool
     latent_plan: LatentPrefillPlan | None
     runs: tuple[ChunkRun, ...] = ()
+    flash_chunks: FlashChunks | None = None
 
 
 class GpuAttention(Protocol):
@@ -69,13 +73,10 @@ class GroupedQuery:
         scratch: DecodeScratch,
         whole_prompts: WholePrompts | None,
     ) -> None:
-        config = weights.config
         self._whole_prompts = whole_prompts
         self._kv, self._cos_sin, self._scratch = kv, cos_sin, scratch
-        self._scale = config.head_dim**-0.5
-        self._norms = None
-        if weights.q_gain is not None and weights.k_gain is not None and config.qk_norm_eps is not None:
-            self._norms = HeadNorms(weights.q_gain, weights.k_gain, config.qk_norm_eps)
+        self._scale = weights.config.head_dim**-0.5
+        self._norms = head_norms(weights)
 
     def attend(self, projected: Tensor, rows: StepRows) -> Tensor:
         """See `GpuAttention`."""
@@ -86,16 +87,14 @@ class GroupedQuery:
         if rows.runs:
             k = projected.new_empty(projected.shape[0], self._kv.num_heads, self._kv.head_dim)
         q = rope_and_cache(projected, self._kv, rows.positions, rows.slots, self._cos_sin, self._norms, k)
-        parts: list[Tensor] = []
-        if singles is not None:
-            parts.append(self._decode(q[: rows.num_singles].flatten(1), singles, None))
-        if chunks is not None and k is not None:
+
+        def prefill(q: Tensor, chunks: ChunkRows) -> Tensor:
+            if k is None:
+                return self._prefill(q, chunks)
             v: Tensor = torch.unflatten(projected[:, -k[0].numel() :], 1, k.shape[1:])
-            of_q, of_k, of_v = (x[rows.num_singles :] for x in (q, k, v))
-            parts.append(self._prefill_in_runs(of_q, of_k, of_v, chunks, rows.runs).flatten(1))
-        elif chunks is not None:
-            parts.append(self._prefill(q[rows.num_singles :], chunks).flatten(1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            return self._prefill_in_runs(q, k[rows.num_singles :], v[rows.num_singles :], chunks, rows.runs)
+
+        return attend_by_kind(q, rows, lambda q, singles: self._decode(q.flatten(1), singles, None), prefill)
 
     def _prefill(self, q: Tensor, chunks: ChunkRows) -> Tensor:
         return prefill_attention(
@@ -128,6 +127,32 @@ class GroupedQuery:
             projected, self._kv, singles.block_tables, singles.context_lens, self._scratch,
             scale=self._scale, cos_sin=cos_sin, norms=self._norms,
         )  # fmt: skip
+
+
+def head_norms(weights: GroupedQueryWeights) -> HeadNorms | None:
+    """Of query and key heads, where the model has them."""
+    eps = weights.config.qk_norm_eps
+    if weights.q_gain is None or weights.k_gain is None or eps is None:
+        return None
+    return HeadNorms(weights.q_gain, weights.k_gain, eps)
+
+
+def attend_by_kind(
+    q: Tensor,
+    rows: StepRows,
+    decode: Callable[[Tensor, SingleRows], Tensor],
+    prefill: Callable[[Tensor, ChunkRows], Tensor],
+) -> Tensor:
+    """Attend with the single rows of [T, N, D] rotated queries by one function, with the chunks' by another; [T, N D].
+
+    The keys and values of all are in the cache already.
+    """
+    parts: list[Tensor] = []
+    if rows.singles is not None:
+        parts.append(decode(q[: rows.num_singles], rows.singles).flatten(1))
+    if rows.chunks is not None:
+        parts.append(prefill(q[rows.num_singles :], rows.chunks).flatten(1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Latent:
@@ -187,6 +212,8 @@ def step_rows(
     block_size: int,
     dtype: torch.dtype,
     whole_prompts: WholePrompts | None = None,
+    *,
+    has_flash: bool = False,
 ) -> StepRows:
     """What the layers need of a step, on the device already.
 
@@ -196,6 +223,7 @@ def step_rows(
         block_size: tokens a block.
         dtype: of the cache.
         whole_prompts: what attends for some chunks beside the pages; None where all read pages.
+        has_flash: whether flash-attn attends.
     """
     parts = [part for part in (step.singles, step.chunks) if part is not None]
     plan = None
@@ -215,4 +243,10 @@ def step_rows(
         has_drafts=step.has_drafts,
         latent_plan=plan,
         runs=() if whole_prompts is None or step.chunks is None else whole_prompts.runs(step.chunks),
+        flash_chunks=_flash_chunks(step.chunks) if has_flash and step.chunks is not None else None,
     )
+
+
+def _flash_chunks(chunks: ChunkRows) -> FlashChunks:
+    num_padded = chunks.token_ids.shape[0] if chunks.is_padded else None
+    return plan_flash_chunks(chunks.cu_seqlens, chunks.context_lens, chunks.block_tables, chunks.max_len, num_padded)

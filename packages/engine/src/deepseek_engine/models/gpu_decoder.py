@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deepseek_engine.gpu_inputs import GpuStep
+from deepseek_engine.kernels.flash_attention import FlashLibrary
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton import experts, single_token
 from deepseek_engine.kernels.triton.decode_attention import DecodeScratch, decode_scratch
@@ -30,6 +31,7 @@ from deepseek_engine.layers.latent_attention import LOW_RANK_NORM_EPS
 from deepseek_engine.layers.rotary import rotary_table
 from deepseek_engine.model_config import LatentConfig, ModelConfig, RouterConfig
 from deepseek_engine.models.gpu_attention import GpuAttention, GroupedQuery, Latent, StepRows, step_rows
+from deepseek_engine.models.gpu_flash_attention import FlashGroupedQuery
 from deepseek_engine.models.gpu_linear import Rows, multiply, wants_int8
 from deepseek_engine.models.gpu_weights import (
     DenseWeights,
@@ -65,10 +67,17 @@ class GpuDecoder:
         max_rows: single-token rows of a step at most.
         max_model_len: positions of a sequence.
         max_tokens: of a step's chunks; decides whether whole prompts attend beside the pages.
+        flash: what attends instead of our kernels; for grouped queries.
     """
 
     def __init__(
-        self, model: Transformer, cache: KVCache, max_rows: int, max_model_len: int, max_tokens: int = 0
+        self,
+        model: Transformer,
+        cache: KVCache,
+        max_rows: int,
+        max_model_len: int,
+        max_tokens: int = 0,
+        flash: FlashLibrary | None = None,
     ) -> None:
         self.config: ModelConfig = model.config
         self.embedding = model.embedding.data
@@ -76,7 +85,7 @@ class GpuDecoder:
         self._dtype = self.embedding.dtype
         self._final_gain = gain_of(model.norm)
         self._head = Matrix.of(model.head)
-        self._max_rows, self._max_model_len = max_rows, max_model_len
+        self._max_rows, self._max_model_len, self._flash = max_rows, max_model_len, flash
         self._cos_sin = rotary_table(model.config.rope, max_model_len, torch.float32, self.device)
         self._counters = decode_counters(self.device)
         self._weights = list(gather_layers(model))
@@ -95,18 +104,20 @@ class GpuDecoder:
         layers: list[_Layer] = []
         for index, weights in enumerate(self._weights):
             tensors = cache.layer(index)
-            if isinstance(weights.attention, GroupedQueryWeights):
-                kv = PagedKV(tensors[0], tensors[1], cache.block_size, *tensors[2:])
-                if scratch is None:
-                    num_heads = weights.attention.config.num_attention_heads
-                    scratch = decode_scratch(
-                        self._max_rows, num_heads, kv, self._max_model_len, self._dtype.itemsize
-                    )  # fmt: skip
-                attention: GpuAttention = GroupedQuery(
-                    weights.attention, kv, self._cos_sin, scratch, self._whole_prompts
+            if isinstance(weights.attention, LatentWeights):
+                attention: GpuAttention = Latent(
+                    weights.attention, tensors[0], cache.block_size, self._cos_sin, self._counters
                 )  # fmt: skip
             else:
-                attention = Latent(weights.attention, tensors[0], cache.block_size, self._cos_sin, self._counters)
+                kv = PagedKV.of(tensors, cache.block_size)
+                if self._flash is not None:
+                    attention = FlashGroupedQuery(weights.attention, kv, self._cos_sin, self._flash)
+                else:
+                    num_heads = weights.attention.config.num_attention_heads
+                    scratch = scratch or decode_scratch(
+                        self._max_rows, num_heads, kv, self._max_model_len, self._dtype.itemsize
+                    )  # fmt: skip
+                    attention = GroupedQuery(weights.attention, kv, self._cos_sin, scratch, self._whole_prompts)
             layers.append(_Layer(weights, attention, *self._choosing(weights)))
         self._layers = layers
 
@@ -147,11 +158,13 @@ class GpuDecoder:
         first = self._weights[-1]
         is_latent = isinstance(first.attention, LatentWeights)
         weights = "int8" if first.attention.output.scale is not None else str(self._dtype).removeprefix("torch.")
+        kind = "latent" if is_latent else "grouped queries"
+        library = "triton" if self._flash is None else f"flash-attn {self._flash.version}"
         many = "triton, int8 x int8" if weights == "int8" else "cublas, and triton for experts"
         whole = {} if self._whole_prompts is None else {"long prompts": "cudnn, keys and values side by side"}
         return {
             **whole,
-            "attention": f"triton, {'latent' if is_latent else 'grouped queries'}, pages of {self._block_size} tokens",
+            "attention": f"{library}, {kind}, pages of {self._block_size} tokens",
             "one token": "triton, four launches a layer beside attention" if self._is_fused else "as few rows",
             "few rows": f"triton, weights in {weights} read once",
             "many rows": many,
@@ -195,11 +208,14 @@ class GpuDecoder:
     def _find_whole_prompts(self, max_tokens: int) -> WholePrompts | None:
         found = WholePrompts(max_tokens, self.device)
         has_library = self.device.type != "cuda" or torch.backends.cudnn.is_available()
-        is_served = self._latent is None and self._dtype.itemsize == 2 and has_library
+        is_served = self._latent is None and self._flash is None and self._dtype.itemsize == 2 and has_library
         return found if is_served and found.is_used else None
 
     def _rows_of(self, step: GpuStep) -> StepRows:
-        return step_rows(step, self._latent, self._block_size, self._dtype, self._whole_prompts)
+        has_flash = self._flash is not None
+        return step_rows(
+            step, self._latent, self._block_size, self._dtype, self._whole_prompts, has_flash=has_flash
+        )  # fmt: skip
 
     def _is_one_token(self, x_TH: Tensor, step: GpuStep) -> bool:
         """Whether the fused launches serve a step."""

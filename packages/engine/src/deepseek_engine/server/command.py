@@ -28,6 +28,8 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--max-model-len", "max_model_len", int, ()),
     ("--max-num-batched-tokens", "max_num_batched_tokens", int, ()),
     ("--kv-cache-dtype", "kv_cache_dtype", str, ()),
+    ("--attention-backend", "attention_backend", str, ()),
+    ("--block-size", "block_size", int, ()),
     ("--kv-cache-memory", "kv_cache_memory", str, ()),
     ("--max-waiting", "max_waiting", int, ()),
     ("--max-waiting-tokens", "max_waiting_tokens", int, ()),

@@ -28,6 +28,11 @@ class ServerSettings(BaseSettings):
     kv_cache_dtype: Literal["auto", "int8"] = Field(
         "auto", description="int8 takes about half of bfloat16's memory; on GPUs, for grouped-query attention"
     )
+    attention_backend: Literal["auto", "triton", "flash"] = Field(
+        "auto",
+        description="on GPUs: our Triton kernels (auto), or flash-attn 2 where it is installed, with --block-size 256",
+    )
+    block_size: int = Field(16, ge=1, description="tokens in a block of the KV cache")
     quantization: Literal["int8"] | None = Field(None, description="store and multiply weights as int8")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` is the GPU where torch finds one")
     gpu_memory_utilization: float = Field(
@@ -157,6 +162,8 @@ class ServerSettings(BaseSettings):
             dtype=self.dtype,
             quantization=self.quantization,
             kv_cache_dtype=self.kv_cache_dtype,
+            attention_backend=self.attention_backend,
+            block_size=self.block_size,
             device=self.device,
             gpu_memory_utilization=self.gpu_memory_utilization,
             max_model_len=self.max_model_len,
