@@ -39,6 +39,7 @@ def test_quick_run_ends_in_one_line_of_json_with_every_figure() -> None:
         "start_s",
     }
     assert wanted <= report["targets"]["ours"].keys()
+    assert report["targets"]["direct"]["machine_p99_over_p50"]["min"] >= 1
     assert report["targets"]["ours"]["held_streams"]["median"] == Plan.quick().held_streams
 
 

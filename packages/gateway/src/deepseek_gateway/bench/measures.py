@@ -2,6 +2,7 @@
 
 import asyncio
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,10 @@ from deepseek_gateway.bench.load import Connection, Tally, closed_loop, open_loo
 from deepseek_gateway.bench.targets import Target
 
 Figures = dict[str, float]
+
+STEADY_EVERY_S = 0.02
+STEADY_SUM = 50_000
+"""Terms of a sum that takes about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ Measure = Callable[[Target], Awaitable[Figures]]
 
 def measures(plan: Plan) -> Iterator[tuple[str, Measure]]:
     """All measures by name, in the order in which they are taken."""
+    yield "machine", lambda target: _steadiness(target, plan)
     for rate in plan.rates:
         yield f"rate_{rate:g}", lambda target, rate=rate: _latency(target, rate, plan)
     for callers in plan.callers:
@@ -81,6 +87,23 @@ async def warm_up(target: Target, seconds: float) -> Figures:
     tally = await closed_loop(target.endpoint, "bench", 16, seconds, stream=False)
     await closed_loop(target.endpoint, "bench", 4, seconds / 2, stream=True)
     return {"warm_rps": len(tally.answers) / tally.seconds}
+
+
+async def _steadiness(target: Target, plan: Plan) -> Figures:
+    """How much slower this machine itself gets at its slowest hundredth: CPU of one piece of work, time and again.
+
+    Hosts of virtual machines slow them down for moments, which no guest is told of; every p99 here has that in it.
+    """
+    if target.child is not None:
+        return {}
+    costs: list[float] = []
+    for _ in range(max(1, int(plan.seconds / STEADY_EVERY_S))):
+        await asyncio.sleep(STEADY_EVERY_S)
+        before_s = time.thread_time()
+        sum(range(STEADY_SUM))
+        costs.append(time.thread_time() - before_s)
+    costs.sort()
+    return {"machine_p99_over_p50": percentile(costs, 99) / percentile(costs, 50)}
 
 
 async def _latency(target: Target, rate: float, plan: Plan) -> Figures:

@@ -24,7 +24,10 @@ def tables(plan: Plan, results: Results, targets: Sequence[Target]) -> str:
         cells = [_cell(results, name, figure, digits, hide=skip_direct and name == "direct") for name in names]
         rows.append([title, *cells])
 
+    row("CPU of one piece of work, p99 / p50", "machine_p99_over_p50", 1)
     for rate in plan.rates:
+        row(f"latency at {rate:g}/s, p50, ms", f"rate_{rate:g}_p50_ms", 2)
+        row(f"latency at {rate:g}/s, p99, ms", f"rate_{rate:g}_p99_ms", 2)
         row(f"added latency at {rate:g}/s, p50, ms", f"rate_{rate:g}_added_p50_ms", 2, skip_direct=True)
         row(f"added latency at {rate:g}/s, p99, ms", f"rate_{rate:g}_added_p99_ms", 2, skip_direct=True)
     for callers in plan.callers:
