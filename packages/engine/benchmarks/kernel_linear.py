@@ -1,7 +1,7 @@
 """Times of dense linear layers beside cuBLAS's and bitsandbytes'. Run it on a GPU: `python kernel_linear.py`.
 
 Weights rotate, so that each is read from memory. Below 512 tokens a line gives the share of a copy's rate, beyond that
-of a product's. `--tune` prints what other tiles take.
+of a product's. `--tune` prints what other tiles take, `--backends` what `--linear-backend` chooses between.
 """
 
 import sys
@@ -17,13 +17,15 @@ from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.kernels.linear_bitsandbytes import linear_bitsandbytes, load_bitsandbytes
 from deepseek_engine.kernels.reference.quantize_groups import GROUP_SIZE
 from deepseek_engine.kernels.triton.launch import num_multiprocessors
-from deepseek_engine.kernels.triton.linear import linear_w8a16
+from deepseek_engine.kernels.triton.linear import choose_linear, linear_w8a16
 from deepseek_engine.kernels.triton.linear_few_rows import StreamConfig, choose_config, multiply, stream
 from deepseek_engine.kernels.triton.linear_int8 import Int8Config, linear_w8a8
+from deepseek_engine.kernels.triton.quantize_groups import quantize_groups
 
 DEVICE = "cuda"
 SHAPES = ((4096, 2048), (2048, 2048), (102400, 2048), (3648, 2048), (8192, 2048), (960, 576))
 FEW = (1, 2, 4, 8, 16, 32, 64, 256)
+BACKEND_SHAPES, BACKEND_TOKENS = ((4096, 2048), (2048, 2048)), (1, 32, 256, 8192)
 MANY = ((16384, 4096, 2048), (16384, 2048, 2048), (1024, 4096, 2048), (16384, 2048, 1408))
 
 
@@ -106,6 +108,39 @@ def lines() -> list[str]:
     return found + [each for shape in MANY for each in many_lines(*shape)]
 
 
+def backend_lines() -> list[str]:
+    """Ours beside bitsandbytes, both from bfloat16 to bfloat16 with INT8 weights."""
+    found: list[str] = []
+    for num_rows, size in BACKEND_SHAPES:
+        weights = [int8s(num_rows, size) for _ in range(num_variants(num_rows * size))]
+        scale = torch.rand(num_rows, device=DEVICE) / 127
+        for num_tokens in BACKEND_TOKENS:
+            shape, x = (num_tokens, num_rows, size), floats(num_tokens, size)
+            for name, call in backends(x, scale).items():
+                us = time_us([lambda w=w, call=call: call(w) for w in weights])
+                found.append(line(name, shape, us, 1, is_int8=True))
+    return found
+
+
+def backends(x: Tensor, scale: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What may multiply a weight."""
+    largest = 127 * scale
+    found: dict[str, Callable[[Tensor], Tensor]] = {"bitsandbytes": lambda w: linear_bitsandbytes(x, w, largest)}
+    if choose_linear(x.shape[0], "int8") != "w8a8":
+        return {"triton w8a16": lambda w: linear_w8a16(x, w, scale), **found}
+    rows = quantize_groups(x)  # as the norm before a layer leaves them
+
+    def with_quantising(weight: Tensor) -> Tensor:
+        made = quantize_groups(x)
+        return linear_w8a8(made.values, made.scales, weight, scale)
+
+    return {
+        "triton w8a8, rows in INT8": lambda w: linear_w8a8(rows.values, rows.scales, w, scale),
+        "triton w8a8 with quantising": with_quantising,
+        **found,
+    }
+
+
 def tuned_lines() -> list[str]:
     """What other tiles take."""
     found: list[str] = []
@@ -167,4 +202,5 @@ def config_text(config: StreamConfig | Int8Config) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(tuned_lines() if "--tune" in sys.argv else lines()))
+    chosen = tuned_lines if "--tune" in sys.argv else backend_lines if "--backends" in sys.argv else lines
+    print("\n".join(chosen()))

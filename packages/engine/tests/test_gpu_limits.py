@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import torch
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import InvalidRequestError, ModelLoadError
-from deepseek_engine.gpu_limits import check_attention, check_settings, check_types, gpu_dtype
+from deepseek_engine.gpu_limits import check_attention, check_bitsandbytes, check_settings, check_types, gpu_dtype
 from deepseek_engine.model_runner import build_runner, open_model, store_quantized
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.server.command import parse_settings
 from deepseek_engine.testing.checkpoints import write_tiny_checkpoint
+from deepseek_engine.testing.fake_bitsandbytes import install_fake_bitsandbytes
 from deepseek_engine.testing.flash_attn_stand_in import stand_in
 
 
@@ -94,3 +96,34 @@ def test_the_servers_flags_choose_what_attends(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         parse_settings(["--attention-backend", "flash"])
     assert "block_size=16 with attention_backend='flash'" in capsys.readouterr().err
+
+
+def tiny(quantization: str | None, **changes: int) -> Transformer:
+    config, source = open_model("shape:tiny-moe", torch.device("cpu"))
+    with torch.device("meta"):
+        model = Transformer(replace(config, **changes), 64, torch.bfloat16)
+        store_quantized(model, quantization, source)
+    return model
+
+
+def test_bitsandbytes_is_for_int8_weights_of_its_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    fake = install_fake_bitsandbytes(monkeypatch)
+    check_bitsandbytes(tiny("int8"), device)
+    assert len(fake.products) == 1  # it was tried
+    with pytest.raises(ModelLoadError, match="no dense layer of the model has them: use quantization='int8', or"):
+        check_bitsandbytes(tiny(None), device)
+    with pytest.raises(ModelLoadError, match="multiples of 4, and head is 514 x 64: use linear_backend='triton'"):
+        check_bitsandbytes(tiny("int8", vocab_size=514), device)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
+    with pytest.raises(ModelLoadError, match=r"cannot be imported .*: pip install 'deepseek-engine\[bitsandbytes\]'"):
+        check_bitsandbytes(tiny("int8"), device)
+
+
+@pytest.mark.parametrize("backend", ["triton", "bitsandbytes"])
+def test_a_linear_backend_on_a_cpu_is_refused(backend: str) -> None:
+    assert parse_settings(["--linear-backend", backend]).engine_config.linear_backend == backend
+    with pytest.raises(ModelLoadError, match=f"linear_backend='{backend}' needs a GPU, .* use linear_backend='auto'"):
+        build_runner(EngineConfig(model="shape:tiny-moe", device="cpu", quantization="int8", linear_backend=backend))
+    with pytest.raises(InvalidRequestError, match="linear_backend='cublas': choose one of auto, triton, bitsandbytes"):
+        EngineConfig(model="shape:tiny-moe", linear_backend="cublas")

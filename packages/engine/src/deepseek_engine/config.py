@@ -13,6 +13,7 @@ KV_CACHE_DTYPES = ("auto", "int8")
 ATTENTION_BACKENDS = ("auto", "triton", "flash")
 FLASH_BLOCK_SIZE: Final = 256
 """flash-attn reads pages of this many tokens, or of a multiple."""
+LINEAR_BACKENDS = ("auto", "triton", "bitsandbytes")
 SPECULATIONS = (None, "ngram", "mtp")
 PROMPT_ATTENTIONS = ("causal", "bidirectional")
 NUM_DRAFTS: Final = {"ngram": 5, "mtp": 1}
@@ -34,6 +35,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         dtype: of weights and KV cache; `auto` is bfloat16 where the device computes it natively, else float32.
         quantization: `int8` stores the weights of attention and feed-forward as INT8 and multiplies in INT8; None keeps
             them as the checkpoint has them, which for an INT8 checkpoint is INT8.
+        linear_backend: what multiplies the INT8 weights of dense layers on a GPU: our own kernels (`triton`), or the
+            library `bitsandbytes`. `auto` is triton, the faster one.
         device: `auto` is the GPU where torch finds one, else the CPU.
         max_model_len: context in tokens; None is the checkpoint's own, at most 8192.
         max_num_seqs: sequences in one step at most (`--max-batch-size`).
@@ -80,6 +83,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     dtype: str = "auto"
     quantization: str | None = None
+    linear_backend: str = "auto"
     device: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 32
@@ -113,8 +117,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         choices = (("dtype", DTYPES), ("quantization", QUANTIZATIONS), ("device", DEVICES))
         others = (("speculation", SPECULATIONS), ("prompt_attention", PROMPT_ATTENTIONS))
-        more = (("kv_cache_dtype", KV_CACHE_DTYPES), ("attention_backend", ATTENTION_BACKENDS))
-        for name, allowed in (*choices, *others, *more):
+        backends = (("attention_backend", ATTENTION_BACKENDS), ("linear_backend", LINEAR_BACKENDS))
+        for name, allowed in (*choices, *others, *backends, ("kv_cache_dtype", KV_CACHE_DTYPES)):
             if getattr(self, name) not in allowed:
                 raise InvalidRequestError(
                     f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}", param=name

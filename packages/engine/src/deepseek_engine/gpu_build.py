@@ -76,7 +76,8 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
     config, clock = plan.config, plan.clock
     flash = load_flash_attention() if config.attention_backend == "flash" else None
     decoder = GpuDecoder(
-        model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len, config.max_num_batched_tokens, flash
+        model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len, config.max_num_batched_tokens, flash,
+        uses_bitsandbytes=config.linear_backend == "bitsandbytes",
     )  # fmt: skip
     if plan.device.type == "cuda":
         with clock.part("plans"):

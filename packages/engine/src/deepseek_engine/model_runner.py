@@ -15,7 +15,7 @@ from deepseek_engine.checkpoint_decoding import DecodedSource, store_as_checkpoi
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
-from deepseek_engine.gpu_limits import check_attention, check_settings, check_types, gpu_dtype
+from deepseek_engine.gpu_limits import check_attention, check_bitsandbytes, check_settings, check_types, gpu_dtype
 from deepseek_engine.hidden_tails import HiddenTails, ring_size
 from deepseek_engine.host_memory import available_memory_bytes, return_freed_memory
 from deepseek_engine.kv_cache.pool import KVCache
@@ -141,6 +141,10 @@ def build_cpu_runner(config: EngineConfig) -> ModelRunner:
             f"attention_backend={config.attention_backend!r} is for GPUs, and the device is 'cpu': use "
             "attention_backend='auto'"
         )
+    if config.linear_backend != "auto":
+        raise ModelLoadError(
+            f"linear_backend={config.linear_backend!r} needs a GPU, and the device is 'cpu': use linear_backend='auto'"
+        )
     if config.tensor_parallel_size == 1:
         return build_rank(config, ALONE)
     leader = Leader(config)
@@ -227,6 +231,8 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
         model = Transformer(model_config, max_model_len, dtype)
         store_quantized(model, config.quantization, source)
     check_types(model, dtype)
+    if config.linear_backend == "bitsandbytes":
+        check_bitsandbytes(model, device)
     needed, free = sum(parameter.nbytes for parameter in model.parameters()), torch.cuda.mem_get_info(device)[0]
     if needed > free:
         raise ModelLoadError(

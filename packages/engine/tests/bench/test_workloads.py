@@ -75,6 +75,11 @@ def test_impossible_flags_are_refused_by_name(capsys: pytest.CaptureFixture[str]
     assert flags[0] in capsys.readouterr().err
 
 
+def test_the_linear_backend_reaches_the_engine(capsys: pytest.CaptureFixture[str]):
+    assert main(["offline", "--shape", "tiny-moe", "--device", "cpu", "--linear-backend", "triton"]) == 1
+    assert "linear_backend='triton' needs a GPU" in capsys.readouterr().err
+
+
 def test_bytes_of_a_token_are_those_that_were_counted_by_hand():
     """The counts of bench_vllm.py, which the floors of the published comparison come from."""
     seed = {"attention": 503316480, "routers": 1310720, "experts": 692060160, "head": 419430400}

@@ -1,5 +1,7 @@
 """Whole steps of the GPU decoder against the same model layer by layer in PyTorch."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
 from deepseek_engine.step_model import TorchModel
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
+from deepseek_engine.testing.fake_bitsandbytes import install_fake_bitsandbytes
 from deepseek_engine.testing.families import TINY, build_oracle, write_family_checkpoint
 from deepseek_engine.weights import load_weights, store_as_int8
 
@@ -94,7 +97,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def pair_of(folder: Path, dtype: torch.dtype, quantization: str | None, max_tokens: int = 0) -> Pair:
+def pair_of(
+    folder: Path,
+    dtype: torch.dtype,
+    quantization: str | None,
+    max_tokens: int = 0,
+    *,
+    uses_bitsandbytes: bool = False,
+) -> Pair:
     cpu = torch.device("cpu")
     model = load(folder, dtype, quantization, cpu)
     specs = model.config.cache_specs
@@ -102,7 +112,7 @@ def pair_of(folder: Path, dtype: torch.dtype, quantization: str | None, max_toke
     with torch.inference_mode():
         other = load(folder, dtype, quantization, DEVICE)
         cache = KVCache(specs, NUM_BLOCKS, BLOCK_SIZE, dtype, DEVICE)
-        decoder = GpuDecoder(other, cache, 8, MAX_MODEL_LEN, max_tokens)
+        decoder = GpuDecoder(other, cache, 8, MAX_MODEL_LEN, max_tokens, uses_bitsandbytes=uses_bitsandbytes)
     return Pair(torch_model, decoder, GpuInputs(8, MAX_MODEL_LEN // BLOCK_SIZE, BLOCK_SIZE, DEVICE))
 
 
@@ -220,3 +230,57 @@ def test_long_whole_prompts_attend_beside_the_pages(folders: dict[str, Path], mo
     layers = 2
     assert lengths == [24] * layers + [72, 72, 72, 24] * layers
     assert "cudnn" in pair.decoder.kernels()["long prompts"]
+
+
+BITSANDBYTES_SHAPES: Final[dict[str, Shape]] = {
+    "llama": TinyModel(num_hidden_layers=1, vocab_size=260, attention_bias=True, mlp_bias=True),
+    "llama-tied": TinyModel(num_hidden_layers=1, tie_word_embeddings=True),
+    "deepseek-v3": DeepseekV3Config(**{**LATENT, "vocab_size": 260, "q_lora_rank": 24}, n_group=4, topk_group=2),
+}
+OTHERS: Final = {
+    "llama": "", "llama-tied": ", triton and cublas for the head in bfloat16", "deepseek-v3": ", triton for experts"
+}  # fmt: skip
+
+NUM_PRODUCTS: Final[dict[str, Counter[int]]] = {
+    "llama": Counter({20: 4, 1: 1 + 4 + 1, 2: 4 + 1}),
+    "llama-tied": Counter({20: 4, 1: 4, 2: 4}),
+    "deepseek-v3": Counter({20: 8, 1: 1 + 8 + 1, 2: 8 + 1}),
+}
+"""By tokens: those of the layers, and of the head for the rows that are wanted."""
+
+
+@pytest.mark.parametrize("is_installed", [False] + (DEVICE.type == "cuda") * [True])
+@pytest.mark.parametrize("name", BITSANDBYTES_SHAPES)
+def test_bitsandbytes_multiplies_dense_int8_weights_at_every_number_of_rows(
+    name: str, is_installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_installed:
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is an extra that is not installed here")
+    fake = None if is_installed else install_fake_bitsandbytes(monkeypatch)
+    shape = BITSANDBYTES_SHAPES[name]
+    if isinstance(shape, TinyModel):
+        write_tiny_checkpoint(tmp_path, shape)
+    else:
+        write_family_checkpoint(tmp_path, build_oracle(shape))
+    pair = pair_of(tmp_path, torch.bfloat16, "int8", uses_bitsandbytes=True)
+    first, second = sequence(1, 19, [5, 2]), sequence(2, 2, [7])
+    prompts, one = [ScheduledSequence(first, 19), ScheduledSequence(second, 1)], [ScheduledSequence(first, 1)]
+    with torch.inference_mode():
+        assert close(pair.computed(prompts), pair.expected(prompts))
+        first.num_computed_tokens, second.num_computed_tokens = 19, 1
+        first.append(9)
+        for batch in (one, [*one, ScheduledSequence(second, 1)]):
+            assert close(pair.computed(batch), pair.expected(batch))
+    kernels = pair.decoder.kernels()
+    assert kernels["one token"] == "as few rows"
+    assert kernels["few rows"] == kernels["many rows"]
+    assert re.fullmatch(
+        rf"bitsandbytes 0\.50\.\d for dense layers, int8 x int8 with a scale a token{OTHERS[name]}", kernels["few rows"]
+    )
+    if fake is not None:
+        assert Counter(num_tokens for num_tokens, _, _ in fake.products) == NUM_PRODUCTS[name]
+
+
+def close(out: torch.Tensor, expected: torch.Tensor) -> bool:
+    """As far as INT8 activations with one scale a token leave it."""
+    return out.shape == expected.shape and float((out - expected).norm() / expected.norm()) < 6e-2

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 import torch
 
@@ -12,11 +13,12 @@ from deepseek_engine.gpu_build import GpuPlan, build_gpu_runner, put_on_device
 from deepseek_engine.gpu_inputs import NUM_BUFFERS, GpuInputs
 from deepseek_engine.gpu_runner import GpuRunner, graph_sizes
 from deepseek_engine.messages import Submit
-from deepseek_engine.model_runner import build_cpu_runner, open_checkpoint
+from deepseek_engine.model_runner import build_cpu_runner, open_checkpoint, store_quantized
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence, Sequence
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
+from deepseek_engine.testing.fake_bitsandbytes import install_fake_bitsandbytes
 from deepseek_engine.weights import load_weights
 
 DEVICE: Final = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,12 +38,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
 
 def gpu_runner(config: EngineConfig) -> GpuRunner:
     model_config, source = open_checkpoint(Path(config.model))
+    dtype = getattr(torch, config.dtype)
     with torch.device("meta"):
-        model = Transformer(model_config, MAX_MODEL_LEN, torch.float32)
+        model = Transformer(model_config, MAX_MODEL_LEN, dtype)
+        store_quantized(model, config.quantization, source)
     put_on_device(model, DEVICE)
     with torch.inference_mode():
         report = load_weights(model, source)
-        return build_gpu_runner(model, report, GpuPlan(config, MAX_MODEL_LEN, torch.float32, DEVICE))
+        return build_gpu_runner(model, report, GpuPlan(config, MAX_MODEL_LEN, dtype, DEVICE))
 
 
 def answers(engine: Engine, params: list[SamplingParams]) -> list[list[int]]:
@@ -65,6 +69,27 @@ def test_answers_are_those_of_the_cpu_runner(config: EngineConfig) -> None:
     engine = Engine(config, gpu_runner(config))
     assert answers(engine, params) == expected
     assert engine.step().stats.num_overlapped_steps > 0
+
+
+@pytest.mark.parametrize("is_installed", [False] + (DEVICE.type == "cuda") * [True])
+def test_bitsandbytes_serves_where_the_settings_say_so(
+    is_installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_installed:
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is an extra that is not installed here")
+    fake = None if is_installed else install_fake_bitsandbytes(monkeypatch)
+    folder = write_tiny_checkpoint(tmp_path, TinyModel(num_hidden_layers=1, vocab_size=260))
+    settings = EngineConfig(
+        model=str(folder), dtype="bfloat16", quantization="int8", num_kv_blocks=16, max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=4, max_num_batched_tokens=8,
+    )  # fmt: skip
+    for backend in ("auto", "triton", "bitsandbytes"):
+        runner = gpu_runner(msgspec.structs.replace(settings, linear_backend=backend))
+        served = runner.info.kernels
+        assert ("bitsandbytes" in served["few rows"]) == (backend == "bitsandbytes")
+        assert ("bitsandbytes" in served["many rows"]) == (backend == "bitsandbytes")
+    if fake is not None and DEVICE.type == "cuda":  # on a CPU nothing is computed at the start
+        assert {1, 4, 8} <= {num_tokens for num_tokens, _, _ in fake.products}
 
 
 def test_graph_sizes_cover_every_batch_closely() -> None:

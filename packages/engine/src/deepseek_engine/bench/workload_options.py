@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deepseek_engine.config import ATTENTION_BACKENDS, DEVICES
+from deepseek_engine.config import ATTENTION_BACKENDS, DEVICES, LINEAR_BACKENDS
 from deepseek_engine.shapes import PREFIX, SHAPES
 
 NAMES = ("W1", "W2", "W3", "W4")
@@ -21,6 +21,7 @@ def add_workload_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kv-cache-dtype", help="of the KV cache, where it is not that of the weights")
     group.add_argument("--attention-backend", choices=ATTENTION_BACKENDS, help="of GPUs; flash wants --block-size 256")
     group.add_argument("--block-size", type=int, help="tokens in a block of the KV cache")
+    group.add_argument("--linear-backend", choices=LINEAR_BACKENDS, help="for INT8 weights of dense layers on a GPU")
     group.add_argument("--max-num-seqs", type=int, default=256)
     group.add_argument("--max-num-batched-tokens", type=int, help="tokens a step; the engine's own choice by default")
     group.add_argument("--scale", type=float, default=1.0, help="times requests and tokens: 0.05 is a quick try")
@@ -54,6 +55,7 @@ def workload_command(options: argparse.Namespace, parser: argparse.ArgumentParse
         "kv_cache_dtype": options.kv_cache_dtype,
         "attention_backend": options.attention_backend,
         "block_size": options.block_size,
+        "linear_backend": options.linear_backend,
     }
     settings |= {name: value for name, value in given.items() if value is not None}
     model = f"{PREFIX}{options.shape}" if options.shape else options.model_path

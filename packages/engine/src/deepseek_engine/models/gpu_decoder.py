@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepseek_engine.gpu_inputs import GpuStep
 from deepseek_engine.kernels.flash_attention import FlashLibrary
+from deepseek_engine.kernels.linear_bitsandbytes import bitsandbytes_name
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton import experts, single_token
 from deepseek_engine.kernels.triton.decode_attention import DecodeScratch, decode_scratch
@@ -68,6 +69,7 @@ class GpuDecoder:
         max_model_len: positions of a sequence.
         max_tokens: of a step's chunks; decides whether whole prompts attend beside the pages.
         flash: what attends instead of our kernels; for grouped queries.
+        uses_bitsandbytes: for the dense layers with INT8 weights, at every number of rows.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class GpuDecoder:
         max_model_len: int,
         max_tokens: int = 0,
         flash: FlashLibrary | None = None,
+        *,
+        uses_bitsandbytes: bool = False,
     ) -> None:
         self.config: ModelConfig = model.config
         self.embedding = model.embedding.data
@@ -88,7 +92,11 @@ class GpuDecoder:
         self._max_rows, self._max_model_len, self._flash = max_rows, max_model_len, flash
         self._cos_sin = rotary_table(model.config.rope, max_model_len, torch.float32, self.device)
         self._counters = decode_counters(self.device)
-        self._weights = list(gather_layers(model))
+        self._weights: list[GpuLayer] = list(gather_layers(model))
+        if uses_bitsandbytes:
+            self._head = self._head.for_bitsandbytes()
+            self._weights = [layer.for_bitsandbytes() for layer in self._weights]
+        self._linear_library = bitsandbytes_name() if uses_bitsandbytes else None
         attention = self._weights[0].attention
         self._latent = attention if isinstance(attention, LatentWeights) else None
         self._block_size = cache.block_size
@@ -160,16 +168,30 @@ class GpuDecoder:
         weights = "int8" if first.attention.output.scale is not None else str(self._dtype).removeprefix("torch.")
         kind = "latent" if is_latent else "grouped queries"
         library = "triton" if self._flash is None else f"flash-attn {self._flash.version}"
+        few = f"triton, weights in {weights} read once"
         many = "triton, int8 x int8" if weights == "int8" else "cublas, and triton for experts"
+        if self._linear_library is not None:
+            few = many = self._beside(self._linear_library)
         whole = {} if self._whole_prompts is None else {"long prompts": "cudnn, keys and values side by side"}
         return {
             **whole,
             "attention": f"{library}, {kind}, pages of {self._block_size} tokens",
             "one token": "triton, four launches a layer beside attention" if self._is_fused else "as few rows",
-            "few rows": f"triton, weights in {weights} read once",
+            "few rows": few,
             "many rows": many,
             "sampling": "triton",
         }
+
+    def _beside(self, library: str) -> str:
+        """What bitsandbytes multiplies, and what others do beside it."""
+        dense = [self._head, *(matrix for layer in self._weights for matrix in layer.dense_matrices)]
+        parts = [f"{library} for dense layers, int8 x int8 with a scale a token"]
+        if any(isinstance(layer.feed_forward, ExpertWeights) for layer in self._weights):
+            parts.append("triton for experts")
+        if any(matrix.scale is None for matrix in dense):
+            where = "the head" if all(matrix.scale is not None for matrix in dense[1:]) else "dense layers"
+            parts.append(f"triton and cublas for {where} in {str(self._dtype).removeprefix('torch.')}")
+        return ", ".join(parts)
 
     def hidden(self, step: GpuStep, x_TH: Tensor) -> Tensor:
         """Compute a step and fill the cache; [R, H] after the last norm.
@@ -374,7 +396,7 @@ class GpuDecoder:
             matrices.append(attention.q_b)
         if isinstance(network, ExpertWeights) and layer.choice is None:
             return False
-        return all(single_token.can_compute(matrix.weight) for matrix in matrices)
+        return all(matrix.largest is None and single_token.can_compute(matrix.weight) for matrix in matrices)
 
 
 def _rows(normed: Normed) -> Rows:

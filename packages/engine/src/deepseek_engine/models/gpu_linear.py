@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from deepseek_engine.kernels.linear_bitsandbytes import linear_bitsandbytes
 from deepseek_engine.kernels.triton.linear import choose_linear, linear_bf16, linear_w8a16
 from deepseek_engine.kernels.triton.linear_int8 import linear_w8a8
 from deepseek_engine.kernels.triton.quantize_groups import QuantizedRows, quantize_groups
@@ -27,8 +28,8 @@ class Rows:
 
 
 def wants_int8(matrix: Matrix, num_rows: int) -> bool:
-    """Whether the product of so many rows reads them in INT8."""
-    return matrix.scale is not None and choose_linear(num_rows, "int8") == "w8a8"
+    """Whether the product of so many rows reads them in INT8; bitsandbytes quantises its rows itself."""
+    return matrix.scale is not None and matrix.largest is None and choose_linear(num_rows, "int8") == "w8a8"
 
 
 def multiply(rows: Rows, matrix: Matrix) -> Tensor:
@@ -36,6 +37,9 @@ def multiply(rows: Rows, matrix: Matrix) -> Tensor:
     if matrix.scale is None:
         assert rows.values is not None
         return linear_bf16(rows.values, matrix.weight, matrix.bias)
+    if matrix.largest is not None:
+        assert rows.values is not None
+        return linear_bitsandbytes(rows.values, matrix.weight, matrix.largest, matrix.bias)
     int8 = rows.int8
     if int8 is None:
         assert rows.values is not None

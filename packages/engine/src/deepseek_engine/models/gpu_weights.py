@@ -4,7 +4,7 @@ H hidden_size, I width of an expert, E routed experts, S shared ones of that wid
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -23,16 +23,28 @@ from deepseek_engine.models.transformer import Transformer
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The weight of a linear layer, [out, in] or one for each expert; float32 scales of its rows if it is int8."""
+    """The weight of a linear layer, [out, in] or one for each expert; float32 scales of its rows if it is int8.
+
+    Attributes:
+        largest: float32, each row's largest absolute value, where bitsandbytes multiplies; None where our kernels do.
+    """
 
     weight: Tensor
     scale: Tensor | None
     bias: Tensor | None = None
+    largest: Tensor | None = None
 
     @classmethod
     def of(cls, linear: Linear) -> "Matrix":
         """A layer's own tensors."""
         return cls(linear.weight.data, _data(linear.weight_scale), _data(linear.bias))
+
+    def for_bitsandbytes(self) -> "Matrix":
+        """With what bitsandbytes takes beside the weight; a float one stays with our kernels."""
+        if self.scale is None:
+            return self
+        bias = None if self.bias is None else self.bias.to(torch.float16)
+        return replace(self, bias=bias, largest=127 * self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,29 @@ class GpuLayer:
     attention: GroupedQueryWeights | LatentWeights
     feed_forward_gain: Tensor
     feed_forward: DenseWeights | ExpertWeights
+
+    @property
+    def dense_matrices(self) -> tuple[Matrix, ...]:
+        """Those of linear layers that every token goes through."""
+        attention, network = self.attention, self.feed_forward
+        of_network = (network.gate_up, network.down) if isinstance(network, DenseWeights) else ()
+        if isinstance(attention, GroupedQueryWeights):
+            return (attention.qkv, attention.output, *of_network)
+        between = () if attention.q_b is None else (attention.q_b,)
+        return (attention.input, *between, attention.output, *of_network)
+
+    def for_bitsandbytes(self) -> "GpuLayer":
+        """With its dense INT8 matrices as bitsandbytes takes them."""
+        attention, network = self.attention, self.feed_forward
+        output = attention.output.for_bitsandbytes()
+        if isinstance(attention, GroupedQueryWeights):
+            attention = replace(attention, qkv=attention.qkv.for_bitsandbytes(), output=output)
+        else:
+            q_b = None if attention.q_b is None else attention.q_b.for_bitsandbytes()
+            attention = replace(attention, input=attention.input.for_bitsandbytes(), q_b=q_b, output=output)
+        if isinstance(network, DenseWeights):
+            network = DenseWeights(network.gate_up.for_bitsandbytes(), network.down.for_bitsandbytes())
+        return replace(self, attention=attention, feed_forward=network)
 
 
 def obstacle(config: ModelConfig) -> str | None:

@@ -23,6 +23,7 @@ _FLAGS: Final[tuple[tuple[str, str, type, tuple[str, ...]], ...]] = (
     ("--max-batch-size", "max_batch_size", int, ("--batch-size",)),
     ("--dtype", "dtype", str, ()),
     ("--quantization", "quantization", str, ()),
+    ("--linear-backend", "linear_backend", str, ()),
     ("--device", "device", str, ()),
     ("--gpu-memory-utilization", "gpu_memory_utilization", float, ()),
     ("--max-model-len", "max_model_len", int, ()),

@@ -34,6 +34,9 @@ class ServerSettings(BaseSettings):
     )
     block_size: int = Field(16, ge=1, description="tokens in a block of the KV cache")
     quantization: Literal["int8"] | None = Field(None, description="store and multiply weights as int8")
+    linear_backend: Literal["auto", "triton", "bitsandbytes"] = Field(
+        "auto", description="multiplies the INT8 weights of dense layers on GPUs; auto is triton, the faster one"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` is the GPU where torch finds one")
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="share of a GPU's memory for weights, steps and KV cache together"
@@ -161,6 +164,7 @@ class ServerSettings(BaseSettings):
             model=self.model_path,
             dtype=self.dtype,
             quantization=self.quantization,
+            linear_backend=self.linear_backend,
             kv_cache_dtype=self.kv_cache_dtype,
             attention_backend=self.attention_backend,
             block_size=self.block_size,
