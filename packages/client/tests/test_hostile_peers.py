@@ -119,6 +119,25 @@ async def test_a_server_that_never_accepts_is_a_connect_timeout(connect, kit):
             sock.close()
 
 
+@each_way
+async def test_headers_that_drip_do_not_outlast_the_whole_call_s_limit(server, connect, kit, how):
+    """Each byte comes in time for the limit of a read; a call whose limit did not hold would take 30 s."""
+    whole = []
+
+    def drip(connection):
+        connection.send(b"HTTP/1.1 200 OK\r\nx-drip: ")
+        for _ in range(3000):
+            connection.send(b"a")
+            time.sleep(0.01)
+        whole.append(connection)
+        connection.send(b"\r\n\r\n")
+
+    server.script(drip)
+    with pytest.raises(errors.DeadlineExceeded):
+        await call(kit, connect(timeout=0.3, max_retries=0), how)
+    assert not whole
+
+
 async def test_blank_lines_for_ever_are_no_answer(server, connect, kit):
     def queue(connection):
         connection.head(content_type="application/json")

@@ -44,7 +44,7 @@ class Bodies:
 class SyncBody:
     """A response that is being read."""
 
-    def __init__(self, response: Any, url: str, bodies: Bodies) -> None:
+    def __init__(self, response: Any, url: str, bodies: Bodies, guard: ReadGuard | None = None) -> None:
         self.status: int = response.status_code
         self.headers = headers_of(response)
         self._response = response
@@ -56,7 +56,9 @@ class SyncBody:
         )
         stream = response.extensions.get("network_stream")
         sock = stream.get_extra_info("socket") if stream is not None else None
-        self._guard = ReadGuard(sock) if sock is not None else None
+        self._guard = guard or (ReadGuard(sock) if sock is not None else None)
+        if guard is not None:
+            guard.disarm()
         self._is_reading = False
         self._process = os.getpid()
         self._bodies = bodies

@@ -32,8 +32,10 @@ from deepseek_client.tidy import Tidy
 from deepseek_client.transport.bodies import AsyncBody, Bodies, SyncBody, read_reply, read_reply_async
 from deepseek_client.transport.library import (
     Answer,
+    HeadGuard,
     build,
     check_open,
+    late,
     library,
     library_errors,
     make_async_client,
@@ -126,11 +128,15 @@ class SyncTransport:
     def _send(self, request: HTTPRequest, deadline: float | None) -> "SyncBody":
         client = self._usable()
         timeouts, phase = timeouts_of(request, deadline)
-        try:
-            response = client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
-        except library_errors() as error:
-            raise translate(error, request.url, phase, deadline) from error
-        return SyncBody(response, request.url, self._bodies)
+        with HeadGuard(deadline) as head:
+            sent = build(client, request, timeout=timeouts, **head.extensions())
+            try:
+                response = client.send(sent, stream=True, follow_redirects=False)
+            except library_errors() as error:
+                if head.is_expired:
+                    raise late(request.url, "total") from error
+                raise translate(error, request.url, phase, deadline) from error
+        return SyncBody(response, request.url, self._bodies, head.guard)
 
     def _usable(self) -> Any:
         """The HTTP client, with connections of this process alone."""
@@ -229,9 +235,15 @@ class AsyncTransport:
     async def _send(self, request: HTTPRequest, deadline: float | None) -> "AsyncBody":
         timeouts, phase = timeouts_of(request, deadline)
         client = await self._usable()
-        sending = client.send(build(client, request, timeouts), stream=True, follow_redirects=False)
+        sending = client.send(build(client, request, timeout=timeouts), stream=True, follow_redirects=False)
+        limit = asyncio.timeout(None if deadline is None else deadline - time.monotonic())
         try:
-            response = await Tidy[Any](sending, lambda response: response.aclose())
+            async with limit:
+                response = await Tidy[Any](sending, lambda response: response.aclose())
+        except TimeoutError as error:  # each part, such as headers that drip, came in its own time
+            if not limit.expired():
+                raise  # an app's own, in this process
+            raise late(request.url, "total") from error
         except library_errors() as error:
             raise translate(error, request.url, phase, deadline) from error
         return AsyncBody(response, request.url)

@@ -11,10 +11,11 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from deepseek_client.errors import (
     CLASS_OF_PHASE,
@@ -66,14 +67,14 @@ def _limits() -> Any:
     return library().Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30.0)
 
 
-def build(client: Any, request: HTTPRequest, timeouts: dict[str, float | None]) -> Any:
-    """The library's own request."""
+def build(client: Any, request: HTTPRequest, **extensions: object) -> Any:
+    """The library's own request; of the extensions `timeout` has its limits, `trace` is told of each step."""
     return client.build_request(
         request.method,
         request.url,
         headers=dict(request.headers),
         content=request.body,
-        extensions={"timeout": timeouts},
+        extensions=extensions,
     )
 
 
@@ -281,3 +282,48 @@ class ReadGuard:
         with contextlib.suppress(OSError):
             # Of the plain class: ssl's own shutdown would pull the session from under the reader.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class HeadGuard:
+    """Holds a blocking request to its deadline until the response's headers are there, also while they drip.
+
+    It learns of the socket as the connection is made. On one that is used again, which has answered before, only the
+    library's limit on each read holds until the headers are there.
+
+    Args:
+        deadline: of the whole call.
+    """
+
+    def __init__(self, deadline: float | None) -> None:
+        self.guard: ReadGuard | None = None
+        self._deadline = deadline
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether it has ended the request."""
+        return self.guard is not None and self.guard.is_expired
+
+    def extensions(self) -> dict[str, Any]:
+        """What the request needs for it."""
+        return {} if self._deadline is None else {"trace": self._trace}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
+        if kind is not None:
+            self._let_go()
+
+    def _trace(self, step: str, info: Mapping[str, Any]) -> None:
+        """Told by the library of each step of the request."""
+        if not step.endswith(("connect_tcp.complete", "connect_unix_socket.complete", "start_tls.complete")):
+            return
+        self._let_go()  # TLS has a socket of its own in the place of the plain one
+        sock = info["return_value"].get_extra_info("socket")
+        if sock is not None and self._deadline is not None:
+            self.guard = ReadGuard(sock)
+            self.guard.arm(self._deadline)
+
+    def _let_go(self) -> None:
+        if self.guard is not None:
+            self.guard.close(cut=False)
