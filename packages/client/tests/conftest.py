@@ -15,7 +15,16 @@ import pytest
 
 from deepseek_client import AsyncDeepSeek, DeepSeek
 from deepseek_client.cli import main
-from deepseek_client.testing import FakeServer, chat_chunk, chat_completion, events, generation, reply, text_chunk
+from deepseek_client.testing import (
+    Connection,
+    FakeServer,
+    chat_chunk,
+    chat_completion,
+    events,
+    generation,
+    reply,
+    text_chunk,
+)
 from deepseek_client.testing.answers import USAGE
 
 WAIT_S = 10.0
@@ -67,6 +76,15 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+def echo(connection: Connection) -> None:
+    """A handler: the prompt, as a text or a stream of its letters."""
+    prompt = connection.request.json["prompt"]
+    if not connection.request.is_stream:
+        reply({"id": "g", "text": prompt})(connection)
+        return
+    events(*({"id": "g", "text": letter} for letter in prompt))(connection)
+
+
 def run_cli(environ: dict[str, str], *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """`deepseek` in this process: its start takes most of the time that a process takes."""
     out, err = io.StringIO(), io.StringIO()
@@ -86,6 +104,7 @@ class Kit:
 
     reply = staticmethod(reply)
     run_cli = staticmethod(run_cli)
+    echo = staticmethod(echo)
     events = staticmethod(events)
     text_event = staticmethod(text_chunk)
     chat_event = staticmethod(chat_chunk)

@@ -1,7 +1,6 @@
 """A client before and after `os.fork`: no connection of one process is touched by the other."""
 
 import asyncio
-import json
 import multiprocessing
 import sys
 import traceback
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from deepseek_client import AsyncDeepSeek, ConfigurationError, DeepSeek, StreamClosedError
-from deepseek_client.sse import DONE, encode_event
 from deepseek_client.transport.library import library
 
 pytestmark = [
@@ -40,22 +38,9 @@ def in_child(work: Callable[[], object]) -> Any:
     return result
 
 
-def echo(connection: Any) -> None:
-    """The prompt, as a text or a stream of its letters."""
-    prompt = connection.request.json["prompt"]
-    if not connection.request.is_stream:
-        connection.reply(json.dumps({"id": "g", "text": prompt}).encode(), 200, "application/json", {})
-        return
-    connection.head()
-    for letter in prompt:
-        connection.chunk(encode_event(json.dumps({"id": "g", "text": letter})))
-    connection.chunk(DONE)
-    connection.end()
-
-
 @pytest.fixture
-def client(server):
-    server.script(echo)
+def client(server, kit):
+    server.script(kit.echo)
     with DeepSeek(base_url=server.url) as client:
         yield client
 
@@ -125,8 +110,8 @@ def test_many_children_and_the_parent_at_once_never_mix_their_answers(server, cl
     assert server.num_connections == 4
 
 
-def test_an_async_client_has_connections_of_its_own_too(server):
-    server.script(echo)
+def test_an_async_client_has_connections_of_its_own_too(server, kit):
+    server.script(kit.echo)
 
     async def use(client: AsyncDeepSeek, prompt: str) -> list[str]:
         first = await client.generate(prompt)
@@ -146,8 +131,8 @@ def test_an_async_client_has_connections_of_its_own_too(server):
     assert server.num_connections == 2
 
 
-def test_a_caller_s_own_http_client_is_refused_to_the_child_once_the_parent_has_used_it(server):
-    server.script(echo)
+def test_a_caller_s_own_http_client_is_refused_to_the_child_once_the_parent_has_used_it(server, kit):
+    server.script(kit.echo)
     with library().Client() as mine:
         unused = DeepSeek(base_url=server.url, http_client=mine)
         used = DeepSeek(base_url=server.url, http_client=mine)

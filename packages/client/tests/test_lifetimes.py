@@ -14,20 +14,8 @@ import pytest
 
 import deepseek_client
 from deepseek_client import AsyncDeepSeek, DeepSeek, Timeout, types
-from deepseek_client.sse import DONE, encode_event
+from deepseek_client.sse import encode_event
 from deepseek_client.transport.library import library
-
-
-def echo(connection):
-    prompt = connection.request.json["prompt"]
-    if not connection.request.is_stream:
-        connection.reply(json.dumps({"id": "g", "text": prompt}).encode(), 200, "application/json", {})
-        return
-    connection.head()
-    for letter in prompt:
-        connection.chunk(encode_event(json.dumps({"id": "g", "text": letter})))
-    connection.chunk(DONE)
-    connection.end()
 
 
 def begun(kit):
@@ -48,7 +36,7 @@ def num_open_files():
 
 def test_one_async_client_serves_many_event_loops_and_leaves_nothing_open_in_them(server, kit):
     """Nothing is closed by hand: an open socket would be a ResourceWarning, which fails the test."""
-    server.script(echo)
+    server.script(kit.echo)
     client = AsyncDeepSeek(base_url=server.url)
 
     async def once():
@@ -89,7 +77,7 @@ def test_streams_that_are_forgotten_when_the_loop_ends_say_nothing(server, kit, 
 
 
 def test_a_client_that_is_dropped_lets_its_connections_go(server, kit):
-    server.script(echo)
+    server.script(kit.echo)
 
     async def drop():
         client = AsyncDeepSeek(base_url=server.url)
@@ -103,7 +91,7 @@ def test_a_client_that_is_dropped_lets_its_connections_go(server, kit):
 
 @pytest.mark.parametrize("kind", ["threads", "tasks"])
 async def test_many_users_of_one_client_get_their_own_answers(server, kit, kind):
-    server.script(echo)
+    server.script(kit.echo)
     names = [f"user {number}" for number in range(24)]
     if kind == "threads":
         with DeepSeek(base_url=server.url, api_key=lambda: threading.current_thread().name) as client:
