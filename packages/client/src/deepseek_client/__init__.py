@@ -74,8 +74,7 @@ if TYPE_CHECKING:
     from deepseek_client.streaming import AsyncChatStream, AsyncStream, AsyncTextStream, ChatStream, Stream, TextStream
     from deepseek_client.tools import Tool, tool
     from deepseek_client.types.base import Seam, Usage
-    from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage
-    from deepseek_client.types.completions import Completion, Generation
+    from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, ChatMessage, Completion, Generation
     from deepseek_client.types.responses import (
         Response,
         ResponseArgumentsDelta,
@@ -229,8 +228,7 @@ _NAMES_OF = {
     "streaming": ("AsyncChatStream", "AsyncStream", "AsyncTextStream", "ChatStream", "Stream", "TextStream"),
     "tools": ("Tool", "tool"),
     "types.base": ("Seam", "Usage"),
-    "types.chat": ("ChatCompletion", "ChatCompletionChunk", "ChatMessage"),
-    "types.completions": ("Completion", "Generation"),
+    "types.chat": ("ChatCompletion", "ChatCompletionChunk", "ChatMessage", "Completion", "Generation"),
     "types.responses": (
         "Response",
         "ResponseArgumentsDelta",

@@ -22,7 +22,7 @@ from deepseek_client.request import USER_AGENT
 from deepseek_client.terminal.chat_loop import HELP, ChatLoop
 from deepseek_client.terminal.lines import PipedLines, TypedLines, acting_on_interrupts, keep_usage, read_usage
 from deepseek_client.terminal.markdown import AnswerWriter, is_styled
-from deepseek_client.types.completions import Generation
+from deepseek_client.types.chat import Generation
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     )
     from deepseek_client.streaming import AsyncTextStream, TextStream
     from deepseek_client.transport import AsyncTransport, SyncTransport
-    from deepseek_client.types.completions import Generation
+    from deepseek_client.types.chat import Generation
 
 
 class _SharedOptions(TypedDict, total=False):

@@ -35,8 +35,7 @@ from deepseek_client.request import (
 from deepseek_client.resuming import Continuation, Sent, continuation_of
 from deepseek_client.stream_core import Connected, StreamCore
 from deepseek_client.types.base import AnswerModel, WireModel
-from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk
-from deepseek_client.types.completions import Completion, Generation
+from deepseek_client.types.chat import ChatCompletion, ChatCompletionChunk, Completion, Generation
 from deepseek_client.types.services import Model, ModelList
 
 T = TypeVar("T")

@@ -14,8 +14,7 @@ from deepseek_client.stream_core import StreamCore
 from deepseek_client.tee import DEFAULT_TEE_BUFFER, AsyncStreamBranch, StreamBranch, tee, tee_async
 from deepseek_client.transport import AsyncTransport, SyncTransport
 from deepseek_client.types.base import Seam, Usage
-from deepseek_client.types.chat import ChatCompletion
-from deepseek_client.types.completions import Generation
+from deepseek_client.types.chat import ChatCompletion, Generation
 
 
 class _StreamState(Generic[ItemT, AnswerT]):

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from deepseek_client.types.base import Usage
-from deepseek_client.types.chat import ChatCompletionChunk
-from deepseek_client.types.completions import Completion, GenerationChunk
+from deepseek_client.types.chat import ChatCompletionChunk, Completion, GenerationChunk
 
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")

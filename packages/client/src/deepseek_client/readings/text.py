@@ -8,8 +8,11 @@ from typing_extensions import override
 
 from deepseek_client.readings.base import ErrorInChunkError, Reading, SoFar
 from deepseek_client.readings.chat import ChatReading
-from deepseek_client.types.chat import ChatChoice, ChatChunkChoice, ChatCompletion, ChatMessage
-from deepseek_client.types.completions import (
+from deepseek_client.types.chat import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatMessage,
     Completion,
     CompletionChoice,
     CompletionLogprobs,

@@ -10,7 +10,7 @@ from deepseek_client.request import CompletionParams, FimParams, ResponseParams
 from deepseek_client.resources import AsyncRoutes, Form, Routes
 from deepseek_client.streaming import AsyncStream, Stream
 from deepseek_client.types.base import WireModel
-from deepseek_client.types.completions import Completion
+from deepseek_client.types.chat import Completion
 from deepseek_client.types.responses import Response, ResponseEvent
 
 Prompt = str | list[str] | list[int] | list[list[int]]
