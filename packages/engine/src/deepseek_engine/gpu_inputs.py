@@ -123,6 +123,13 @@ class GpuInputs:
         self._free_places = list(range(max_singles, -1, -1))
         self._places: dict[Sequence, _Place] = {}
 
+    def clear(self) -> None:
+        """Zeros in all static tensors, before graphs are captured over them.
+
+        A batch's rows lie otherwise than another size's: what is left of one would be ids and blocks that do not exist.
+        """
+        self._buffer.zero_()
+
     def singles(self, num_rows: int) -> SingleRows:
         """The static tensors of a batch of that many rows, padding included."""
         return self._views(self._buffer, num_rows)

@@ -119,6 +119,7 @@ class GpuRunner:
         pool = torch.cuda.graph_pool_handle()
         if not self._decoder.has_static_chunks:
             chunk_sizes = ()
+        self._inputs.clear()
         if chunk_sizes:
             self._inputs.reserve_chunks(max(chunk_sizes))
         for num_tokens in sorted(chunk_sizes, reverse=True):

@@ -132,3 +132,16 @@ def test_what_the_device_may_still_read_is_not_written_over() -> None:
     for count in range(1, NUM_BUFFERS + 1):  # chunks of prompts: nothing is sampled that would be waited for
         inputs.prepare_mixed([ScheduledSequence(prompt, 2)], 0, 32, None)
         assert sum(copy.is_done for copy in copies) == count
+
+
+def test_graphs_are_captured_over_zeros() -> None:
+    inputs = GpuInputs(max_singles=4, max_blocks=4, block_size=16, device=torch.device("cpu"))
+    prompt = Sequence("p", 0, [7, 2, 3], SamplingParams(), 0)
+    prompt.block_table = [3]
+    rows = inputs.prepare([ScheduledSequence(prompt, 1)], 4, None)
+    assert rows.singles is not None
+    assert rows.singles.token_ids[0] == 7
+    inputs.clear()
+    for size in (1, 2, 4):
+        views = inputs.singles(size)
+        assert not any(view.any() for view in (views.token_ids, views.sources, views.slots, views.block_tables))

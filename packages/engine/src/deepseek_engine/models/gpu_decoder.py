@@ -44,7 +44,7 @@ from deepseek_engine.models.gpu_weights import (
     gain_of,
     gather_layers,
 )
-from deepseek_engine.models.gpu_whole_prompts import WholePrompts
+from deepseek_engine.models.gpu_whole_prompts import GRAIN, WholePrompts
 from deepseek_engine.models.transformer import Transformer
 
 MAX_FLOAT_PAIRS: Final = 8
@@ -122,9 +122,8 @@ class GpuDecoder:
                     attention = FlashGroupedQuery(weights.attention, kv, self._cos_sin, self._flash)
                 else:
                     num_heads = weights.attention.config.num_attention_heads
-                    scratch = scratch or decode_scratch(
-                        self._max_rows, num_heads, kv, self._max_model_len, self._dtype.itemsize
-                    )  # fmt: skip
+                    room = -(-self._max_model_len // cache.block_size) * cache.block_size  # of a row's block table
+                    scratch = scratch or decode_scratch(self._max_rows, num_heads, kv, room, self._dtype.itemsize)
                     attention = GroupedQuery(weights.attention, kv, self._cos_sin, scratch, self._whole_prompts)
             layers.append(_Layer(weights, attention, *self._choosing(weights)))
         self._layers = layers
@@ -228,7 +227,8 @@ class GpuDecoder:
             )  # fmt: skip
 
     def _find_whole_prompts(self, max_tokens: int) -> WholePrompts | None:
-        found = WholePrompts(max_tokens, self.device)
+        longest = min(max_tokens, -(-self._max_model_len // GRAIN) * GRAIN)  # a sequence's, padded
+        found = WholePrompts(longest, self.device)
         has_library = self.device.type != "cuda" or torch.backends.cudnn.is_available()
         is_served = self._latent is None and self._flash is None and self._dtype.itemsize == 2 and has_library
         return found if is_served and found.is_used else None

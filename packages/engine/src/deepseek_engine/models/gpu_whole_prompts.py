@@ -52,7 +52,7 @@ class WholePrompts:
     """Which chunks are such prompts, and their attention.
 
     Args:
-        max_tokens: of a step.
+        max_tokens: of a padded prompt at most.
         device: of the model.
     """
 
