@@ -67,7 +67,8 @@ def _draw_panel(axis: Any, panel: Panel, lines: Sequence[Line]) -> None:
     values = [line.figure(panel.workload, panel.figure) or 0.0 for line in lines]
     axis.barh(range(len(lines)), values, color=[_OURS if line.is_ours else _THEIRS for line in lines], height=0.62)
     for row, (line, value) in enumerate(zip(lines, values, strict=True)):
-        axis.text(value, row, f" {value:,.0f}" if value >= 100 else f" {value:.2f}", va="center", fontsize=8)
+        number = "not measured" if not value else f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+        axis.text(value, row, f" {number}", va="center", fontsize=8)
         best = limit(panel, line)
         if best is not None:
             axis.plot([best, best], [row - 0.4, row + 0.4], color=_FLOOR, linewidth=1.5)
