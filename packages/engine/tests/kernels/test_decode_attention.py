@@ -15,7 +15,7 @@ from deepseek_engine.kernels.triton.decode_attention import (
     decode_scratch,
 )
 from deepseek_engine.kernels.triton.decode_attention_pipelined import PipelinedConfig, is_pipelined
-from deepseek_engine.kernels.triton.decode_attention_vectors import MAX_GROUP, VectorConfig
+from deepseek_engine.kernels.triton.decode_attention_vectors import MAX_GROUP, VectorConfig, serves_vectors
 from deepseek_engine.testing.paged_attention import (
     DEVICE,
     IS_GPU,
@@ -112,11 +112,16 @@ def test_drafts_of_one_sequence_see_what_was_cached_before_them(is_int8: bool, c
     assert_same_cache(kv, before, torch.bfloat16)
 
 
-def test_many_rows_and_an_int8_cache_take_the_pipelined_kernel() -> None:
+def test_the_kernel_is_chosen_by_rows_cache_and_group() -> None:
     plain, _ = Draw(6, SEED_HEADS, torch.bfloat16).paged([1], 16, is_int8=False)
     int8, _ = Draw(6, SEED_HEADS, torch.bfloat16).paged([1], 16, is_int8=True)
     assert [is_pipelined(batch, plain) for batch in (1, 32, 48, 256)] == [False, False, True, True]
     assert [is_pipelined(batch, int8) for batch in (1, 8, 9, 256)] == [False, False, True, True]
+    group = SEED_HEADS.queries
+    assert [serves_vectors(batch, group, plain, 2) for batch in (1, 47, 48)] == [False, False, True]
+    assert [serves_vectors(batch, group, int8, 2) for batch in (1, 23, 24)] == [False, False, True]
+    assert serves_vectors(1, group, plain, 4)
+    assert not serves_vectors(256, 5 * SEED_HEADS.keys, plain, 2), "a group of five"
 
 
 @pytest.mark.skipif(not IS_GPU, reason="needs a CUDA device")
