@@ -33,6 +33,7 @@ from deepseek_engine.layers.rotary import rotary_table
 from deepseek_engine.model_config import LatentConfig, ModelConfig, RouterConfig
 from deepseek_engine.models.gpu_attention import GpuAttention, GroupedQuery, Latent, StepRows, step_rows
 from deepseek_engine.models.gpu_flash_attention import FlashGroupedQuery
+from deepseek_engine.models.gpu_kernel_names import kernel_names
 from deepseek_engine.models.gpu_linear import Rows, multiply, wants_int8
 from deepseek_engine.models.gpu_weights import (
     DenseWeights,
@@ -162,35 +163,12 @@ class GpuDecoder:
 
     def kernels(self) -> dict[str, str]:
         """Which kernels serve which part of a step."""
-        first = self._weights[-1]
-        is_latent = isinstance(first.attention, LatentWeights)
-        weights = "int8" if first.attention.output.scale is not None else str(self._dtype).removeprefix("torch.")
-        kind = "latent" if is_latent else "grouped queries"
-        library = "triton" if self._flash is None else f"flash-attn {self._flash.version}"
-        few = f"triton, weights in {weights} read once"
-        many = "triton, int8 x int8" if weights == "int8" else "cublas, and triton for experts"
-        if self._linear_library is not None:
-            few = many = self._beside(self._linear_library)
-        whole = {} if self._whole_prompts is None else {"long prompts": "cudnn, keys and values side by side"}
-        return {
-            **whole,
-            "attention": f"{library}, {kind}, pages of {self._block_size} tokens",
-            "one token": "triton, four launches a layer beside attention" if self._is_fused else "as few rows",
-            "few rows": few,
-            "many rows": many,
-            "sampling": "triton",
-        }
-
-    def _beside(self, library: str) -> str:
-        """What bitsandbytes multiplies, and what others do beside it."""
-        dense = [self._head, *(matrix for layer in self._weights for matrix in layer.dense_matrices)]
-        parts = [f"{library} for dense layers, int8 x int8 with a scale a token"]
-        if any(isinstance(layer.feed_forward, ExpertWeights) for layer in self._weights):
-            parts.append("triton for experts")
-        if any(matrix.scale is None for matrix in dense):
-            where = "the head" if all(matrix.scale is not None for matrix in dense[1:]) else "dense layers"
-            parts.append(f"triton and cublas for {where} in {str(self._dtype).removeprefix('torch.')}")
-        return ", ".join(parts)
+        return kernel_names(
+            self._weights, self._head, self._dtype, self._block_size,
+            flash=None if self._flash is None else f"flash-attn {self._flash.version}",
+            dense_library=self._linear_library,
+            has_whole_prompts=self._whole_prompts is not None, is_fused=self._is_fused,
+        )  # fmt: skip
 
     def hidden(self, step: GpuStep, x_TH: Tensor) -> Tensor:
         """Compute a step and fill the cache; [R, H] after the last norm.

@@ -24,7 +24,7 @@ from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
 from deepseek_engine.kernels.triton.decode_attention_pipelined import (
     PipelinedConfig,
     choose_pipelined_config,
-    combine_shares,
+    combine_if_last,
     is_pipelined,
     launch_pipelined,
 )
@@ -306,11 +306,9 @@ def _decode_attention(  # noqa: C901 - one program, from its share of the contex
     tl.store(totals + place * 2, largest, mask=heads < GROUP)
     tl.store(totals + place * 2 + 1, total, mask=heads < GROUP)
     tl.store(partials + place[:, None] * D + features, weighted, mask=q_mask)
-    tl.debug_barrier()  # the whole program's stores come before its arrival
-    counter = counters + row * KV_HEADS + head
-    if tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == num_shares - 1:
-        tl.store(counter, 0)  # for the next launch
-        combine_shares(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
+    combine_if_last(
+        partials, totals, counters + row * KV_HEADS + head, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED
+    )  # fmt: skip
 
 
 def decode_attention(

@@ -80,7 +80,7 @@ def choose_pipelined_config(batch: int, kv: PagedKV, max_context: int, element_b
 
 
 @triton.jit(do_not_specialize=["num_splits", "min_split", "block_tables", "context_lens", "table_stride"])
-def _decode_attention_pipelined(  # noqa: C901 - one program, from its share of the context to the row's result
+def _decode_attention_pipelined(
     qkv, out, keys, values, key_scales, value_scales, cos_sin, q_norm, k_norm, block_tables, context_lens,
     partials, totals, counters, qkv_stride, table_stride, num_splits, min_split, scale, eps,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -183,11 +183,9 @@ def _decode_attention_pipelined(  # noqa: C901 - one program, from its share of 
     tl.store(totals + place * 2, largest, mask=heads < GROUP)
     tl.store(totals + place * 2 + 1, total, mask=heads < GROUP)
     tl.store(partials + place[:, None] * D + features, weighted, mask=q_mask)
-    tl.debug_barrier()  # the whole program's stores come before its arrival
-    counter = counters + row * KV_HEADS + head
-    if tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == num_shares - 1:
-        tl.store(counter, 0)  # for the next launch
-        combine_shares(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
+    combine_if_last(
+        partials, totals, counters + row * KV_HEADS + head, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED
+    )  # fmt: skip
 
 
 @triton.jit
@@ -219,6 +217,18 @@ def combine_shares(
             largest = higher
         result = (weighted / total)[None, :]
         tl.store(out + one * D + features, result.to(out.dtype.element_ty), mask=is_feature)
+
+
+@triton.jit
+def combine_if_last(
+    partials, totals, counter, out, first, num_shares,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, COMBINED: tl.constexpr,
+):  # fmt: skip
+    """Arrive with a share that is stored; whoever does so last adds all shares up."""
+    tl.debug_barrier()  # the whole program's stores come before its arrival
+    if tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == num_shares - 1:
+        tl.store(counter, 0)  # for the next launch
+        combine_shares(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
 
 
 def launch_pipelined(

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
-from deepseek_engine.kernels.triton.decode_attention_pipelined import combine_shares
+from deepseek_engine.kernels.triton.decode_attention_pipelined import combine_if_last
 from deepseek_engine.kernels.triton.launch import (
     has_dependent_launch,
     let_next_begin,
@@ -221,11 +221,9 @@ def _decode_attention_vectors(
     tl.store(totals + places * 2 + features, top, mask=is_first)
     tl.store(totals + places * 2 + 1 + features, sums, mask=is_first)
     tl.store(partials + places * D + features, result, mask=q_mask)
-    tl.debug_barrier()  # the whole program's stores come before its arrival
-    counter = counters + row * KV_HEADS + head
-    if tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == num_shares - 1:
-        tl.store(counter, 0)  # for the next launch
-        combine_shares(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
+    combine_if_last(
+        partials, totals, counters + row * KV_HEADS + head, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED
+    )  # fmt: skip
 
 
 def launch_vectors(
