@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from deepseek_gateway.ledger import journal
+from deepseek_gateway.ledger import disk
 from deepseek_gateway.testing.caller import Caller, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
 from deepseek_gateway.testing.serving import serving
@@ -20,10 +20,10 @@ BODY = {"prompt": "a", "fake": {"tokens": 1}}
 async def test_an_answer_without_money_waits_for_the_disk_only_where_all_do(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, wait: str
 ) -> None:
-    disk, sync, engine = threading.Event(), journal._sync_files, FakeEngine()
+    may_go_on, sync, engine = threading.Event(), disk.sync_files, FakeEngine()
 
     def slow_sync(*arguments: object) -> None:
-        assert disk.wait(30)
+        assert may_go_on.wait(30)
         sync(*arguments)
 
     async with (
@@ -32,7 +32,7 @@ async def test_an_answer_without_money_waits_for_the_disk_only_where_all_do(
         aiohttp.ClientSession() as session,
     ):
         caller = Caller(session, running.url, running.key())
-        monkeypatch.setattr(journal, "_sync_files", slow_sync)
+        monkeypatch.setattr(disk, "sync_files", slow_sync)
         try:
             asking = asyncio.create_task(caller.post(body=BODY))
             await until(lambda: len(engine.finished) == 1)
@@ -40,7 +40,7 @@ async def test_an_answer_without_money_waits_for_the_disk_only_where_all_do(
                 for _ in range(3):  # turns of the loop in which the answer would leave
                     await asyncio.sleep(0.01)
                 assert not asking.done()
-                disk.set()
+                may_go_on.set()
             assert (await asking).status == 200
         finally:
-            disk.set()
+            may_go_on.set()

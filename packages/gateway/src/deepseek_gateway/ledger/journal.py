@@ -1,11 +1,9 @@
 """An append-only file of checksummed JSON lines: what a kill or a power cut must not lose.
 
 A record is `length (4 bytes) + CRC-32 (4 bytes) + JSON + LF`, big-endian. `append` hands it to the kernel at once, so
-that it outlives this process; `durable` waits for the disk, so that it outlives the machine. Waiters share one
-fdatasync; records that nobody waits for are synced in groups, a few milliseconds later.
+that it outlives this process; `disk` brings it to the disk, so that it outlives the machine.
 """
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -13,17 +11,15 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from deepseek_gateway.errors import ConfigurationError, JournalError
+from deepseek_gateway.ledger.disk import DiskSync
 
 MAX_RECORD_BYTES = 64 * 1024
-GROUP_S = 0.005
-"""Seconds in which records gather that nobody waits for, so that one sync takes many."""
 
 _HEAD = struct.Struct(">II")
 _PROBE = b"\xff" * 4096
@@ -55,12 +51,8 @@ class Journal:
         self._retired_fds: list[int] = []
         self._fd = -1
         self._size = 0
-        self._written = self._synced = 0
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
-        self._syncing: asyncio.Task[None] | None = None
-        self._is_wanted = False
-        self._grouping: asyncio.TimerHandle | None = None
-        self._executor = ThreadPoolExecutor(1, "journal-sync")
+        self._written = 0
+        self.disk = DiskSync(folder, self._to_sync, self._refused)
         self.failure: str | None = None
 
     @property
@@ -92,7 +84,7 @@ class Journal:
                 path.unlink()
 
     def append(self, record: Record) -> int:
-        """Write a record to the file; gives its ticket for `durable`.
+        """Write a record to the file; gives its number for `disk.durable`.
 
         Raises:
             JournalError: the disk is full or broken; the file is as it was before.
@@ -128,83 +120,31 @@ class Journal:
         finally:
             os.ftruncate(self._fd, self._size)
 
-    async def durable(self, ticket: int) -> None:
-        """Wait until the record of a ticket is on the disk.
-
-        Raises:
-            JournalError: the disk refused.
-        """
-        if ticket > self._synced:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append((ticket, waiter))
-            self._keep_syncing()
-            await waiter
-
-    def begin_sync(self) -> None:
-        """Let the disk work while the request finds its engine: `durable` then waits less, or not at all."""
-        self._is_wanted = True
-        self._keep_syncing()
-
-    def sync_soon(self) -> None:
-        """Have what is written on the disk within `GROUP_S`, with all that is written until then."""
-        if self._grouping is None:
-            self._grouping = asyncio.get_running_loop().call_later(GROUP_S, self._sync_group)
-
-    def _sync_group(self) -> None:
-        self._grouping = None
-        if self._fd >= 0 and self._written > self._synced:
-            self.begin_sync()
-
-    def _keep_syncing(self) -> None:
-        if self._syncing is None or self._syncing.done():
-            self._syncing = asyncio.create_task(self._sync())
-
     async def sync(self) -> None:
         """Wait until everything written so far is on the disk.
 
         Raises:
             JournalError: the disk refused.
         """
-        await self.durable(self._written)
+        await self.disk.durable(self._written)
 
     async def close(self) -> None:
         """Write everything to the disk and let the folder go."""
-        if self._grouping is not None:
-            self._grouping.cancel()
         with contextlib.suppress(JournalError):
             await self.sync()
-        self._is_wanted = False
-        if self._syncing is not None:
-            await self._syncing
-        self._executor.shutdown()
+        await self.disk.close()
         descriptors = (*self._retired_fds, self._fd, self._lock_fd)
         self._retired_fds, self._fd = [], -1  # the number may soon be another file's: nothing may be written to it
         for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
 
-    async def _sync(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiters or self._is_wanted:
-            self._is_wanted = False
-            target, retired, current = self._written, self._retired_fds, self._fd
-            self._retired_fds = []
-            try:
-                await loop.run_in_executor(self._executor, _sync_files, retired, current, self._folder)
-            except OSError as error:
-                self.failure = error.strerror
-                self._finish_waiters(target, JournalError(f"the journal cannot be synced: {error.strerror}"))
-            else:
-                self._synced = target
-                self._finish_waiters(target, None)
+    def _to_sync(self) -> tuple[int, list[int], int]:
+        retired, self._retired_fds = self._retired_fds, []
+        return self._written, retired, self._fd
 
-    def _finish_waiters(self, target: int, error: JournalError | None) -> None:
-        waiting, self._waiters = self._waiters, []
-        for ticket, waiter in waiting:
-            if ticket > target:
-                self._waiters.append((ticket, waiter))
-            elif not waiter.done():
-                waiter.set_result(None) if error is None else waiter.set_exception(error)
+    def _refused(self, failure: str) -> None:
+        self.failure = failure
 
 
 def read_segment(path: Path) -> Iterator[Record]:
@@ -219,19 +159,6 @@ def read_segment(path: Path) -> Iterator[Record]:
             return
         yield orjson.loads(payload)
         at += length
-
-
-def _sync_files(retired: list[int], current: int, folder: Path) -> None:
-    for descriptor in retired:
-        os.fdatasync(descriptor)
-        os.close(descriptor)
-    os.fdatasync(current)
-    if retired:  # the current file is new: its name must be on the disk too
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _segments(folder: Path) -> list[Path]:

@@ -38,7 +38,9 @@ MAX_PENDING_ROWS = 100_000
 MAX_REFUSALS = 100
 """Refused requests that are kept between two flushes: a flood of them must not become the store's load."""
 
-FLUSH_DELAY_S = 0.05
+FLUSH_DELAY_S = 0.2
+"""Seconds in which rows gather: a commit touches a page of each index, for one row as for many."""
+
 MAX_RETRY_DELAY_S = 5.0
 
 
@@ -138,15 +140,15 @@ class Ledger:
             raise JournalError("the store takes no rows")
         ticket = self._journal.append(admit_record(admission))
         if is_awaited:
-            self._journal.begin_sync()
+            self._journal.disk.begin()
         else:
-            self._journal.sync_soon()
+            self._journal.disk.soon()
         self._open[admission.request_id] = _Open(admission)
         return ticket
 
     async def durable(self, ticket: int) -> None:
         """Wait until a journaled admission is on the disk."""
-        await self._journal.durable(ticket)
+        await self._journal.disk.durable(ticket)
 
     def observe(self, request_id: str, attempt: int, tokens: TokenCounts) -> bool:
         """Note the tokens of a running request: at once the first time, then once a second; False if too early."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from deepseek_gateway.audit.life import Refusal
 from deepseek_gateway.cli import COMMANDS, main
-from deepseek_gateway.ledger import journal
+from deepseek_gateway.ledger import disk
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.records import Settled
 from deepseek_gateway.relay.usage_tap import Chunk, UsageTap
@@ -46,7 +46,7 @@ class _Plan:
 
 
 def _arm(plan: _Plan) -> None:
-    append, keep, sync = Journal.append, Books.keep, journal._sync_files  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    append, keep, sync = Journal.append, Books.keep, disk.sync_files
     post, take = UpstreamClient.post, UsageTap.take
 
     def crashing_append(self: Journal, record: dict[str, Any]) -> int:
@@ -83,7 +83,7 @@ def _arm(plan: _Plan) -> None:
         crashing_take,
         crashing_post,
     )
-    journal._sync_files = crashing_sync  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    disk.sync_files = crashing_sync
 
 
 def serve_in_turn(points: Sequence[str], arguments: Sequence[str]) -> int:
