@@ -4,7 +4,7 @@ WORKDIR /src
 COPY packages/client packages/client
 COPY packages/gateway packages/gateway
 RUN python -m venv /opt/deepseek \
-    && /opt/deepseek/bin/pip install --no-cache-dir ./packages/client "./packages/gateway[postgres,redis,retention,otel]"
+    && /opt/deepseek/bin/pip install --no-cache-dir ./packages/client "./packages/gateway[postgres,redis,retention,otel,oidc]"
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --home-dir /var/lib/deepseek-gateway --create-home deepseek

