@@ -42,6 +42,7 @@ def settled(key: str) -> Settled:
         request_id="req-1", attempt=2, key_id=key, route="/v1/generate", model="m", upstream="http://b", stream=True,
         status="finished", end_reason="stop", http_status=200, prompt_tokens=5, completion_tokens=7,
         cached_tokens=1, accuracy="exact", latency_ms=12.5, ttft_ms=3.25, created=1795392000.0,
+        cost_nano=190_000_000, price_version="m@2026-01-01",
     )  # fmt: skip
     tries = (
         Attempt(1, "http://a", "up-1", 0.1, 2.0, 503, fault="the engine at http://a answers 503: busy"),
@@ -58,6 +59,7 @@ def test_a_request_is_traced_by_our_id_and_by_the_callers(run: Run, key: str, st
     for part in ("caller's  my-id", f"key       {key}", "policy p1, word lists w1", "answers 503: busy", "up-2"):
         assert part in text
     assert "5 prompt (1 cached), 7 completion, exact" in text
+    assert "cost      0.19, at the price m@2026-01-01\n" in text
     assert json.loads(run("trace", "my-id", "--json"))["attempts"][1]["upstream"] == "http://b"
     assert "there is no request" in run("trace", "nothing", status=1)
 
@@ -67,6 +69,8 @@ def test_the_log_is_listed_verified_exported_and_its_head_kept(run: Run, key: st
     listed = run("audit", "list")
     assert listed.index("key.revoke") < listed.index("key.create")
     assert "cli:" in listed
+    assert "key.revoke" in run("audit", "list", "--since", "1h")
+    assert "key.revoke" not in run("audit", "list", "--until", "1h")
     head = run("audit", "head")
     heads = state_dir / "heads"
     heads.write_text(head)

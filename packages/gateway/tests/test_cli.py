@@ -13,6 +13,7 @@ import pytest
 
 from deepseek_gateway.auth.keys import parse_key
 from deepseek_gateway.cli import main
+from deepseek_gateway.cli.common import parse_moment
 from deepseek_gateway.testing.command import Command
 from deepseek_gateway.testing.processes import FAKE_ENGINE, GATEWAY, RunningProcess, gateway_command, make_state
 
@@ -170,6 +171,19 @@ def test_many_keys_go_into_a_file_that_only_its_owner_reads(state: Path, command
     assert len(command.json("key", "list", "--state", state, "--limit", 601)) == 601
     printed = command("key", "create", "--name", "b", "--count", 3, "--state", state)[1].split()
     assert all(parse_key(text) is not None for text in printed)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2027-01-31", 1801353600),
+        ("2027-01-31T10:00", 1801353600 + 36000),
+        ("2027-01-31T10:00+08:00", 1801353600 + 2 * 3600),
+        ("2027-01-31T00:00Z", 1801353600),
+    ],
+)
+def test_a_moment_is_utc_unless_it_says_otherwise(text: str, moment: float) -> None:
+    assert parse_moment(text) == moment
 
 
 @pytest.mark.parametrize("arguments", [["--rpm", "0"], ["--expires", "soon"], ["--scope", "god"], []])

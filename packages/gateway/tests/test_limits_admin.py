@@ -7,6 +7,8 @@ import pytest
 
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.limits.drafts import LimitDraft
+from deepseek_gateway.storage.rules import LimitEvent
+from deepseek_gateway.storage.store import open_store
 from deepseek_gateway.testing.caller import until
 from deepseek_gateway.testing.command import Command
 from deepseek_gateway.testing.stack import OPERATOR, Stack
@@ -127,6 +129,16 @@ def test_commands_set_list_and_remove_limits_and_top_up_balances(tmp_path: Path,
     assert command.json("limit", "list", *there) == []
     assert "no limit has the id" in command("limit", "remove", rule["id"], *there)[2]
     assert "limit" in command("limit", "set", "tokens-per-day", "x", *there)[2]
+    refused = command("limit", "set", "money-per-month", "-1", "--org", "acme", *there)[2]
+    assert "limit=-1.00: money_per_month takes an amount of money from 0.000000001 to 9007199.254740991" in refused
+    event = {"rule_id": "r", "counter": "c", "since": 0.0, "created": 0.0, "request_id": "req-1"}
+    event |= dict.fromkeys(("org_id", "team_id", "user_id", "key_id", "model"))
+    store = open_store(state / "gateway.sqlite3", None)
+    store.rules.insert_events([LimitEvent(kind="money_per_day", amount=1_500_000_000, taken=2 * 10**9, **event)])
+    store.close()
+    assert "money_per_day  1.50    2.00" in command("limit", "events", *there)[1]
+    (seen,) = command.json("limit", "events", *there)
+    assert (seen["amount"], seen["taken"]) == ("1.50", "2.00")
     topped = command.json("balance", "top-up", "5", "--org", "acme", "--note", "first", *there)
     assert (topped["account"], topped["total"], topped["currency"]) == (f"org:{org}", "5.00", "CNY")
     assert command.json("balance", "top-up", "1.25", "--org", "acme", "--grant", *there)["total"] == "6.25"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deepseek_gateway.audit.chain import known_heads
 from deepseek_gateway.audit.service import AuditService
-from deepseek_gateway.cli.common import Commands, add_state_flag, administering, parse_moment, table
+from deepseek_gateway.cli.common import Commands, add_state_flag, administering, parse_past, table
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.storage.audit import AuditFilter
 
@@ -90,8 +90,10 @@ def _add_list(actions: Commands) -> None:
     parser.add_argument("--action", help="such as key.rotate, or key.* for all on keys")
     parser.add_argument("--subject", metavar="ID", help="what it was done to")
     parser.add_argument("--request", metavar="ID", help="the HTTP request that it came by")
-    parser.add_argument("--since", type=parse_moment, metavar="DATE", help="from this date on, UTC")
-    parser.add_argument("--until", type=parse_moment, metavar="DATE", help="before this date, UTC")
+    parser.add_argument(
+        "--since", type=parse_past, metavar="DATE", help="from this date (UTC) on, or 7d: the last week"
+    )
+    parser.add_argument("--until", type=parse_past, metavar="DATE", help="before this date (UTC), or 7d: a week ago")
     parser.add_argument("--before", type=int, metavar="N", help="only those before this sequence number")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="entries at most (50, up to 200)")
     parser.set_defaults(run=run_list)

@@ -178,16 +178,22 @@ def parse_duration(text: str) -> float:
     return int(match[1]) * _SECONDS[match[2]]
 
 
-def parse_moment(text: str) -> float:
-    """The Unix time of a date in UTC (2027-01-31), or of a duration from now (30d)."""
+def parse_moment(text: str, *, direction: int = 1) -> float:
+    """The Unix time of a date (2027-01-31; UTC unless it says otherwise), or of a duration from now (30d)."""
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except ValueError:
         pass
     try:
-        return time.time() + parse_duration(text)
+        return time.time() + direction * parse_duration(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is no date like 2027-01-31 and no duration like 30d") from None
+
+
+def parse_past(text: str) -> float:
+    """The same, with durations before now: `7d` is a week ago."""
+    return parse_moment(text, direction=-1)
 
 
 def parse_day(text: str) -> float:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from dataclasses import asdict
 
 from deepseek_gateway.cli.common import (
     Administration,
@@ -15,10 +14,11 @@ from deepseek_gateway.cli.common import (
     table,
 )
 from deepseek_gateway.cli.people import owner_id
-from deepseek_gateway.limits.drafts import LimitDraft, rule_json
+from deepseek_gateway.limits.drafts import LimitDraft, event_json, rule_json
 from deepseek_gateway.limits.rules import EACH, Kind, LimitRule
 from deepseek_gateway.limits.service import LimitService
 from deepseek_gateway.people.records import OwnerKind
+from deepseek_gateway.storage.rules import LimitEvent
 
 SUBJECTS = ("org_id", "team_id", "user_id", "key_id", "model")
 
@@ -82,13 +82,10 @@ def run_events(parsed: argparse.Namespace) -> int:
     with administering(parsed) as admin:
         events = LimitService(admin.store).events(admin.by, parsed.limit)
     if parsed.json:
-        print(json.dumps([asdict(event) for event in events]))
+        print(json.dumps([event_json(event) for event in events]))
         return 0
     titles = ("when", "limit", "kind", "amount", "taken", "request")
-    rows = [
-        [date_text(each.created), each.rule_id, each.kind, each.amount, each.taken, each.request_id] for each in events
-    ]
-    print(table(titles, rows))
+    print(table(titles, [_event_row(event) for event in events]))
     return 0
 
 
@@ -120,3 +117,9 @@ def _row(rule: LimitRule) -> list[object]:
     kind = f"{rule.kind} (soft)" if rule.soft else rule.kind.value
     zone = rule.time_zone if rule.kind.period is not None else "-"
     return [rule.id, kind, rule_json(rule)["limit"], whom, zone, rule.on_failure, date_text(rule.created)]
+
+
+def _event_row(event: LimitEvent) -> list[object]:
+    shown = Kind(event.kind).shown
+    amounts = (shown(event.amount), shown(event.taken))
+    return [date_text(event.created), event.rule_id, event.kind, *amounts, event.request_id]

@@ -8,6 +8,7 @@ from typing import Any
 
 from deepseek_gateway.audit.service import TraceService
 from deepseek_gateway.cli.common import Commands, add_state_flag, administering
+from deepseek_gateway.money.amounts import money_text
 
 
 def add_parser(commands: Commands) -> None:
@@ -64,9 +65,8 @@ def _end_lines(trace: dict[str, Any]) -> Iterator[str]:
             f"completion, {row['accuracy']}"
         )
         yield f"times     first token {first}, total {row['latency_ms']:.1f} ms"
-        more = {name: value for name, value in row.items() if name.startswith(("cost", "price")) and value}
-        if more:
-            yield "cost      " + ", ".join(f"{name} {value}" for name, value in more.items())
+        if row["price_version"]:
+            yield f"cost      {money_text(row['cost_nano'])}, at the price {row['price_version']}"
     for act in trace["acts"]:
         yield f"act       {act['action']} {act['subject']} by {act['actor']}"
     payload = trace["payload"]

@@ -2,13 +2,15 @@
 
 import secrets
 import time
+from dataclasses import asdict
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from deepseek_gateway.auth.fields import Draft, Id, ModelPattern
 from deepseek_gateway.limits.rules import Kind, LimitRule
-from deepseek_gateway.money.amounts import money_text, parse_money
+from deepseek_gateway.money.amounts import parse_money
+from deepseek_gateway.storage.rules import LimitEvent
 
 Each = Literal["*"]
 KindName = Literal[
@@ -77,5 +79,10 @@ class LimitDraft(Draft):
 
 def rule_json(rule: LimitRule) -> dict[str, object]:
     """A rule for listings: money as a decimal in quotes."""
-    shown = rule.to_json()
-    return {**shown, "limit": money_text(rule.limit) if rule.kind.unit == "money" else rule.limit}
+    return {**rule.to_json(), "limit": rule.kind.shown(rule.limit)}
+
+
+def event_json(event: LimitEvent) -> dict[str, object]:
+    """A reached soft limit for listings: money as a decimal in quotes."""
+    shown = Kind(event.kind).shown
+    return {**asdict(event), "amount": shown(event.amount), "taken": shown(event.taken)}

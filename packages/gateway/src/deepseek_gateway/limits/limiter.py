@@ -12,7 +12,6 @@ from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.rulebook import Meter, Plan
 from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitRule, LimitsUnavailable, Standing
 from deepseek_gateway.limits.windows import Window
-from deepseek_gateway.money.amounts import money_text
 
 Spent = Callable[[Meter, Window], Awaitable[int]]
 """What the ledger says was spent under a budget in a window, in the budget's unit."""
@@ -114,7 +113,7 @@ def used_up(rule: LimitRule, window: Window | None) -> LimitReached:
 
 def name_of(rule: LimitRule) -> str:
     """A rule as messages call it: `tokens_per_minute=6000`, with whom it is for unless it is the key's own."""
-    text = f"{rule.kind}={rule.limit}" if rule.kind.unit != "money" else f"{rule.kind}={money_text(rule.limit)}"
+    text = f"{rule.kind}={rule.kind.shown(rule.limit)}"
     if rule.kind is Kind.BALANCE:
         text = "the prepaid balance"
     if rule.id.startswith(("key:", "balance:")):
@@ -130,22 +129,17 @@ def name_of(rule: LimitRule) -> str:
     return f"{text} (rule {rule.id}{': ' if whom else ''}{whom})"
 
 
-def _amount(rule: LimitRule, value: int) -> str:
-    return money_text(value) if rule.kind.unit == "money" else str(value)
-
-
 def _message(shortage: Shortage, ask: Ask) -> str:
     rule, wait = shortage.rule, shortage.wait_s
     name = name_of(rule)
     if shortage.window is not None:
-        left = max(0, shortage.left)
+        left, needed = rule.kind.shown(max(0, shortage.left)), rule.kind.shown(shortage.needed)
         if rule.kind is Kind.BALANCE:
-            needed = money_text(shortage.needed)
-            return f"Insufficient Balance: {money_text(left)} is left, and this request needs about {needed}"
-        if left == 0:
+            return f"Insufficient Balance: {left} is left, and this request needs about {needed}"
+        if shortage.left <= 0:
             return f"{name} is used up: {_ending(rule, shortage.window)}"
         return (
-            f"{_amount(rule, left)} of {name} are left, and this request needs about {_amount(rule, shortage.needed)} "
+            f"{left} of {name} are left, and this request needs about {needed} "
             f"({ask.prompt_tokens} tokens for its prompt and {ask.completion_tokens} for its answer): ask for less, or "
             f"wait until {_ending(rule, shortage.window)}"
         )

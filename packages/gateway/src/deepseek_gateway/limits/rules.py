@@ -5,6 +5,8 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
+from deepseek_gateway.money.amounts import money_text
+
 MAX_LIMIT = 2**53 - 1
 """Largest limit: whole numbers up to here are exact in Lua and JSON. As nano-units it is nine million of a currency."""
 
@@ -33,6 +35,10 @@ class Kind(StrEnum):
     def period(self) -> "Period | None":
         """The calendar window of a budget; None for rates and concurrency."""
         return _PERIODS.get(self)
+
+    def shown(self, amount: int) -> int | str:
+        """An amount for people and JSON: money as a decimal."""
+        return money_text(amount) if self.unit == "money" else amount
 
 
 Unit = Literal["requests", "tokens", "money"]
@@ -138,7 +144,9 @@ class LimitRule:
     def __post_init__(self) -> None:
         least = 0 if self.kind is Kind.BALANCE else 1
         if not least <= self.limit <= MAX_LIMIT:
-            raise ValueError(f"limit={self.limit}: {self.kind} takes a whole number from 1 to {MAX_LIMIT}")
+            takes = "an amount of money" if self.kind.unit == "money" else "a whole number"
+            shown, first, last = map(self.kind.shown, (self.limit, least, MAX_LIMIT))
+            raise ValueError(f"limit={shown}: {self.kind} takes {takes} from {first} to {last}")
         if not self.on_failure:
             object.__setattr__(self, "on_failure", "share" if self.kind.period is None else "deny")
         if self.on_failure == "share" and self.kind.period is not None:

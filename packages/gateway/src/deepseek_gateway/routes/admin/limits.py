@@ -1,14 +1,15 @@
 """/admin/limits and /admin/limit-events."""
 
-from dataclasses import asdict
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from deepseek_gateway.auth.records import Scope
-from deepseek_gateway.limits.drafts import KindName, LimitDraft, rule_json
+from deepseek_gateway.limits.drafts import KindName, LimitDraft, event_json, rule_json
 from deepseek_gateway.routes.admin.answers import Answer
 from deepseek_gateway.routes.admin.operation import AdminCall, AdminOperation
+
+Amount = Annotated[int | str, Field(description="of money a decimal")]
 
 
 class LimitAnswer(Answer):
@@ -16,7 +17,7 @@ class LimitAnswer(Answer):
 
     id: str
     kind: KindName
-    limit: Annotated[int | str, Field(description="of money a decimal")]
+    limit: Amount
     org_id: str | None
     team_id: str | None
     user_id: str | None
@@ -35,14 +36,14 @@ class LimitList(Answer):
 
 
 class LimitEventAnswer(Answer):
-    """A soft limit that was reached: once a window and counter. Amounts of money are in nano-units."""
+    """A soft limit that was reached: once a window and counter."""
 
     rule_id: str
     counter: str
     since: float
     kind: KindName
-    amount: int
-    taken: int
+    amount: Amount
+    taken: Amount
     org_id: str | None
     team_id: str | None
     user_id: str | None
@@ -88,7 +89,7 @@ def _delete(call: AdminCall) -> object:
 
 def _events(call: AdminCall) -> object:
     query: EventQuery = call.query
-    return {"data": [asdict(event) for event in call.gateway.limits.events(call.by, query.limit)]}
+    return {"data": [event_json(event) for event in call.gateway.limits.events(call.by, query.limit)]}
 
 
 ONE: Final = "/admin/limits/{limit_id}"
