@@ -5,6 +5,7 @@ import asyncio
 from starlette.types import Receive, Scope
 
 from deepseek_gateway.edge.context import header
+from deepseek_gateway.edge.cycle import caller_of
 from deepseek_gateway.edge.watch import CallerGoneError
 from deepseek_gateway.errors import ApiError
 
@@ -19,6 +20,11 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
+    caller = caller_of(receive)
+    if caller is not None and (whole := caller.whole_body()) is not None:
+        if len(whole) > max_bytes:
+            raise _too_large(max_bytes)
+        return whole
     try:
         async with asyncio.timeout(timeout_s):
             return await _read(receive, max_bytes)

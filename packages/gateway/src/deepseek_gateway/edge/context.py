@@ -1,6 +1,7 @@
 """What is known about one HTTP request while it runs; each layer adds what it learns."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from deepseek_gateway.audit.keeper import Keeping
 
 STATE_KEY = "deepseek_gateway.request"
+HEADERS_KEY = "deepseek_gateway.headers"
 
 
 @dataclass(slots=True)
@@ -76,7 +78,13 @@ def credential(scope: Scope) -> str | None:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """A request header, by its lower-case name; the first if there are several."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return value.decode("latin-1")
-    return None
+    value = headers_of(scope).get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
+    """A request's headers by their lower-case names; the first of each."""
+    known = scope.get(HEADERS_KEY)
+    if known is None:
+        known = scope[HEADERS_KEY] = dict(reversed(scope["headers"]))
+    return known

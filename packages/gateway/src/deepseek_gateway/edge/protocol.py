@@ -7,14 +7,20 @@ servers could read in two ways (both lengths, two hosts, upgrades) is refused, a
 import asyncio
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
+import httptools
+from starlette.types import Scope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from deepseek_client.types import error_body
+from deepseek_gateway.edge.cycle import CallerCycle
 
 LINGER_S = 5.0
 """Seconds in which the rest of a body may arrive after its request was answered, so that the answer gets through."""
 
+ASGI = {"version": "3.0", "spec_version": "2.3"}
 LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
 INVALID = "the request is not valid HTTP"
 
@@ -38,11 +44,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     limits = HeadLimits()
     parser: Any  # uvicorn sets it to None when the connection ends
-    cycle: Any  # None until the first request
+    cycle: Any  # a CallerCycle; None until the first request
+    app: Any
     _in_head = False
     _is_incomplete = False
     _head_bytes = _unparsed_bytes = 0
-    _hosts = 0
     _refusal: tuple[int, str] | None = None
     _timer: asyncio.TimerHandle | None = None
 
@@ -58,6 +64,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Stop the clock."""
         self._stop_timer()
         super().connection_lost(exc)
+        if self.cycle is not None:
+            self.cycle.left()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and see whether the caller takes its time."""
@@ -81,43 +89,65 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        super().on_message_begin()
+        self.url, self.headers = b"", []
         self._in_head = self._is_incomplete = True
-        self._head_bytes = self._unparsed_bytes = self._hosts = 0
+        self._head_bytes = self._unparsed_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        """Count the request line."""
+        """The request line, or a part of it."""
+        self.url += url
         self._count(len(url))
-        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header."""
-        self._count(len(name) + len(value) + 4)
-        if len(self.headers) >= self.limits.max_headers:
+        """A header."""
+        self.headers.append((name.lower(), value))
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.limits.max_bytes:
+            self._count(0)
+        if len(self.headers) > self.limits.max_headers:
             self._stop_parsing(431, f"the request has more than {self.limits.max_headers} headers")
-        super().on_header(name, value)
-        self._hosts += self.headers[-1][0] == b"host"
 
     def on_headers_complete(self) -> None:
         """The head is there: refuse what could be read in two ways, else run the request."""
         self._in_head = False
-        version = self.parser.get_http_version()
-        if self._hosts != 1 and not (self._hosts == 0 and version == "1.0"):
-            self._stop_parsing(400, f"a request has one Host header, not {self._hosts}")
+        version, must_wait = self.parser.get_http_version(), False
+        num_hosts, lengths = 0, list[tuple[bytes, bytes]]()
+        for header in self.headers:
+            name = header[0]
+            if name in LENGTHS:
+                lengths.append(header)
+            elif name == b"host":
+                num_hosts += 1
+            elif name == b"expect":
+                must_wait = header[1].lower() == b"100-continue"
+        if num_hosts != 1 and not (num_hosts == 0 and version == "1.0"):
+            self._stop_parsing(400, f"a request has one Host header, not {num_hosts}")
         if self.parser.should_upgrade():
             self._stop_parsing(400, "this server does not change protocols: leave out Upgrade, and CONNECT")
-        lengths = [(name, value) for name, value in self.headers if name in LENGTHS]
         if len(lengths) > 1:
             self._stop_parsing(400, "a request has one Content-Length or one Transfer-Encoding, not both or several")
         is_encoded = bool(lengths) and lengths[0][0] == b"transfer-encoding"
         if is_encoded and (version == "1.0" or lengths[0][1].strip().lower() != b"chunked"):
             self._stop_parsing(400, "the only Transfer-Encoding is chunked, and HTTP/1.0 has none")
-        super().on_headers_complete()
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        self._begin(CallerCycle(self, self._asgi_scope(version), keep_alive=keep_alive, waits_to_go_on=must_wait))
+
+    def on_body(self, body: bytes) -> None:
+        """More of the body."""
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.changed()
 
     def on_message_complete(self) -> None:
         """The body is there."""
         self._is_incomplete = False
-        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.changed()
 
     def on_response_complete(self) -> None:
         """An answer is out. One that came before the end of its request's body leaves that little time to end."""
@@ -134,6 +164,35 @@ class GuardedProtocol(HttpToolsProtocol):
     def _is_running(self) -> bool:
         """Whether an answer is on its way, or will be."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _asgi_scope(self, version: str) -> Scope:
+        parsed = httptools.parse_url(self.url)
+        path = parsed.path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": version,
+            "method": self.parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": parsed.path,
+            "query_string": parsed.query or b"",
+            "headers": self.headers,
+            "state": {},
+        }
+
+    def _begin(self, cycle: CallerCycle) -> None:
+        """Run a request, after the one before it on this connection."""
+        is_first = not self._is_running
+        self.cycle = cycle
+        if is_first:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def _refuse(self, status: int, message: str) -> None:
         if self._is_running:

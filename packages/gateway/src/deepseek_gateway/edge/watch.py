@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
+from deepseek_gateway.edge.cycle import caller_of
+
 Result = TypeVar("Result")
 
 
@@ -64,7 +66,14 @@ class RequestWatch:
         self._since_s = 0.0
         self._ending: WatchError | None = None
         self._thrown: WatchError | None = None
-        self._watcher = asyncio.create_task(self._watch_caller())
+        self._caller = caller_of(receive)
+        self._watcher: asyncio.Task[None] | None = None
+        if self._caller is None:
+            self._watcher = asyncio.create_task(self._watch_caller())
+        else:
+            self._caller.on_left = self._caller_left
+            if self._caller.disconnected:
+                self._caller_left()
 
     @property
     def is_caller_gone(self) -> bool:
@@ -118,11 +127,17 @@ class RequestWatch:
 
     def close(self) -> None:
         """Stop watching."""
-        self._watcher.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._caller is not None:
+            self._caller.on_left = None
 
     async def _watch_caller(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._caller_left()
+
+    def _caller_left(self) -> None:
         self._end(CallerGoneError())
 
     def _end(self, reason: WatchError) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from deepseek_gateway.edge.context import header, headers_of
 from deepseek_gateway.errors import ApiError
 
 MAX_KEY_CHARS = 255
@@ -33,11 +34,10 @@ def replay_wish(scope: Scope) -> ReplayWish | None:
     Raises:
         ApiError: 400, a header is malformed.
     """
-    given = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _NAMES}
-    if not given:
+    if _NAMES.isdisjoint(headers_of(scope)):
         return None
-    key, last = given.get(b"idempotency-key"), given.get(b"last-event-id")
-    numbered = given.get(b"x-resumable", "").strip().lower() in {"1", "true", "yes"}
+    key, last = header(scope, b"idempotency-key"), header(scope, b"last-event-id")
+    numbered = (header(scope, b"x-resumable") or "").strip().lower() in {"1", "true", "yes"}
     if key is None and last is None and not numbered:
         return None
     return ReplayWish(None if key is None else _checked(key), None if last is None else _parse(last), numbered)
