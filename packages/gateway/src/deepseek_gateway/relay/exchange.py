@@ -7,7 +7,6 @@ import abc
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,8 +81,8 @@ class Exchange(abc.ABC):
     async def run(self) -> None:
         """Relay, and close the books however that ends."""
         call = self.parts.call
-        self._opening = asyncio.create_task(call.open())
         try:
+            call.begin()
             await self.relay()
         except CallerGoneError:
             await self._leave(Ending("cancelled", "client_disconnect", CLIENT_GONE_STATUS))
@@ -101,17 +100,22 @@ class Exchange(abc.ABC):
             await self._cut_off(ApiError(503, str(error), headers={"retry-after": "5"}), "journal_error")
         finally:
             self.settle(Ending("failed", "internal_error", 500))
-            if not self._opening.done():
-                self._opening.cancel()
-                await asyncio.wait((self._opening,))
-            elif not self._opening.cancelled():
-                self._opening.exception()  # seen, also when nobody waited for it any more
+            if (opening := self._opening) is not None:
+                if not opening.done():
+                    opening.cancel()
+                    await asyncio.wait((opening,))
+                elif not opening.cancelled():
+                    opening.exception()  # seen, also when nobody waited for it any more
             call.finish()
 
-    def opening(self) -> Awaitable[None]:
-        """Ends when the engine's answer begins. The wait may end early; opening goes on."""
-        assert self._opening is not None
-        return self._opening if self._opening.done() else asyncio.shield(self._opening)
+    async def opening(self) -> None:
+        """Ends when the engine's answer begins. The wait may end early; opening goes on.
+
+        Mostly an engine and a connection are free, and there is nothing to do but wait. All else is a task's.
+        """
+        if self._opening is None and await self.parts.call.opened():
+            return
+        await asyncio.shield(self._open_on())
 
     async def admitted(self) -> None:
         """Wait until the journal's admission is on the disk, where nothing may leave before: see `journal_wait`."""
@@ -156,18 +160,19 @@ class Exchange(abc.ABC):
 
     async def _end_upstream(self) -> None:
         """Abort at the engine and read on to the exact usage, for `abort_drain_s` at most."""
-        assert self._opening is not None
-        if self._opening.done() and (self._opening.cancelled() or self._opening.exception() is not None):
+        opening = None if self._opening is None and self.parts.call.is_open else self._open_on()
+        if opening is not None and opening.done() and (opening.cancelled() or opening.exception() is not None):
             return
         aborting = asyncio.create_task(self._abort())
         try:
             async with asyncio.timeout(self.parts.settings.abort_drain_s):
-                await self._opening
+                if opening is not None:
+                    await opening
                 await self.drain()
         except (UpstreamError, TimeoutError) as error:
             logger.debug("request %s: no exact usage: %s", self.parts.settlement.admission.request_id, error)
         except asyncio.CancelledError:
-            if not self._opening.cancelled():
+            if opening is None or not opening.cancelled():
                 raise
         finally:
             aborting.cancel()
@@ -175,9 +180,15 @@ class Exchange(abc.ABC):
 
     async def _abort(self) -> None:
         if not await self.parts.call.abort():
-            assert self._opening is not None
-            self._opening.cancel()
+            if self._opening is not None:
+                self._opening.cancel()
             self.parts.call.close()
+
+    def _open_on(self) -> asyncio.Task[None]:
+        """The task that opens, whatever it takes."""
+        if self._opening is None:
+            self._opening = asyncio.create_task(self.parts.call.open())
+        return self._opening
 
 
 def answer_of(error: UpstreamError, *, has_begun: bool) -> ApiError:

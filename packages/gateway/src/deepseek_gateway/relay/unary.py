@@ -79,12 +79,15 @@ class UnaryExchange(Exchange):
     async def _gather(self, *, watched: bool) -> None:
         """Read the body to its end; a wait that ends early loses nothing that was read."""
         call, limit = self.parts.call, self.parts.settings.max_response_bytes
+        answer = call.answer
         while self._body is None:
-            read = call.read()
-            part = await (self.parts.watch.reading(read) if watched else read)
+            part = answer.taken()
+            if not part:
+                read = call.read()
+                part = await (self.parts.watch.reading(read) if watched else read)
             self._parts.append(part)
             self._size += len(part)
             if self._size > limit:
                 raise UpstreamCutError(f"the engine's answer is larger than {limit} bytes (GATEWAY_MAX_RESPONSE_BYTES)")
-            if not part:
+            if not part or answer.is_whole:
                 self._body = b"".join(self._parts)

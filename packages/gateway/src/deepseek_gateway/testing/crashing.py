@@ -23,8 +23,7 @@ from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.records import Settled
 from deepseek_gateway.relay.usage_tap import Chunk, UsageTap
 from deepseek_gateway.storage.books import Books
-from deepseek_gateway.upstream.client import UpstreamClient
-from deepseek_gateway.upstream.connection import Answer
+from deepseek_gateway.upstream.attempt import Try
 
 _PR_SET_PDEATHSIG = 1
 _PIECE = 4
@@ -47,7 +46,7 @@ class _Plan:
 
 def _arm(plan: _Plan) -> None:
     append, keep, sync = Journal.append, Books.keep, disk.sync_files
-    post, take = UpstreamClient.post, UsageTap.take
+    judge, run, take = Try.take, Try.run, UsageTap.take
 
     def crashing_append(self: Journal, record: dict[str, Any]) -> int:
         plan.has_request |= record["kind"] == "admit"
@@ -62,10 +61,14 @@ def _arm(plan: _Plan) -> None:
             plan.reach("within commit" if plan.has_request else "within recovery")
         plan.reach("after commit")
 
-    async def crashing_post(self: UpstreamClient, url: str, body: bytes, headers: dict[str, str]) -> Answer:
-        answer = await post(self, url, body, headers)
+    def crashing_judge(self: Try) -> bool | None:
+        if is_open := judge(self):
+            plan.reach("after send")
+        return is_open
+
+    async def crashing_run(self: Try) -> None:
+        await run(self)
         plan.reach("after send")
-        return answer
 
     def crashing_take(self: UsageTap, chunk: Chunk) -> bytes:
         plan.pieces += 1
@@ -77,12 +80,8 @@ def _arm(plan: _Plan) -> None:
         plan.reach("before sync")
         sync(retired, current, folder)
 
-    Journal.append, Books.keep, UsageTap.take, UpstreamClient.post = (
-        crashing_append,
-        crashing_keep,
-        crashing_take,
-        crashing_post,
-    )
+    Journal.append, Books.keep, UsageTap.take = crashing_append, crashing_keep, crashing_take
+    Try.take, Try.run = crashing_judge, crashing_run
     disk.sync_files = crashing_sync
 
 

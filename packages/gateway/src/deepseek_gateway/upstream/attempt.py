@@ -41,6 +41,7 @@ class Try:
     plan: CallPlan
     placement: Placement
     note: Attempt
+    request: bytes | None = None
     answer: Answer | None = None
     head: bytes = b""
     is_over: bool = False
@@ -50,22 +51,54 @@ class Try:
         """A name for a try."""
         return f"up-{random_name()}"
 
+    def send(self) -> None:
+        """Send the request, if a connection to the engine waits for one; else `run` makes one."""
+        upstream, plan = self.placement.upstream, self.plan
+        url = plan.url_at(upstream.kind, upstream.client.address)
+        body = plan.body_for(self.placement)
+        self.request = upstream.client.post_request(url, body, plan.headers_at(upstream.kind, self.note.id))
+        self.answer = upstream.client.send(self.request)
+
+    def take(self) -> bool | None:
+        """Take the answer as it is now.
+
+        Returns:
+            True when it has begun, and for a stream with its first event; None when that is to be seen; False when it
+            is for `run` to judge.
+        """
+        answer = self.answer
+        if answer is None:
+            return False
+        if not answer.has_head:
+            return None if answer.fault is None else False
+        status = answer.status
+        if status in REFUSALS or status in KEY_REFUSALS:
+            return False
+        if self.plan.stream and status == 200:
+            data = answer.taken()
+            if not data or is_idle(data):
+                return None if answer.fault is None and not answer.is_whole else False
+            self.head = data
+        self.note.status = status
+        self.pool.note(self.placement.upstream, Outcome.GOOD)
+        return True
+
     async def run(self) -> None:
         """Wait for an answer's head, for a stream until its first event.
 
         Raises:
             UpstreamError: there is none, or it is a refusal after which another engine may do better.
         """
-        upstream, plan = self.placement.upstream, self.plan
-        url = plan.url_at(upstream.kind, upstream.client.address)
+        upstream = self.placement.upstream
         try:
-            body = plan.body_for(self.placement)
-            answer = await upstream.client.post(url, body, plan.headers_at(upstream.kind, self.note.id))
-            self.answer, self.note.status = answer, answer.status
+            if self.request is None:
+                self.send()
+            assert self.request is not None
+            self.answer = answer = await upstream.client.answered(self.request, self.answer)
+            self.note.status = answer.status
             await self._judge(answer)
         except asyncio.CancelledError:
-            self.note.fault = "given up: the request was over"
-            self.pool.metrics.attempted(upstream.name, "cancelled")
+            self.give_up()
             raise
         except UpstreamError as error:
             self.note.fault = str(error)[:300]
@@ -97,6 +130,11 @@ class Try:
                 return True
             await asyncio.sleep(ABORT_AGAIN_S)
         return False
+
+    def give_up(self) -> None:
+        """Note that nobody waits for its answer any more."""
+        self.note.fault = "given up: the request was over"
+        self.pool.metrics.attempted(self.placement.upstream.name, "cancelled")
 
     def close(self) -> None:
         """Drop the connection, unless the answer was read to its end. May be called again."""

@@ -23,6 +23,7 @@ class UpstreamCall:
         self._pool = pool
         self._plan = plan
         self._live: list[Try] = []
+        self._first: Try | None = None
         self._winner: Try | None = None
         self._tried: list[Upstream] = []
         self._last: Upstream | None = None
@@ -48,6 +49,38 @@ class UpstreamCall:
         """The first bytes of a stream."""
         return b"" if self._winner is None else self._winner.head
 
+    def begin(self) -> None:
+        """Send at once, where an engine has room. Call it once, then wait with `opened`, or `open`."""
+        placement = self._pool.enter_now(self._plan.ask)
+        if placement is not None:
+            self._first = self._begin(placement)
+            if self._hedge_after_s() is None:
+                self._first.send()
+
+    async def opened(self) -> bool:
+        """Wait for an answer to what was sent at once; the wait may end early, and begin again.
+
+        Returns:
+            False when it takes more than to wait: a place, a connection, another engine. Then `open` goes on.
+        """
+        first = self._first
+        while first is not None and not self.is_open:
+            is_open = first.take()
+            if is_open is False:
+                return False
+            if is_open:
+                self._won(first)
+                self._note_first_bytes(first)
+            else:
+                assert first.answer is not None
+                await first.answer.news()
+        return self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an engine's answer has begun."""
+        return self._winner is not None
+
     async def open(self) -> None:
         """Wait until an engine's answer begins; for a stream until its first bytes, which are in `head`.
 
@@ -56,15 +89,14 @@ class UpstreamCall:
         Raises:
             UpstreamError: no engine answered, or none was free in time.
         """
-        placement = await self._pool.enter(self._plan.ask)
-        self._pool.hedges.earn()
+        one = self._first or self._begin(await self._pool.enter(self._plan.ask))
         while True:
             try:
-                await self._open_at(placement)
+                await self._open_at(one)
             except UpstreamError as error:
                 if self._is_ending:
                     raise
-                placement = self._next_place(error)
+                one = self._begin(self._next_place(error))
             else:
                 return
 
@@ -90,20 +122,23 @@ class UpstreamCall:
     def finish(self) -> None:
         """Close, and give every place back. Call once, last."""
         for one in self._live:
+            if one is not self._winner and one.note.fault is None:
+                one.give_up()
             one.finish()
         self._live.clear()
 
-    async def _open_at(self, placement: Placement) -> None:
+    async def _open_at(self, first: Try) -> None:
         """One try, and a second one beside it if the first is slower than most."""
-        first = self._begin(placement)
         after_s = self._hedge_after_s()
-        started_s = self._pool.now()
         if after_s is None:
             await self._run(first)
         else:
             await self._race(first, after_s)
+        self._note_first_bytes(first)
+
+    def _note_first_bytes(self, first: Try) -> None:
         if self._plan.stream:
-            self._pool.first_bytes.add(self._pool.now() - started_s)
+            self._pool.first_bytes.add((self._elapsed_ms() - first.note.began_ms) / 1000)
 
     def _hedge_after_s(self) -> float | None:
         """When a second try may begin: only streams, whose first byte says that an engine works on them."""
@@ -116,10 +151,14 @@ class UpstreamCall:
             await one.run()
         except BaseException:
             self._live.remove(one)
+            one.note.took_ms = round(self._elapsed_ms() - one.note.began_ms, 3)
             one.finish()
             raise
-        finally:
-            one.note.took_ms = round(self._elapsed_ms() - one.note.began_ms, 3)
+        self._won(one)
+
+    def _won(self, one: Try) -> None:
+        """The answer of a try has begun: it is the request's."""
+        one.note.took_ms = round(self._elapsed_ms() - one.note.began_ms, 3)
         self._winner, self._last, self.attempt = one, one.placement.upstream, one.note.number
 
     async def _race(self, first: Try, after_s: float) -> None:
@@ -142,7 +181,7 @@ class UpstreamCall:
                         self._live.remove(one)
                         one.finish()
                         continue
-                    self._winner, self._last, self.attempt = one, one.placement.upstream, one.note.number
+                    self._won(one)
                     if tasks or one is not first:
                         self._pool.metrics.hedged("lost" if one is first else "won")
                     return

@@ -73,9 +73,29 @@ class UpstreamClient:
         Raises:
             UpstreamError: there was none.
         """
-        request = self._request("POST", url, {"content-type": "application/json", **headers}, body)
+        request = self.post_request(url, body, headers)
+        return await self.answered(request, self.send(request))
+
+    def post_request(self, url: str, body: bytes, headers: dict[str, str]) -> bytes:
+        """A request with a JSON body, for `send` and `answered`."""
+        return self._request("POST", url, {"content-type": "application/json", **headers}, body)
+
+    def send(self, request: bytes) -> Answer | None:
+        """Send over a connection that waits for a request; None when there is none. The answer is the caller's."""
+        connection = self._take_idle()
+        return None if connection is None else connection.send(request)
+
+    async def answered(self, request: bytes, sent: Answer | None) -> Answer:
+        """Wait for the head of the answer to a request, which is sent now unless it was.
+
+        Raises:
+            UpstreamError: there was none.
+        """
         with _translated(self.address):
-            return await self._ask(request)
+            if sent is not None:
+                with contextlib.suppress(StaleError):  # the engine closed it as we took it: a fresh one tells
+                    return await _headed(sent)
+            return await _headed((await self._connect()).send(request))
 
     async def get(self, url: str, timeout_s: float) -> SmallAnswer:
         """A small answer, whole.
@@ -104,28 +124,14 @@ class UpstreamClient:
         await asyncio.sleep(0)  # their ends are told
 
     async def _small(self, method: str, url: str, timeout_s: float) -> SmallAnswer:
+        request = self._request(method, url, {}, b"")
         with _translated(self.address):
             async with asyncio.timeout(timeout_s):
-                answer = await self._ask(self._request(method, url, {}, b""))
+                answer = await self.answered(request, self.send(request))
                 try:
                     return SmallAnswer(answer.status, await answer.read_all(MAX_SMALL_BYTES))
                 finally:
                     answer.close()
-
-    async def _ask(self, request: bytes) -> Answer:
-        try:
-            return await self._ask_once(request, self._take_idle())
-        except StaleError:  # the engine closed it as we took it: a fresh one tells
-            return await self._ask_once(request, None)
-
-    async def _ask_once(self, request: bytes, connection: EngineConnection | None) -> Answer:
-        answer = (connection or await self._connect()).send(request)
-        try:
-            await answer.head()
-        except BaseException:
-            answer.close()
-            raise
-        return answer
 
     def _take_idle(self) -> EngineConnection | None:
         """The connection that was used last, while it is young; the engine closes those that wait for long."""
@@ -196,6 +202,16 @@ def _lines(headers: dict[str, str]) -> bytes:
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
         raise ValueError("a header's value holds a line end")
     return lines.encode("latin-1")
+
+
+async def _headed(answer: Answer) -> Answer:
+    """The answer, once its head is here; a wait that ends early drops it."""
+    try:
+        await answer.head()
+    except BaseException:
+        answer.close()
+        raise
+    return answer
 
 
 @contextlib.contextmanager

@@ -73,7 +73,15 @@ class Answer:
         while not self.has_head:
             if self.fault is not None:
                 raise self.fault
-            await self._more()
+            await self.news()
+
+    def taken(self) -> bytes:
+        """All that is here of the body and that nobody took; empty when there is nothing just now."""
+        if not self._pieces:
+            return b""
+        data = self._joined()
+        self._clear()
+        return data
 
     async def read(self) -> bytes:
         """The next bytes, as soon as there are any; empty at the end. Cancelling loses none.
@@ -86,10 +94,8 @@ class Answer:
                 return b""
             if self.fault is not None:
                 raise UpstreamCutError(f"the engine's answer broke off: {self.fault}") from self.fault
-            await self._more()
-        data = self._joined()
-        self._clear()
-        return data
+            await self.news()
+        return self.taken()
 
     async def read_all(self, limit: int) -> bytes:
         """The whole body.
@@ -142,8 +148,8 @@ class Answer:
         self._pieces.clear()
         self._size = 0
 
-    def _more(self) -> asyncio.Future[None]:
-        """What to wait for; one task at a time reads."""
+    def news(self) -> asyncio.Future[None]:
+        """What to wait for: more comes, or the end. One task at a time waits; cancelling loses nothing."""
         self._waiter = waiter = self._connection.loop.create_future()
         return waiter
 

@@ -1,6 +1,7 @@
 """All engines of one gateway: finds one with room for a request, and changes with the configuration."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Coroutine
@@ -127,15 +128,22 @@ class UpstreamPool:
         wait_s = max(1.0, min(times, default=1.0))
         raise NoUpstreamError("no engine takes requests now", is_unavailable=True, retry_after_s=wait_s)
 
+    def enter_now(self, ask: RouteAsk) -> Placement | None:
+        """Take a place where nobody waits for one and an engine has room; else `enter` is the way in."""
+        self.retries.earn()
+        self.hedges.earn()
+        if len(self.gate):
+            return None
+        with contextlib.suppress(NoUpstreamError):
+            return self.place(ask)
+        return None
+
     async def enter(self, ask: RouteAsk) -> Placement:
-        """Take a place, or wait for it.
+        """Wait for a place.
 
         Raises:
             UpstreamError: no engine is up, or the queue is full or too slow.
         """
-        self.retries.earn()
-        if not len(self.gate) and (placement := self.place(ask)) is not None:
-            return placement
         route = f"{ask.model}\0{ask.needs.allow_cloud:d}{ask.needs.own_engine:d}"
         return await self.gate.enter(
             Ticket(ask.priority, ask.org, ask.key, route, lambda: self.place(ask), self.release)
