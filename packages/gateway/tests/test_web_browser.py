@@ -34,6 +34,16 @@ ANSWER = (
     {"content": "\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nprint('<b>')\n```"},
 )
 
+HAS_COLOUR = """(name) => {
+  const canvas = document.querySelector(`[data-chart=${name}] canvas`);
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const isColoured = (at) => Math.max(...data.slice(at, at + 3)) - Math.min(...data.slice(at, at + 3)) > 60;
+  let number = 0;
+  for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 0 && isColoured(at)) number++;
+  return number > 20;
+}"""
+"""Whether something is drawn in a chart beside its axes, which are grey. A line without length has some pixels too."""
+
 
 class Browser:
     """A page of a fresh browser profile, and what went wrong in it."""
@@ -126,8 +136,8 @@ async def test_a_key_lives_its_life_in_the_pages(stack: Stack, browser: Browser)
     await page.click("[data-copy=secret]")
     assert await page.evaluate("navigator.clipboard.readText()") == key
     caller = stack.caller.with_key(key)
-    for _ in range(3):
-        assert (await caller.post()).status == 200
+    for stream in (False, False, True):
+        assert (await caller.post(body={"prompt": "a", "stream": stream})).status == 200
     await stack.running.rows(3)
     await page.click("nav >> text=Usage")
     await page.select_option("#by", "key")
@@ -137,6 +147,7 @@ async def test_a_key_lives_its_life_in_the_pages(stack: Stack, browser: Browser)
     await page.click("nav >> text=Overview")
     assert await browser.text('[data-tile="requests"]') == "3"
     assert await page.locator(".plot canvas").count() == 5
+    await page.wait_for_function(HAS_COLOUR, arg="ttft")  # one slot with a value makes a point, as it makes no line
     await page.click("nav >> text=API keys")
     await page.click("text=from the browser")
     await page.click("button:has-text('Revoke')")

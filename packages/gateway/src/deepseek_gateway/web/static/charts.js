@@ -1,6 +1,7 @@
 // Charts over time with uPlot: stacked bars, or lines; the legend shows the values under the pointer.
 
 const DAY_S = 86400;
+const MAX_POINTS = 48;
 
 /** One figure with a legend and a plot. */
 export class TimeChart {
@@ -49,7 +50,7 @@ export class TimeChart {
       legend: { show: false },
       cursor: { y: false, points: { show: !isStacked, size: 6 }, drag: { setScale: false, x: false, y: false } },
       scales: { x: { time: true, range: (_, min, max) => [min - this.slotS / 2, max + this.slotS / 2] }, y: { range: (_, __, max) => [0, max > 0 ? max * 1.1 : 1] } },
-      series: [{}, ...order.map((name) => this.#series(color(this.plot, name), isStacked))],
+      series: [{}, ...order.map((name, at) => this.#series(color(this.plot, name), isStacked, this.lines[at]))],
       axes: [
         { stroke: text, font, grid: { show: false }, ticks: { show: false }, space: 60, size: 26, values: (_, splits) => once(splits.map((at) => this.#when(at))) },
         { stroke: text, font, grid, ticks: { show: false }, size: 58, space: 38, values: (_, splits) => splits.map((value) => tick(format, value)) },
@@ -59,11 +60,13 @@ export class TimeChart {
     };
   }
 
-  #series(stroke, isStacked) {
+  #series(stroke, isStacked, line) {
     if (isStacked) {
       return { stroke, fill: stroke, width: 0, points: { show: false }, paths: globalThis.uPlot.paths.bars({ size: [0.8, 40], align: 0 }) };
     }
-    return { stroke, width: 1.75, spanGaps: true, points: { size: 4, fill: stroke } };
+    // uPlot leaves points out where slots are narrow; but one value alone makes no line either.
+    const show = line.filter((value) => value != null).length <= MAX_POINTS;
+    return { stroke, width: 1.75, spanGaps: true, points: { show, size: 4, fill: stroke } };
   }
 
   /** The legend's values: at a slot, or of the newest one that has any. */
