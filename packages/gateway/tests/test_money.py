@@ -226,6 +226,9 @@ async def test_a_budget_in_money_needs_a_price(state_dir: Path, prices_path: Pat
         await top_up(stack, "1", key_id=stack.caller.key_id)
         refused = await stack.caller.post(body=BODY)
         assert (refused.status, refused.error["code"]) == (403, "model_not_priced")
+        misspelt = await stack.caller.post(body={**BODY, "model": "fake-modle"})
+        assert (misspelt.status, misspelt.error["code"]) == (404, "model_not_found")
+        assert "no engine lists 'fake-modle'; there are: fake-model" in misspelt.error["message"]
 
 
 async def test_reasoning_and_cached_tokens_are_on_the_row(state_dir: Path, prices_path: Path) -> None:

@@ -281,10 +281,14 @@ class Gateway:
         """What a model costs now; None where nobody says.
 
         Raises:
-            ApiError: 403, money limits the request, and the model has no price.
+            ApiError: money limits the request, and the model has no price: 404 where no engine lists it, else 403.
         """
         price = self.prices.find(model, time.time())
         if price is None and plan.tightest_nano is not None:
+            known = self.pool.known_models()
+            if model is not None and known and model not in known:
+                message = f"no engine lists {model!r}; there are: {', '.join(known[:20])}"
+                raise ApiError(404, message, param="model", code="model_not_found")
             message = (
                 f"the model {model!r} has no price, and a limit in money cannot be kept without: the file of "
                 "GATEWAY_PRICES needs a [[price]] for this name"
