@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import orjson
@@ -20,6 +21,7 @@ FLUSH_DELAY_S = 0.1
 """What a kill -9 can lose of this log. The ledger loses nothing."""
 
 MAX_WAITING_BYTES = 64 * 1024
+_FORGING = frozenset(' "=')
 
 
 def write_stderr(data: bytes) -> None:
@@ -125,10 +127,20 @@ def _text_line(context: RequestContext) -> bytes:
 
 
 def _moment(wall_s: float) -> str:
-    seconds, fraction = divmod(wall_s, 1)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03d}Z"
+    second = int(wall_s)
+    return f"{_second(second)}.{int((wall_s - second) * 1000):03d}Z"
+
+
+@lru_cache(8)
+def _second(wall_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall_s))
 
 
 def _plain(text: str | None) -> str:
     """A model name as callers wrote it must not break the line, or forge one."""
-    return "-" if not text else "".join(c if c.isprintable() and c not in ' "=' else "?" for c in text[:80])
+    if not text:
+        return "-"
+    text = text[:80]
+    if text.isprintable() and _FORGING.isdisjoint(text):
+        return text
+    return "".join(c if c.isprintable() and c not in _FORGING else "?" for c in text)

@@ -1,16 +1,14 @@
 """Every counter and histogram, named once. Labels take values from fixed sets, or from the configuration."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from deepseek_gateway.counting import LoopCounter, LoopHistogram
 from deepseek_gateway.edge.context import RequestContext
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.route.metrics import RoutingMetrics
-
-Metric = TypeVar("Metric", Counter, Histogram)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -40,27 +38,23 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
-        self._requests = Counter(
-            "deepseek_gateway_requests", "HTTP requests answered", ["route", "status"], registry=self._registry
+        registry = self._registry
+        self._requests = LoopCounter(
+            "deepseek_gateway_requests", "HTTP requests answered", ("route", "status"), registry
         )
-        self._duration_s = Histogram(
-            "deepseek_gateway_request_duration_seconds",
-            "From request to end of answer",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._duration_s = LoopHistogram(
+            "deepseek_gateway_request_duration_seconds", "From request to end of answer", "route", _SECONDS, registry
         )
-        self._ttft_s = Histogram(
+        self._ttft_s = LoopHistogram(
             "deepseek_gateway_time_to_first_token_seconds",
             "From request to the first event of a stream",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self._registry,
+            "route",
+            _SECONDS,
+            registry,
         )
-        self._tokens = Counter("deepseek_gateway_tokens", "Tokens billed", ["kind"], registry=self._registry)
-        self._settled = Counter(
-            "deepseek_gateway_settled_requests", "Ledger rows", ["status", "accuracy"], registry=self._registry
+        self._tokens = LoopCounter("deepseek_gateway_tokens", "Tokens billed", ("kind",), registry)
+        self._settled = LoopCounter(
+            "deepseek_gateway_settled_requests", "Ledger rows", ("status", "accuracy"), registry
         )
         self._refused = Counter(
             "deepseek_gateway_limited_requests", "Requests refused by a limit", ["rule"], registry=self._registry
@@ -114,7 +108,7 @@ class GatewayMetrics:
 
     def word_hit(self, level: str, direction: str) -> None:
         """Count a hit of a word list."""
-        self._child(self._word_hits, level, direction).inc()
+        self._word_hits.labels(level, direction).inc()
 
     def word_lists_broken(self, are_broken: bool) -> None:
         """Say whether lists could not be loaded."""
@@ -129,24 +123,17 @@ class GatewayMetrics:
 
     def answered(self, context: RequestContext) -> None:
         """Count an HTTP request that is over."""
-        self._child(self._requests, context.route, str(context.status)).inc()
-        self._child(self._duration_s, context.route).observe(context.elapsed_ms() / 1000)
+        self._requests.add(1, context.route, str(context.status))
+        self._duration_s.observe(context.elapsed_ms() / 1000, context.route)
         if context.ttft_ms is not None:
-            self._child(self._ttft_s, context.route).observe(context.ttft_ms / 1000)
+            self._ttft_s.observe(context.ttft_ms / 1000, context.route)
 
     def settled(self, row: LedgerRow) -> None:
         """Count a ledger row."""
-        self._child(self._settled, row.status, row.accuracy).inc()
-        self._child(self._tokens, "prompt").inc(row.prompt_tokens)
-        self._child(self._tokens, "cached").inc(row.cached_tokens)
-        self._child(self._tokens, "completion").inc(row.completion_tokens)
-
-    def _child(self, metric: Metric, *labels: str) -> Metric:
-        """`metric.labels`, remembered: it validates and locks each time."""
-        child: Metric | None = self._children.get((metric, labels))
-        if child is None:
-            child = self._children[metric, labels] = metric.labels(*labels)
-        return child
+        self._settled.add(1, row.status, row.accuracy)
+        self._tokens.add(row.prompt_tokens, "prompt")
+        self._tokens.add(row.cached_tokens, "cached")
+        self._tokens.add(row.completion_tokens, "completion")
 
     def limited(self, rule: str) -> None:
         """Count a refusal."""

@@ -69,10 +69,15 @@ class KeyDirectory:
         text = text.strip()
         if kind.lower() != "bearer" or not text:
             raise _unauthorized("the Authorization header is not `Bearer dsk_…`")
-        key = parse_key(text)
-        if key is None:
-            raise _unauthorized("the API key is malformed: a whole key is dsk_, 12, 43 and 6 characters")
-        entry = await self._entry(cache_handle(text), key)
+        handle = cache_handle(text)
+        entry = self._entries.get(handle)
+        if entry is None or self._monotonic() - entry.loaded >= self._ttl_s / 2:
+            key = parse_key(text)
+            if key is None:
+                raise _unauthorized("the API key is malformed: a whole key is dsk_, 12, 43 and 6 characters")
+            entry = await self._entry(handle, key)
+        else:
+            self._entries.move_to_end(handle)
         return _usable(entry, time.time())
 
     async def lend(self, public_id: str) -> KeyRecord:

@@ -2,23 +2,22 @@
 
 from collections.abc import Iterable
 
-from deepseek_gateway.limits.rules import Kind, Standing
-
-_FAMILIES = {
-    "requests": frozenset({Kind.REQUESTS_PER_MINUTE}),
-    "tokens": frozenset({Kind.TOKENS_PER_MINUTE, Kind.TOKENS_PER_DAY, Kind.TOKENS_PER_MONTH}),
-}
+from deepseek_gateway.limits.rules import Standing
 
 
 def rate_limit_headers(standings: Iterable[Standing]) -> dict[str, str]:
     """Headers of the tightest rule of each kind: the one that leaves least, and of these the one that lasts longest."""
+    tightest: dict[str, Standing] = {}
+    for standing in standings:
+        family = standing.rule.kind.family
+        if family is None:
+            continue
+        known = tightest.get(family)
+        if known is None or (standing.remaining, -standing.reset_s) < (known.remaining, -known.reset_s):
+            tightest[family] = standing
     headers: dict[str, str] = {}
-    standings = tuple(standings)
-    for family, kinds in _FAMILIES.items():
-        of_kind = [standing for standing in standings if standing.rule.kind in kinds]
-        if of_kind:
-            tightest = min(of_kind, key=lambda standing: (standing.remaining, -standing.reset_s))
-            headers[f"x-ratelimit-limit-{family}"] = str(tightest.rule.limit)
-            headers[f"x-ratelimit-remaining-{family}"] = str(tightest.remaining)
-            headers[f"x-ratelimit-reset-{family}"] = f"{tightest.reset_s:.3f}s"
+    for family, (rule, remaining, reset_s) in tightest.items():
+        headers[f"x-ratelimit-limit-{family}"] = str(rule.limit)
+        headers[f"x-ratelimit-remaining-{family}"] = str(remaining)
+        headers[f"x-ratelimit-reset-{family}"] = f"{reset_s:.3f}s"
     return headers

@@ -9,7 +9,7 @@ from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.limiter import Crossing, Reservation, Shortage, Spent, refusal, used_up
 from deepseek_gateway.limits.meters import MeterState, RequestState, SlotState, TokenState, WindowState
 from deepseek_gateway.limits.rulebook import Meter, Plan
-from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitsUnavailable, Now, Standing
+from deepseek_gateway.limits.rules import Amounts, Ask, Kind, LimitReached, LimitsUnavailable, Now, Standing, Unit
 from deepseek_gateway.limits.windows import Calendar, Window
 
 MAX_METERS = 200_000
@@ -73,7 +73,8 @@ class LocalLimiter:
                 return await self.admit(request_id, plan, ask)
             states.append(state)
         # From here on nothing is awaited: one step.
-        tokens, nano = ask.wanted.tokens, ask.wanted.nano
+        tokens, nano = ask.wanted
+        least = _by_unit(*ask.least)
         shortages: list[Shortage] = []
         rooms: list[float] = []
         for meter, state in zip(meters, states, strict=True):
@@ -81,9 +82,8 @@ class LocalLimiter:
             rooms.append(room)
             if meter.is_soft:
                 continue
-            least = amount_of(meter, ask.least.tokens, ask.least.nano)
-            if room < least:
-                shortages.append(_shortage(meter, state, least, now))
+            if room < least[unit]:
+                shortages.append(_shortage(meter, state, least[unit], now))
             elif unit == "tokens" and tokens > room:
                 tokens = math.floor(room)
             elif unit == "money" and nano > room:
@@ -93,8 +93,9 @@ class LocalLimiter:
             error.standings = _standings(meters, states, rooms, now)
             raise error
         reservation = Reservation(request_id, plan, tokens, nano, states)
+        amounts = _by_unit(tokens, nano)
         for at, (meter, state) in enumerate(zip(meters, states, strict=True)):
-            amount = amount_of(meter, tokens, nano)
+            amount = amounts[meter.unit]
             state.take(amount, meter.limit, now)
             rooms[at] -= amount
             if meter.is_soft and rooms[at] < 0:
@@ -118,7 +119,7 @@ class LocalLimiter:
         for meter, state in pairs:
             if meter.unit == "requests":
                 continue
-            state.take(amount_of(meter, tokens, nano), meter.limit, now)
+            state.take(tokens if meter.unit == "tokens" else nano, meter.limit, now)
             if meter.is_soft and state.room(meter.limit, now) < 0:
                 reservation.crossed.append(_crossing(meter, state, now))
         reservation.tokens += tokens
@@ -212,8 +213,12 @@ class LocalLimiter:
 
 def amount_of(meter: Meter, tokens: int, nano: int) -> int:
     """What a request with so many tokens counts on a meter."""
-    unit = meter.unit
-    return 1 if unit == "requests" else tokens if unit == "tokens" else nano
+    return _by_unit(tokens, nano)[meter.unit]
+
+
+def _by_unit(tokens: int, nano: int) -> dict[Unit, int]:
+    """The same, for a meter of each unit."""
+    return {"requests": 1, "tokens": tokens, "money": nano}
 
 
 def _standings(meters: Sequence[Meter], states: list[MeterState], rooms: list[float], now: Now) -> tuple[Standing, ...]:

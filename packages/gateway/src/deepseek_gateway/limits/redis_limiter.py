@@ -8,7 +8,6 @@ and no budget admits anybody until all gateways had the time for that.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.limiter import Reservation, Spent, refusal, used_up
@@ -148,7 +147,7 @@ class RedisLimiter:
         reservation.is_settled = True
         if hold.beside is not None:
             hold.beside.owner.settle(hold.beside, Amounts(max(0, used.tokens - hold.tokens)))
-            used = replace(used, tokens=min(used.tokens, hold.tokens))
+            used = Amounts(min(used.tokens, hold.tokens), used.nano)
         self._node.put(reservation.request_id, Settling(reservation.plan.tag, used, 0.0))
         self._spawn(self._node.deliver(reservation.request_id))
 

@@ -13,9 +13,16 @@ MAX_LIMIT = 2**53 - 1
 EACH = "*"
 """As a rule's subject: every one of them has the limit for itself."""
 
+_FAMILIES = {
+    "requests_per_minute": "requests",
+    "tokens_per_minute": "tokens",
+    "tokens_per_day": "tokens",
+    "tokens_per_month": "tokens",
+}
+
 
 class Kind(StrEnum):
-    """What a rule limits. A value is also the `code` of a 429."""
+    """What a rule limits. A value is also the `code` of a 429. `family` is which of the response headers tell of it."""
 
     REQUESTS_PER_MINUTE = "requests_per_minute"
     TOKENS_PER_MINUTE = "tokens_per_minute"
@@ -25,6 +32,9 @@ class Kind(StrEnum):
     MONEY_PER_DAY = "money_per_day"
     MONEY_PER_MONTH = "money_per_month"
     BALANCE = "balance"
+
+    def __init__(self, name: str) -> None:
+        self.family = _FAMILIES.get(name)
 
     @property
     def unit(self) -> "Unit":
@@ -88,8 +98,7 @@ class Limits:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """Whose request it is, and for which model."""
 
     key_id: str
@@ -208,24 +217,21 @@ class LimitsUnavailable(Exception):  # noqa: N818  an outcome, not a fault
         self.message = message
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
+class Now(NamedTuple):
     """One reading of both clocks: `monotonic_s` for rates, `wall_s` (Unix) for the calendar."""
 
     monotonic_s: float
     wall_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
+class Amounts(NamedTuple):
     """What is held or used: tokens, and money in nano-units."""
 
     tokens: int = 0
     nano: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a request needs to begin: `wanted`, or at the very least `least`. The words are for a refusal."""
 
     prompt_tokens: int

@@ -33,18 +33,12 @@ class Dialect(Enum):
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
 
-    @property
-    def generates(self) -> bool:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.generates = path in {"generate", "chat/completions", "completions"}
         """Whether tokens are made."""
-        return self in _GENERATING
-
-    @property
-    def is_billed(self) -> bool:
+        self.is_billed = self.generates or path == "embeddings"
         """Whether the model computes anything."""
-        return self in _GENERATING or self is Dialect.EMBEDDINGS
-
-
-_GENERATING = frozenset({Dialect.GENERATE, Dialect.CHAT, Dialect.COMPLETIONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +140,12 @@ def estimate_tokens(value: Any) -> int:
     while waiting:
         item = waiting.pop()
         if isinstance(item, str):
-            size += len(item.encode()) + BYTES_PER_TOKEN  # a role or a separator costs a token too
+            # A role or a separator costs a token too.
+            size += (len(item) if item.isascii() else len(item.encode())) + BYTES_PER_TOKEN
         elif isinstance(item, list):
-            waiting.extend(cast("list[Any]", item))
+            waiting.extend(item)  # pyright: ignore[reportUnknownArgumentType]  JSON
         elif isinstance(item, dict):
-            waiting.extend(cast("dict[str, Any]", item).values())
+            waiting.extend(item.values())  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(item, int):
             ids += 1
     return size // BYTES_PER_TOKEN + ids + 1

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from deepseek_gateway.audit.trail import Trail
 from deepseek_gateway.edge.context import RequestContext
@@ -85,8 +85,7 @@ class Settlement:
 
     def _trail(self, attempts: Sequence[Attempt]) -> Trail:
         context = self.context
-        # Copies: an attempt that is given up later changes, and a row must not.
-        kept = tuple(replace(attempt) for attempt in attempts)
+        kept = tuple([attempt.copy() for attempt in attempts])
         return Trail(
             *(context.client_request_id, context.policy_version, context.list_version),
             *(kept, tuple(context.steps), context.keeping is not None),

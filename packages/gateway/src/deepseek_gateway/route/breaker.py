@@ -99,7 +99,7 @@ class Breaker:
         Returns:
             whether the breaker opened now.
         """
-        if outcome in {Outcome.GOOD, Outcome.THROTTLED}:
+        if outcome is Outcome.GOOD or outcome is Outcome.THROTTLED:
             self._rests = 0
             self.probed(now_s)
             self._outcomes.append(False)

@@ -8,6 +8,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from deepseek_gateway.counting import LoopCounter
+
 _PREFIX = "deepseek_gateway_"
 _WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -40,7 +42,9 @@ class RoutingMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._attempts = self._counter("upstream_attempts", "Tries at engines, by outcome", ("upstream", "outcome"))
+        self._attempts = LoopCounter(
+            f"{_PREFIX}upstream_attempts", "Tries at engines, by outcome", ("upstream", "outcome"), registry
+        )
         self._opened = self._counter("upstream_ejections", "Times that an engine was left alone", ("upstream", "cause"))
         self._retries = self._counter("retries", "Second tries before the first byte", ("outcome",))
         self._hedges = self._counter("hedges", "Second tries of slow streams, by outcome", ("outcome",))
@@ -53,7 +57,7 @@ class RoutingMetrics:
 
     def attempted(self, upstream: str, outcome: str) -> None:
         """One try is over: an outcome of the breaker's, `cancelled` or `lost` to a hedge."""
-        self._attempts.labels(upstream, outcome).inc()
+        self._attempts.add(1, upstream, outcome)
 
     def ejected(self, upstream: str, cause: str) -> None:
         """An engine was left alone: `gone`, `busy`, `fault`, `sick` or `probe`."""
@@ -81,8 +85,8 @@ class RoutingMetrics:
 
     def forget(self, upstream: str) -> None:
         """An upstream is gone for good: its series end."""
-        for metric in (self._attempts, self._opened):
-            metric.remove_by_labels({"upstream": upstream})
+        self._attempts.forget(upstream)
+        self._opened.remove_by_labels({"upstream": upstream})
 
     def watch(self, read: Callable[[], Figures]) -> None:
         """Show gauges at each scrape."""

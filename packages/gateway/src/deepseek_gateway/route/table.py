@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from deepseek_gateway.config.sections import ModelSection, UpstreamKind
 from deepseek_gateway.policy.snapshot import Snapshot, UpstreamPlan
@@ -24,8 +24,7 @@ class Server(Protocol):
 ServerType = TypeVar("ServerType", bound=Server)
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(NamedTuple):
     """What a request asks of an upstream beside the model.
 
     `allow_cloud`: its prompt may leave for DeepSeek's cloud. `own_engine`: it is of a dialect that only our engine has.
@@ -60,6 +59,11 @@ class Route(Generic[ServerType]):
 
     name: str
     tiers: tuple[tuple[Target[ServerType], ...], ...]
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether a tier has several."""
+        return any(len(tier) > 1 for tier in self.tiers)
 
     @property
     def is_empty(self) -> bool:

@@ -36,10 +36,12 @@ def route_ask(
     """
     needs = needs_of(key, request.dialect)
     check_route(gateway, model, needs, key)
+    has_choice = gateway.pool.route(model, needs).has_choice
+    session = header(scope, b"x-session-id")
     ask = RouteAsk(
         model=model,
         needs=needs,
-        affinity=affinity_key(request.fields, key.public_id, header(scope, b"x-session-id")),
+        affinity=affinity_key(request.fields, key.public_id, session) if has_choice else None,
         priority=priority_of(key, header(scope, b"x-priority")),
         org=key.org_id or key.public_id,
         key=key.public_id,
@@ -119,15 +121,15 @@ def check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecor
 
 
 def _shed(gateway: Gateway, ask: RouteAsk) -> None:
-    settings, pool = gateway.settings, gateway.pool
-    upstreams = [at.upstream for tier in pool.route(ask.model, ask.needs).tiers for at in tier if at.upstream.is_up]
-    reason = shed_reason(
-        ask.priority,
-        gateway.loop_lag.seconds,
-        settings.shed_loop_lag_s,
-        (upstream.fresh_waiting(pool.now()) for upstream in upstreams),
-        settings.shed_engine_queue,
-    )
+    settings, pool, now_s = gateway.settings, gateway.pool, gateway.pool.now()
+    waiting = [
+        target.upstream.fresh_waiting(now_s)
+        for tier in (pool.route(ask.model, ask.needs).tiers if settings.shed_engine_queue else ())
+        for target in tier
+        if target.upstream.is_up
+    ]
+    lag_s, max_lag_s = gateway.loop_lag.seconds, settings.shed_loop_lag_s
+    reason = shed_reason(ask.priority, lag_s, max_lag_s, waiting, settings.shed_engine_queue)
     if reason is None:
         return
     gateway.metrics.routing.shed(reason)

@@ -53,7 +53,7 @@ class GenerationRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         context = context_of(scope)
-        context.route = f"/v1/{self.dialect.value if isinstance(self.dialect, Dialect) else self.dialect.path}"
+        context.route = f"/v1/{self.dialect.path}"
         context.is_traced = True
         context.policy_version = self.gateway.snapshot.version
         context.client_request_id = plain_id(header(scope, b"x-request-id"))
@@ -205,7 +205,7 @@ class GenerationRoute:
     ) -> CallPlan:
         request = asked.request
         body_for = body_maker(request, key, route.model, clamp)
-        return CallPlan(asked.prefix, request.dialect.value, route, body_for, key.public_id, request.stream, span)
+        return CallPlan(asked.prefix, request.dialect.path, route, body_for, key.public_id, request.stream, span)
 
 
 def _require_model(key: KeyRecord, model: str | None) -> None:

@@ -23,3 +23,10 @@ class Attempt:
     status: int | None = None
     model: str | None = None
     fault: str | None = None
+
+    def copy(self) -> "Attempt":
+        """As it is now: one that is given up later changes."""
+        return Attempt(
+            *(self.number, self.upstream, self.id, self.began_ms),
+            *(self.took_ms, self.status, self.model, self.fault),
+        )

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 from urllib.parse import quote, urlsplit
 
@@ -60,6 +61,7 @@ class UpstreamClient:
         if key is not None:
             head["authorization"] = f"Bearer {key.get_secret_value()}"
         self._head = _lines(head)
+        self._json_head = self._head + b"content-type: application/json\r\n"
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,7 +80,8 @@ class UpstreamClient:
 
     def post_request(self, url: str, body: bytes, headers: dict[str, str]) -> bytes:
         """A request with a JSON body, for `send` and `answered`."""
-        return self._request("POST", url, {"content-type": "application/json", **headers}, body)
+        more = _lines({**headers, "content-length": str(len(body))})
+        return b"".join((_request_line("POST", url, self._origin), self._json_head, more, b"\r\n", body))
 
     def send(self, request: bytes) -> Answer | None:
         """Send over a connection that waits for a request; None when there is none. The answer is the caller's."""
@@ -124,7 +127,7 @@ class UpstreamClient:
         await asyncio.sleep(0)  # their ends are told
 
     async def _small(self, method: str, url: str, timeout_s: float) -> SmallAnswer:
-        request = self._request(method, url, {}, b"")
+        request = _request_line(method, url, self._origin) + self._head + b"content-length: 0\r\n\r\n"
         with _translated(self.address):
             async with asyncio.timeout(timeout_s):
                 answer = await self.answered(request, self.send(request))
@@ -186,10 +189,11 @@ class UpstreamClient:
         if self._idle:
             self._sweeping = self._loop.call_later(IDLE_CONNECTION_S / 4, self._sweep)
 
-    def _request(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
-        path = quote(url.removeprefix(self._origin) or "/", safe="/%?=&:@!$'()*+,;~")
-        more = _lines({**headers, "content-length": str(len(body))})
-        return b"".join((f"{method} {path} HTTP/1.1\r\n".encode(), self._head, more, b"\r\n", body))
+
+@lru_cache(256)
+def _request_line(method: str, url: str, origin: str) -> bytes:
+    path = quote(url.removeprefix(origin) or "/", safe="/%?=&:@!$'()*+,;~")
+    return f"{method} {path} HTTP/1.1\r\n".encode()
 
 
 def _lines(headers: dict[str, str]) -> bytes:

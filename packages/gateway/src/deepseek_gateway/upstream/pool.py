@@ -163,6 +163,10 @@ class UpstreamPool:
     def note(self, upstream: Upstream, outcome: Outcome, reason: str = "", retry_after_s: float | None = None) -> None:
         """Take what a try says of an engine."""
         was_up = upstream.is_up
+        if outcome is Outcome.GOOD and was_up:
+            self.metrics.attempted(upstream.name, "good")
+            upstream.breaker.note(outcome, self.now(), may_eject=False)
+            return
         self.metrics.attempted(upstream.name, outcome.value)
         ejected = sum(not one.is_up for one in self.upstreams)
         may_eject = ejected + 1 <= len(self.upstreams) * MAX_EJECTED
