@@ -8,7 +8,7 @@ import pytest
 from deepseek_gateway.edge.sender import Wire
 from deepseek_gateway.relay import stream
 from deepseek_gateway.relay.frames import FrameSplitter
-from deepseek_gateway.relay.usage_tap import UsageTap
+from deepseek_gateway.relay.usage_tap import UsageTap, UsageWish
 from deepseek_gateway.testing.caller import next_event, until
 from deepseek_gateway.testing.stack import Stack
 from deepseek_gateway.upstream.connection import Answer, EngineConnection
@@ -64,7 +64,7 @@ async def test_both_ways_send_the_same(
     wished = {**body, "stream_options": options}
     at_once = await words(stack, path, wished, 4)
     assert parts
-    monkeypatch.setattr(stream, "wire_of", lambda _: None)
+    monkeypatch.setattr(stream, "wire_of", lambda _: None)  # the task's way only
     number = len(parts)
     by_task = await words(stack, path, wished, 4)
     assert len(parts) == number
@@ -114,10 +114,12 @@ async def test_a_caller_that_leaves_between_two_events_is_billed_what_came(stack
         b"event: error\ndata: {}\n\n",
         b'data: {"error":{"message":"x"}}\n\n',
         b'data: {"a":1}\ndata: {"b":2}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n',
+        b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',
     ],
 )
 def test_what_only_the_task_can_judge_is_left_to_it(event: bytes) -> None:
-    assert UsageTap.look(event) is None
+    assert UsageTap(UsageWish()).look(event) is None
 
 
 @pytest.mark.parametrize("data", [b"data: {}\n", b"data: {}\n\ndata: {}\n\n", b"\n\n", b"data: {}\r\n\r\n", b""])
@@ -155,11 +157,30 @@ async def test_a_reader_gets_what_the_taker_leaves_in_order() -> None:
     answer.add(b"4")
     answer.came()
     assert await answer.read() == b"34"
-    answer.add(b"5")
+    answer.add(b"5")  # nobody waits for it
+    answer.came()
+    assert not answer.offer(b"6")  # nor may it overtake
+    assert await answer.read() == b"5"
+    reading = asyncio.create_task(answer.read())
+    await asyncio.sleep(0)
+    assert answer.offer(b"7")
+    answer.add(b"8")
     answer.is_whole = True
     answer.came()
-    assert await answer.read() == b""
-    assert taken == [b"1", b"5"]
+    assert await reading == b""
+    assert taken == [b"1", b"7", b"8"]
+
+
+async def test_a_reader_that_was_cancelled_is_no_reader() -> None:
+    connection = EngineConnection(asyncio.get_running_loop(), lambda _: None, lambda _: None)
+    answer = Answer(connection)
+    answer.taker = lambda _: True
+    reading = asyncio.create_task(answer.read())
+    await asyncio.sleep(0)
+    reading.cancel()
+    assert not answer.offer(b"1")
+    await asyncio.gather(reading, return_exceptions=True)
+    assert not answer.offer(b"1")
 
 
 def _timeless(event: str) -> str:

@@ -3,17 +3,26 @@
 import asyncio
 import contextlib
 import inspect
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepseek_gateway.errors import UnreachableError, UpstreamCutError
 from deepseek_gateway.testing.caller import until
 from deepseek_gateway.upstream.address import UpstreamAddress
 from deepseek_gateway.upstream.client import UpstreamClient
-from deepseek_gateway.upstream.connection import MAX_HEAD_BYTES, READ_BUFFER_BYTES
+from deepseek_gateway.upstream.connection import (
+    MAX_HEAD_BYTES,
+    READ_BUFFER_BYTES,
+    Answer,
+    EngineConnection,
+    whole_chunk,
+)
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -290,3 +299,85 @@ async def test_a_header_cannot_carry_another() -> None:
         with pytest.raises(ValueError, match="line end"):
             await client.post(f"{client.address.url}/v1/x", b"{}", {"x-request-id": "a\r\nx: 1"})
         assert not server.requests
+
+
+class Socket(asyncio.Transport):
+    """A transport to nowhere."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Say nothing."""
+
+    def is_closing(self) -> bool:
+        """Not."""
+        return False
+
+    def abort(self) -> None:
+        """Stay."""
+
+
+def sent(*reads: bytes) -> Answer:
+    """What becomes of an answer whose bytes come in these reads."""
+    connection = EngineConnection(cast("Any", None), lambda _: None, lambda _: None)
+    connection.connection_made(Socket())
+    answer = connection.send(b"")
+    for read in reads:
+        if read:
+            connection.data_received(read)
+    return answer
+
+
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+PIECES = st.lists(
+    st.sampled_from(
+        [b"data: x\n\n", b"\n", b"\r\n", b"\n\r\n", b"5\r\n", b"0\r\n\r\n", b"\n5\r\nhello\r\n", b"a" * 300]
+    ),
+    min_size=1,
+    max_size=6,
+)
+HEADS = st.sampled_from([b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;ext=1\r\n"])
+
+
+@given(PIECES, HEADS, st.booleans(), st.lists(st.integers(0, 2000), max_size=8))
+def test_a_chunked_body_is_the_same_however_it_is_cut(
+    pieces: list[bytes], head: bytes, is_cut_at_chunks: bool, cuts: list[int]
+) -> None:
+    chunks = [CHUNKED, *(head % len(piece) + piece + b"\r\n" for piece in pieces)]
+    whole = b"".join([*chunks, b"0\r\n\r\n"])
+    at = {0, len(whole), *(cut % len(whole) for cut in cuts)}
+    if is_cut_at_chunks:
+        at |= set(itertools.accumulate(len(chunk) for chunk in chunks))
+    answer = sent(*(whole[a:b] for a, b in itertools.pairwise(sorted(at))))
+    assert answer.is_whole
+    assert answer._joined() == b"".join(pieces)
+
+
+@given(PIECES)
+def test_a_chunk_in_a_read_of_its_own_is_handed_on_as_it_is(pieces: list[bytes]) -> None:
+    for piece in pieces:
+        assert whole_chunk(b"%x\r\n%b\r\n" % (len(piece), piece)) == piece
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            b"",
+            b"\r\n",
+            b"0\r\n\r\n",
+            b"1\r\n\r\n",
+            b"+1\r\nx\r\n",
+            b"1\r\nxy\r\n",
+            b"2\r\nx\r\n",
+            b"1\r\nx\r\n1\r\nx\r\n",
+        ),
+        *(b"1\r\nx", b"1\r\nx\r", b"01\r\nx\r\n", b"1;a\r\nx\r\n", b"A\r\n0123456789\r\n", b"-1\r\nx\r\n", b"1\nx\r\n"),
+    ],
+)
+def test_what_is_not_plainly_one_chunk_is_left_to_the_parser(data: bytes) -> None:
+    assert whole_chunk(data) is None
+
+
+def test_a_chunk_that_is_larger_than_it_says_is_a_fault_at_its_place_too() -> None:
+    answer = sent(CHUNKED + b"2\r\n\n\n\r\n", b"2\r\nok\r\n", b"1\r\nno\r\n")
+    assert answer.fault is not None
+    assert answer._joined().startswith(b"\n\nok")

@@ -32,31 +32,31 @@ class Sender:
         return self._send(message)
 
     def wire(self) -> "Wire | None":
-        """The short way to the caller; None under servers that are not ours."""
+        """The short way to the caller, once the head is out; None for HTTP/1.0, and under servers that are not ours."""
         cycle: object = getattr(self._send, "__self__", None)
-        return Wire(cycle) if isinstance(cycle, RequestResponseCycle) else None
+        return Wire(cycle) if isinstance(cycle, RequestResponseCycle) and cycle.chunked_encoding is True else None
 
 
 class Wire:
     """Writes parts of a stream without an ASGI message, where nothing needs to wait. uvicorn's cycle does all else."""
 
-    __slots__ = ("_cycle",)
+    __slots__ = ("_cycle", "_flow", "_write")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
+        self._flow = cycle.flow
+        self._write = cycle.transport.write
 
     @property
     def is_free(self) -> bool:
-        """Whether a part can be written now: the head is out, the caller is there, and it reads."""
-        cycle = self._cycle
-        is_held_up = cycle.flow.write_paused or cycle.disconnected or cycle.response_complete
-        return cycle.chunked_encoding is True and not is_held_up
+        """Whether a part can be written now: the caller is there, and it reads."""
+        return not (self._flow.write_paused or self._cycle.disconnected)
 
     def write_part(self, data: bytes) -> None:
-        """Write more of a stream, while `is_free`."""
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        """Write more of a stream that has not ended, while `is_free`."""
+        self._write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 def wire_of(send: Send) -> Wire | None:
-    """The short way to where `send` leads; None where it leads elsewhere first, as into a recording."""
+    """The short way to where `send` leads, once a head went there; None where it leads into a recording first."""
     return send.wire() if isinstance(send, Sender) else None

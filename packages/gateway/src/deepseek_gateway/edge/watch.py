@@ -63,7 +63,9 @@ class RequestWatch:
         self._keep_alive_s = keep_alive_s
         self._send_timeout_s = send_timeout_s
         self._phase = Phase.WORKING
-        self._since_s = 0.0
+        self.since_s = 0.0
+        """When this wait began, or the engine last said something within it: whoever hears that while the task waits on
+        sets it."""
         self._ending: WatchError | None = None
         self._thrown: WatchError | None = None
         self._caller = caller_of(receive)
@@ -79,15 +81,6 @@ class RequestWatch:
     def is_caller_gone(self) -> bool:
         """Whether the caller left."""
         return isinstance(self._ending, CallerGoneError)
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether the task waits for the engine, and nothing ends that wait."""
-        return self._phase is Phase.READING and self._ending is None and self._thrown is None
-
-    def heard(self, now_s: float) -> None:
-        """The engine said something while the task waits on."""
-        self._since_s = now_s
 
     def reading(self, wait: Awaitable[Result]) -> Awaitable[Result]:
         """Wait for the engine.
@@ -107,9 +100,9 @@ class RequestWatch:
 
     def tick(self, now_s: float) -> None:
         """Look at the clock: called for every request a few times in `keep_alive_s`, instead of a timer each."""
-        if self._phase is Phase.READING and now_s - self._since_s >= self._keep_alive_s:
+        if self._phase is Phase.READING and now_s - self.since_s >= self._keep_alive_s:
             self._interrupt(QuietError())
-        elif self._phase is Phase.SENDING and now_s - self._since_s >= self._send_timeout_s:
+        elif self._phase is Phase.SENDING and now_s - self.since_s >= self._send_timeout_s:
             self._end(SlowCallerError())
 
     def stop(self) -> None:
@@ -156,7 +149,7 @@ class RequestWatch:
             if asyncio.iscoroutine(wait):
                 wait.close()
             raise self._ending
-        self._phase, self._since_s = phase, time.monotonic()
+        self._phase, self.since_s = phase, time.monotonic()
         try:
             return await wait
         except asyncio.CancelledError:

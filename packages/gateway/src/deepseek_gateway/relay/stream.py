@@ -3,11 +3,11 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from deepseek_client.sse import DONE
 from deepseek_gateway.edge.respond import end_stream, send_body, send_part, start_stream
-from deepseek_gateway.edge.sender import wire_of
+from deepseek_gateway.edge.sender import Wire, wire_of
 from deepseek_gateway.edge.watch import QuietError
 from deepseek_gateway.errors import ApiError, UpstreamCutError
 from deepseek_gateway.ledger.ledger import OBSERVE_EVERY_S
@@ -36,7 +36,7 @@ class StreamExchange(Exchange):
         self._heard_s = self._observe_at_s = time.monotonic()
         self._is_refused = False
         self._has_head = False
-        self._wire = wire_of(parts.send) if self.stages is None else None
+        self._wire: Wire | None = None
 
     async def relay(self) -> None:
         """Open, then copy events until [DONE]."""
@@ -46,24 +46,17 @@ class StreamExchange(Exchange):
         if answer.status != 200:
             await self._relay_refusal(answer.status)
             return
-        data, self._has_head = self.parts.call.head, True
-        if self._wire is not None:
-            answer.taker = self._pass_at_once
-        while not self._tap.is_done:
-            limit = await self._copy(data)
-            if self._is_cut_short:
-                await self._end_early()
-                return
-            if limit is not None:
-                await self.refuse_tokens(refusal_of(limit), reason_of(limit))
-                return
-            if self._tap.is_done or self._tap.is_failed:
-                break
-            data = await self._wait_quietly(self.parts.call.read)
-            if not data:
-                await self._copy(self._closing_frames())
-                break
-        await (self._end_early() if self._is_cut_short else self._finish())
+        self._has_head = True
+        try:
+            limit = await self._relay_events(self.parts.call.head)
+        finally:
+            answer.taker = None
+        if self._is_cut_short:
+            await self._end_early()
+        elif limit is not None:
+            await self.refuse_tokens(refusal_of(limit), reason_of(limit))
+        else:
+            await self._finish()
 
     async def drain(self) -> None:
         """Read to [DONE] for the usage."""
@@ -122,6 +115,17 @@ class StreamExchange(Exchange):
                     self._heard_s = time.monotonic()
                 return result
 
+    async def _relay_events(self, data: bytes) -> LimitReached | LimitsUnavailable | None:
+        """Send events on, from these first bytes to where the answer ends; gives the limit that ends it, if any."""
+        while True:
+            limit = await self._copy(data)
+            if limit is not None or self._is_cut_short or self._tap.is_done or self._tap.is_failed:
+                return limit
+            data = await self._wait_quietly(self.parts.call.read)
+            if not data:
+                await self._copy(self._closing_frames())
+                return None
+
     async def _copy(self, data: bytes) -> LimitReached | LimitsUnavailable | None:
         """Send on what bytes from the engine complete. Gives the limit that was reached, if one was."""
         tap = self._tap
@@ -142,26 +146,26 @@ class StreamExchange(Exchange):
         Returns:
             False for all but a plain event that what is held covers, for a caller that reads: it is left to the task.
         """
-        settlement, watch, wire, tap = self.parts.settlement, self.parts.watch, self._wire, self._tap
-        if settlement.context.ttft_ms is None or settlement.is_settled or not watch.is_reading:
-            return False
+        wire, tap = self._wire, self._tap
         if wire is None or not wire.is_free or (frame := self._frames.whole(data)) is None:
             return False
-        chunk = tap.look(frame)
-        if chunk is None:
+        piece = tap.look(frame)
+        if piece is None or not self._covers(piece[2]):
             return False
-        allowance, usage = settlement.allowance, chunk.usage
-        spent = tap.spent or self._estimate(ahead=1) if usage is None else spent_of(usage)
-        if spent is None or not allowance.covers(*spent):
-            counts = TokenCounts(*(spent or ())) if usage is None else counts_of(usage)
-            if not allowance.covers_exactly(counts):
-                return False
-        if passed := tap.take(chunk):
-            wire.write_part(passed)
-        self._heard_s = time.monotonic()
-        watch.heard(self._heard_s)
-        self._observe()
+        tap.take(piece)
+        wire.write_part(piece[0])
+        self._heard_s = self.parts.watch.since_s = time.monotonic()
+        if self._heard_s >= self._observe_at_s:
+            self._observe()
         return True
+
+    def _covers(self, usage: dict[str, Any] | None) -> bool:
+        """Whether what is held is enough once an event with this usage went to the caller."""
+        allowance = self.parts.settlement.allowance
+        spent = self._tap.spent or self._estimate(ahead=1) if usage is None else spent_of(usage)
+        if spent is not None and allowance.covers(*spent):
+            return True
+        return allowance.covers_exactly(TokenCounts(*(spent or ())) if usage is None else counts_of(usage))
 
     def _is_covered(self) -> bool:
         """Note what was used, from time to time; whether what is held is enough for it."""
@@ -195,6 +199,8 @@ class StreamExchange(Exchange):
         await watch.sending(send_part(send, data))
         if context.ttft_ms is None and self._tap.content_events:
             context.ttft_ms = context.elapsed_ms()
+            if self.stages is None and (wire := wire_of(send)) is not None:
+                self._wire, self.parts.call.answer.taker = wire, self._pass_at_once
 
     async def _finish(self) -> None:
         self.settle(self._ending())

@@ -5,7 +5,7 @@ then the chunk is parsed and encoded again.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import orjson
 
@@ -19,6 +19,10 @@ _EMPTY_CHOICES = b'"choices":[]'
 _FINISH = b'"finish_reason":"'
 
 
+Piece = tuple[bytes, bytes, dict[str, Any] | None]
+"""A plain piece of an answer: the event for the caller, its data without `usage`, and that usage."""
+
+
 @dataclass(frozen=True, slots=True)
 class UsageWish:
     """Which usage the caller asked for: in the last chunk, or in every one.
@@ -29,15 +33,6 @@ class UsageWish:
     trailing: bool = False
     continuous: bool = False
     in_finish: bool = False
-
-
-class Chunk(NamedTuple):
-    """An event that holds a piece of an answer: its data, also without `usage`, and that usage."""
-
-    frame: bytes
-    data: bytes
-    without: bytes
-    usage: dict[str, Any] | None
 
 
 class UsageTap:
@@ -78,15 +73,25 @@ class UsageTap:
         if b'"error"' in data and _is_error(data):
             self.is_failed = True
             return frame
-        return self.take(Chunk(frame, data, *split_usage(data)))
+        return self._take(frame, data)
 
-    @staticmethod
-    def look(frame: bytes) -> Chunk | None:
-        """An event that is plainly a piece of an answer, for `take`; None for all that only `pass_on` can judge."""
-        if not frame.startswith(b"data: {") or frame.count(b"\n") != 2 or b'"error"' in frame:
+    def look(self, frame: bytes) -> Piece | None:
+        """What `take` would make of an event; None for all that only `pass_on` can judge: errors, ends, trailers."""
+        if not frame.startswith(b"data: {") or frame.count(b"\n") != 2:
+            return None
+        if _FINISH in frame or _EMPTY_CHOICES in frame or b'"error"' in frame:
             return None
         data = frame[6:-2]
-        return Chunk(frame, data, *split_usage(data))
+        without, usage = split_usage(data)
+        is_cut = without is not data and not self._wish.continuous
+        return (b"data: %b\n\n" % without if is_cut else frame), without, usage
+
+    def take(self, piece: Piece) -> None:
+        """Note a plain piece of the answer that goes to the caller."""
+        _, self._last_chunk, usage = piece
+        self.content_events += 1
+        if usage is not None:
+            self._usage, self._counts = usage, None
 
     def closing(self, last: bytes) -> bytes:
         """The end of a stream whose last events are given instead of the engine's: with usage as wished, and [DONE]."""
@@ -98,9 +103,9 @@ class UsageTap:
         self._sent_trailing = False  # one that came after the end went nowhere
         return last + self._missing_trailer() + DONE
 
-    def take(self, chunk: Chunk) -> bytes:
+    def _take(self, frame: bytes, data: bytes) -> bytes:
         """What of a piece of the answer goes to the caller."""
-        frame, data, without, usage = chunk
+        without, usage = split_usage(data)
         is_finish = self._note_finish(data)
         if usage is not None:
             self._usage, self._counts = usage, None
@@ -139,10 +144,6 @@ class UsageTap:
 
 def split_usage(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
     """A chunk without its `usage`, and that usage; the same object when there is none to cut."""
-    if b'"usage"' not in data:
-        return data, None
-    if data.endswith(_NULL):
-        return data[: -len(_NULL)] + b"}", None
     at = data.rfind(_MARK)
     if at > 0 and data.startswith(b"{") and data.endswith(b"}"):
         # A quote inside a JSON string is escaped, so the mark is a key; if all that follows is one object and the
@@ -150,6 +151,10 @@ def split_usage(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
         usage = _object(data[at + len(_MARK) : -1])
         if usage is not None:
             return data[:at] + b"}", usage
+    if b'"usage"' not in data:
+        return data, None
+    if data.endswith(_NULL):
+        return data[: -len(_NULL)] + b"}", None
     chunk = _object(data)
     if chunk is None or "usage" not in chunk:
         return data, None
@@ -173,7 +178,16 @@ def counts_of(usage: dict[str, Any]) -> TokenCounts:
 
 def spent_of(usage: dict[str, Any]) -> tuple[int, int]:
     """Tokens of prompt and answer: all that most events are asked for."""
-    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if (
+        type(prompt) is int
+        and type(completion) is int
+        and prompt >= 0
+        and completion >= 0
+        and prompt + completion < 2**40
+    ):
+        return prompt, completion
+    return _count(prompt), _count(completion)
 
 
 def usage_of_body(body: bytes) -> tuple[TokenCounts | None, str | None]:
@@ -195,10 +209,10 @@ def _count(value: object) -> int:
 
 def _object(data: bytes) -> dict[str, Any] | None:
     try:
-        value = orjson.loads(data)
+        value: dict[str, Any] | list[Any] | str | float | None = orjson.loads(data)
     except ValueError:
         return None
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _is_error(data: bytes) -> bool:

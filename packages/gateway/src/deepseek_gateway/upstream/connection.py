@@ -30,8 +30,9 @@ class StaleError(BrokenError):
 class Answer:
     """An engine's response as it comes in: its head, and the pieces of its body that nobody has taken yet.
 
-    `headers` have lower-case names; of a name that comes twice, the last value counts. `taker` is offered bytes of the
-    body as they come, before whoever reads is woken; it says whether it took them, and must not raise.
+    `headers` have lower-case names; of a name that comes twice, the last value counts. While somebody waits in `read`,
+    `taker` is offered bytes of the body as they come; it says whether it took them, and must not raise. Only what it
+    leaves wakes the reader.
     """
 
     __slots__ = (
@@ -126,17 +127,25 @@ class Answer:
 
     def came(self) -> None:
         """All that one read of the socket brought is here."""
-        if self.taker is not None and self._pieces and self.taker(self._joined()):
+        if self._pieces and self._is_taken(self._joined()):
             self._clear()
             if not self.is_whole and self.fault is None:
                 return
         self.wake()
+
+    def offer(self, piece: bytes) -> bool:
+        """Whether more of the body, which is all that one read of the socket brought, was taken at once."""
+        return not self._pieces and self._is_taken(piece)
 
     def wake(self) -> None:
         """Something changed."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _is_taken(self, data: bytes) -> bool:
+        taker, waiter = self.taker, self._waiter
+        return taker is not None and waiter is not None and not waiter.done() and taker(data)
 
     def _joined(self) -> bytes:
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -174,6 +183,8 @@ class EngineConnection(asyncio.Protocol):
         self._has_bytes = False
         self._head_bytes = 0
         self._has_length = False
+        self._has_chunk_ended = False
+        self._is_between_chunks = False
         self.idle_since_s = 0.0
 
     @property
@@ -186,7 +197,7 @@ class EngineConnection(asyncio.Protocol):
         assert self._transport is not None
         assert self._incoming is None
         self._incoming = incoming = Answer(self)
-        self._has_bytes = self._has_length = False
+        self._has_bytes = self._has_length = self._is_between_chunks = False
         self._head_bytes = 0
         self._transport.write(request)
         return incoming
@@ -211,7 +222,14 @@ class EngineConnection(asyncio.Protocol):
         if incoming is None:  # nobody asked
             self.abort()
             return
+        if self._is_between_chunks and (piece := whole_chunk(data)) is not None:
+            # The parser, which is where it was, need not see this: most events of a stream come so.
+            if not incoming.offer(piece):
+                self.on_body(piece)
+                incoming.wake()
+            return
         self._has_bytes = True
+        self._has_chunk_ended = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -224,6 +242,8 @@ class EngineConnection(asyncio.Protocol):
                     return
                 incoming.fault = BrokenError(f"the answer's head is larger than {MAX_HEAD_BYTES} bytes")
                 self.abort()
+        # A head of a chunk may follow the chunk that ended; but before its line end is no other.
+        self._is_between_chunks = self._has_chunk_ended and data.endswith(b"\n\r\n")
         incoming.came()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -262,10 +282,15 @@ class EngineConnection(asyncio.Protocol):
         """A piece of the body came."""
         incoming = self._incoming
         assert incoming is not None
+        self._has_chunk_ended = False
         if incoming.add(body) > 2 * READ_BUFFER_BYTES and not self._is_paused:
             assert self._transport is not None
             self._is_paused = True
             self._transport.pause_reading()
+
+    def on_chunk_complete(self) -> None:
+        """A piece of a chunked body came to its end."""
+        self._has_chunk_ended = True
 
     def on_message_complete(self) -> None:
         """The answer is whole: the connection is free, if both sides want to keep it."""
@@ -287,3 +312,12 @@ class EngineConnection(asyncio.Protocol):
         self._is_paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+
+
+def whole_chunk(data: bytes) -> bytes | None:
+    """What is in bytes that are one chunk of a chunked body, as servers write it; None for all others."""
+    start = data.find(b"\r\n") + 2
+    size = len(data) - start - 2
+    if size <= 0 or not data.endswith(b"\r\n") or not data.startswith(b"%x\r\n" % size):
+        return None
+    return data[start:-2]
