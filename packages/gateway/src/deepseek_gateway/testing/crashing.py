@@ -21,7 +21,7 @@ from deepseek_gateway.cli import COMMANDS, main
 from deepseek_gateway.ledger import disk
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.records import Settled
-from deepseek_gateway.relay.usage_tap import Chunk, UsageTap
+from deepseek_gateway.relay import usage_tap
 from deepseek_gateway.storage.books import Books
 from deepseek_gateway.upstream.attempt import Try
 
@@ -46,7 +46,7 @@ class _Plan:
 
 def _arm(plan: _Plan) -> None:
     append, keep, sync = Journal.append, Books.keep, disk.sync_files
-    judge, run, take = Try.take, Try.run, UsageTap.take
+    judge, run, split = Try.take, Try.run, usage_tap.split_usage
 
     def crashing_append(self: Journal, record: dict[str, Any]) -> int:
         plan.has_request |= record["kind"] == "admit"
@@ -70,17 +70,17 @@ def _arm(plan: _Plan) -> None:
         await run(self)
         plan.reach("after send")
 
-    def crashing_take(self: UsageTap, chunk: Chunk) -> bytes:
+    def crashing_split(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
         plan.pieces += 1
         if plan.pieces == _PIECE:
             plan.reach("within stream")
-        return take(self, chunk)
+        return split(data)
 
     def crashing_sync(retired: list[int], current: int, folder: Any) -> None:
         plan.reach("before sync")
         sync(retired, current, folder)
 
-    Journal.append, Books.keep, UsageTap.take = crashing_append, crashing_keep, crashing_take
+    Journal.append, Books.keep, usage_tap.split_usage = crashing_append, crashing_keep, crashing_split
     Try.take, Try.run = crashing_judge, crashing_run
     disk.sync_files = crashing_sync
 
