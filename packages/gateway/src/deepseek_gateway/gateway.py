@@ -1,15 +1,15 @@
 """Everything that one gateway process holds, started and stopped in order."""
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self
 
 from deepseek_gateway.access_log import AccessLog
+from deepseek_gateway.admit.house import House
 from deepseek_gateway.admit.queue import Priority
 from deepseek_gateway.admit.shed import LoopLag
 from deepseek_gateway.audit.actor import GATEWAY
@@ -118,11 +118,8 @@ class Gateway:
             self.shared_answers = SharedAnswers(url.get_secret_value(), settings.redis_timeout_s, settings.replay_ttl_s)
         where = self.replays, self.shared_answers, self.executor, f"{NODE}/{settings.worker}"
         self.erasures = Erasures(self.store, *where, settings.replay_ttl_s)
-        self.is_draining = False
         self._making: set[asyncio.Task[None]] = set()
-        self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.house = House(lambda: self.settings.max_requests)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -160,7 +157,7 @@ class Gateway:
     @property
     def running(self) -> int:
         """Requests for generation that are in the house."""
-        return self._running
+        return self.house.running
 
     async def start(self) -> None:
         """Recover the journal, read the rules, meet the engines."""
@@ -220,7 +217,7 @@ class Gateway:
         for end in (RequestWatch.stop, RequestWatch.cancel):
             for watch in list(self.watches):
                 end(watch)
-            if await self._is_idle_within(LAST_WORDS_S):
+            if await self.house.is_empty_within(LAST_WORDS_S):
                 return
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
@@ -239,28 +236,6 @@ class Gateway:
             queue_bytes=settings.payload_queue_bytes,
             life_days=settings.trace_days,
         )
-
-    @contextlib.contextmanager
-    def running_request(self) -> Generator[None]:
-        """Count a request for generation while it is in the house.
-
-        Raises:
-            ApiError: 503, the gateway stops or is full.
-        """
-        if self.is_draining:
-            message = "the gateway stops: try again in 5 s"
-            raise ApiError(503, message, code="shutting_down", headers={"retry-after": "5", "connection": "close"})
-        if self._running >= self.settings.max_requests:
-            message = f"{self._running} requests are running, the most this gateway takes: try again in 1 s"
-            raise ApiError(503, message, code="overloaded", headers={"retry-after": "1"})
-        self._running += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
 
     @property
     def limits_trouble(self) -> str | None:
@@ -298,7 +273,7 @@ class Gateway:
 
     def not_ready(self) -> str | None:
         """Why no traffic should come, or None."""
-        if self.is_draining:
+        if self.house.is_closing:
             return "the gateway stops"
         if self.ledger.failure is not None:
             return self.ledger.failure
@@ -333,14 +308,14 @@ class Gateway:
 
     async def drain(self) -> None:
         """Take nothing new, send away what waits, let what runs finish for `drain_timeout_s`, then end it."""
-        self.is_draining = True
+        self.house.is_closing = True
         self.pool.gate.drain()
-        if await self._is_idle_within(self.settings.drain_timeout_s):
+        if await self.house.is_empty_within(self.settings.drain_timeout_s):
             return
-        logger.warning("%d requests run on after %g s: they end now", self._running, self.settings.drain_timeout_s)
+        logger.warning("%d requests run on after %g s: they end now", self.house.running, self.settings.drain_timeout_s)
         for watch in list(self.watches):
             watch.stop()
-        await self._is_idle_within(self.settings.abort_drain_s + STOP_GRACE_S)
+        await self.house.is_empty_within(self.settings.abort_drain_s + STOP_GRACE_S)
 
     async def _apply(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force. Requests that run keep what they began with."""
@@ -366,14 +341,6 @@ class Gateway:
         queued = {str(priority): self.pool.gate.length(priority) for priority in Priority}
         is_stale = self.config_fault is not None
         return Figures(self.pool.figures(), queued, self.loop_lag.seconds, self.snapshot.version, is_stale)
-
-    async def _is_idle_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _limiter(self, settings: Settings) -> Limiter:
         """Where limits are kept: in this process, or where other gateways share them."""

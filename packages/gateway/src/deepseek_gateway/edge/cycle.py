@@ -5,7 +5,7 @@ has to wait for that.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from starlette.types import Message, Receive, Scope
@@ -87,6 +87,17 @@ class CallerCycle(RequestResponseCycle):
             self._write(message.get("body", b""), is_last=not message.get("more_body", False))
         else:
             raise RuntimeError(f"{kind} is not what an answer goes on with here")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an answer can be sent whole without a wait: none has begun, and the caller is there and reads."""
+        return not (self.response_started or self.disconnected or self.flow.write_paused)
+
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a whole answer, while `is_ready`."""
+        self.response_started, self.waiting_for_100_continue = True, False
+        self._start = {"type": "http.response.start", "status": status, "headers": headers}
+        self._write(body, is_last=True)
 
     def _write(self, body: bytes, *, is_last: bool) -> None:
         head = b""

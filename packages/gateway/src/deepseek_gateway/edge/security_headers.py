@@ -15,12 +15,14 @@ COMMON: tuple[tuple[bytes, bytes], ...] = (
 )
 """A route that sets one of these itself keeps its own: pages need another policy, files may be kept."""
 
+_COMMON_NAMES = frozenset(dict(COMMON))
+
 HSTS = (b"strict-transport-security", b"max-age=31536000")
 """Only over TLS: browsers ignore it elsewhere."""
 
 
 def secured(headers: Sequence[tuple[bytes, bytes]], *, is_tls: bool) -> Headers:
     """An answer's headers, with those that it lacks."""
-    given = {name for name, _ in headers}
-    added = [pair for pair in COMMON if pair[0] not in given]
+    given = dict(headers)
+    added = COMMON if _COMMON_NAMES.isdisjoint(given) else [pair for pair in COMMON if pair[0] not in given]
     return [*headers, *added, HSTS] if is_tls else [*headers, *added]

@@ -6,7 +6,8 @@ from starlette.types import Message, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from deepseek_gateway.edge.context import RequestContext
-from deepseek_gateway.edge.security_headers import secured
+from deepseek_gateway.edge.cycle import CallerCycle
+from deepseek_gateway.edge.security_headers import Headers, secured
 
 
 class Sender:
@@ -21,15 +22,26 @@ class Sender:
     def __call__(self, message: Message) -> Awaitable[None]:
         """Send one message; the head gets the request's id and the security headers."""
         if message["type"] == "http.response.start":
-            self.has_begun = True
-            context = self._context
-            context.status = message["status"]
-            request_id = context.request_id.encode()
-            ids = [(b"x-request-id", request_id)]
-            if context.errors.id_header is not None:
-                ids.append((context.errors.id_header, request_id))
-            message["headers"] = secured([*message["headers"], *ids], is_tls=self._is_tls)
+            message["headers"] = self._head(message["status"], message["headers"])
         return self._send(message)
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Send a whole answer at once; False where that may have to wait, and nothing was sent."""
+        cycle: object = getattr(self._send, "__self__", None)
+        if not isinstance(cycle, CallerCycle) or not cycle.is_ready:
+            return False
+        cycle.answer(status, self._head(status, headers), body)
+        return True
+
+    def _head(self, status: int, headers: Headers) -> Headers:
+        self.has_begun = True
+        context = self._context
+        context.status = status
+        request_id = context.request_id.encode()
+        ids = [(b"x-request-id", request_id)]
+        if context.errors.id_header is not None:
+            ids.append((context.errors.id_header, request_id))
+        return secured([*headers, *ids], is_tls=self._is_tls)
 
     def wire(self) -> "Wire | None":
         """The short way to the caller, once the head is out; None for HTTP/1.0, and under servers that are not ours."""

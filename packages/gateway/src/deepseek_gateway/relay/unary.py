@@ -3,7 +3,7 @@
 import time
 from typing import Literal
 
-from deepseek_gateway.edge.respond import send_body
+from deepseek_gateway.edge.respond import send_at_once, send_body
 from deepseek_gateway.edge.watch import QuietError
 from deepseek_gateway.errors import ApiError, UpstreamCutError
 from deepseek_gateway.ledger.records import TokenCounts
@@ -34,7 +34,8 @@ class UnaryExchange(Exchange):
                 idle_limit_s = self.parts.settings.upstream_idle_timeout_s
                 if time.monotonic() - began_s >= idle_limit_s:
                     raise UpstreamCutError(f"the engine did not answer within {idle_limit_s:g} s") from None
-        await self.admitted()
+        if self.parts.ticket is not None:
+            await self.admitted()
         answer = self.parts.call.answer
         body = self._body
         # The books are closed before the answer leaves: a crash after it must find them closed.
@@ -51,7 +52,9 @@ class UnaryExchange(Exchange):
         await self.parts.settlement.allowance.settled()
         self.has_begun = True
         kind = answer.content_type.encode("latin-1")
-        await self.parts.watch.sending(send_body(self.parts.send, answer.status, body, kind, self.parts.headers))
+        parts = self.parts
+        if not send_at_once(parts.send, answer.status, body, kind, parts.headers):
+            await parts.watch.sending(send_body(parts.send, answer.status, body, kind, parts.headers))
 
     async def drain(self) -> None:
         """Read the rest of the body for its usage."""

@@ -116,7 +116,7 @@ async def _make(
     shared, is_kept, renewing = gateway.shared_answers, False, None
     name = None if idempotency_key is None or shared is None else idempotent_name(recording.key_id, idempotency_key)
     try:
-        with gateway.running_request():
+        with gateway.house:
             if shared is not None and name is not None:
                 if await _take_over(shared, name, idempotency_key or "", recording, rights):
                     context.outcome, is_kept = "replayed", True

@@ -15,8 +15,9 @@ from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.relay.request import Dialect, GenerationRequest
 from deepseek_gateway.route.affinity import affinity_key
-from deepseek_gateway.route.table import ANY, Needs
+from deepseek_gateway.route.table import ANY, Needs, Route
 from deepseek_gateway.upstream.pool import Placement, RouteAsk
+from deepseek_gateway.upstream.upstream import Upstream
 
 CLOUD_TAG = "allow-cloud"
 """Keys with it may have their prompts answered by DeepSeek's cloud; of others none ever leaves."""
@@ -35,18 +36,17 @@ def route_ask(
             the model, and the key has not opted in; 503, the gateway or every engine is behind.
     """
     needs = needs_of(key, request.dialect)
-    check_route(gateway, model, needs, key)
-    has_choice = gateway.pool.route(model, needs).has_choice
+    route = check_route(gateway, model, needs, key)
     session = header(scope, b"x-session-id")
     ask = RouteAsk(
         model=model,
         needs=needs,
-        affinity=affinity_key(request.fields, key.public_id, session) if has_choice else None,
+        affinity=affinity_key(request.fields, key.public_id, session) if route.has_choice else None,
         priority=priority_of(key, header(scope, b"x-priority")),
         org=key.org_id or key.public_id,
         key=key.public_id,
     )
-    _shed(gateway, ask)
+    _shed(gateway, ask, route)
     return ask
 
 
@@ -102,14 +102,15 @@ def continued_elsewhere(body: bytes) -> bytes:
     return orjson.dumps({**fields, "messages": [*earlier, plain], **more})
 
 
-def check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecord) -> None:
-    """Go on only where some server has the model, for this key.
+def check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecord) -> Route[Upstream]:
+    """The servers that have the model, for this key.
 
     Raises:
         ApiError: 404, none has; 400, none speaks this dialect; 403, only the cloud has, and the key has not opted in.
     """
-    if not gateway.pool.route(model, needs).is_empty:
-        return
+    route = gateway.pool.route(model, needs)
+    if not route.is_empty:
+        return route
     if gateway.pool.route(model, ANY).is_empty:
         known = ", ".join(gateway.pool.known_models()[:20]) or "none"
         raise ApiError(404, f"no engine serves {model!r}; there are: {known}", param="model", code="model_not_found")
@@ -120,11 +121,11 @@ def check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecor
     raise ApiError(403, message, param="model", code="cloud_not_allowed")
 
 
-def _shed(gateway: Gateway, ask: RouteAsk) -> None:
+def _shed(gateway: Gateway, ask: RouteAsk, route: Route[Upstream]) -> None:
     settings, pool, now_s = gateway.settings, gateway.pool, gateway.pool.now()
     waiting = [
         target.upstream.fresh_waiting(now_s)
-        for tier in (pool.route(ask.model, ask.needs).tiers if settings.shed_engine_queue else ())
+        for tier in (route.tiers if settings.shed_engine_queue else ())
         for target in tier
         if target.upstream.is_up
     ]

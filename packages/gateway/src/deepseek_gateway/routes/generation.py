@@ -57,7 +57,7 @@ class GenerationRoute:
         context.is_traced = True
         context.policy_version = self.gateway.snapshot.version
         context.client_request_id = plain_id(header(scope, b"x-request-id"))
-        with self.gateway.running_request():
+        with self.gateway.house:
             key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)
             settings = self.gateway.settings
             body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_s)

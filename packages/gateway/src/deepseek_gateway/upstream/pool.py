@@ -1,7 +1,6 @@
 """All engines of one gateway: finds one with room for a request, and changes with the configuration."""
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Coroutine
@@ -134,9 +133,10 @@ class UpstreamPool:
         self.hedges.earn()
         if len(self.gate):
             return None
-        with contextlib.suppress(NoUpstreamError):
+        try:
             return self.place(ask)
-        return None
+        except NoUpstreamError:  # `enter` says so
+            return None
 
     async def enter(self, ask: RouteAsk) -> Placement:
         """Wait for a place.
