@@ -23,13 +23,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deepseek_engine.errors import ModelLoadError
-from deepseek_engine.kernels.flash_attention import (
-    FlashLibrary,
-    flash_decode,
-    flash_prefill,
-    load_flash_attention,
-    plan_flash_chunks,
-)
+from deepseek_engine.kernels.flash_attention import flash_decode, flash_prefill, plan_flash_chunks
+from deepseek_engine.kernels.flash_library import FlashLibrary, load_flash_attention
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton.decode_attention import (
     DecodeConfig,
@@ -301,7 +296,7 @@ def flash_lines() -> Iterator[str]:
         of, operations = pages(lengths, dtype, block_size=block_size), prefill_operations(lengths)
         us = time_us([paged_prefill(queries, of, begins)])
         yield flops_line(f"prefill {name}, ours, attention alone", us, operations)
-        chunks = plan_flash_chunks(begins, of.contexts, of.tables, max(lengths), None)
+        chunks = plan_flash_chunks(begins, of.contexts, of.tables, max(lengths), is_padded=False)
         us = time_us([partial(flash_prefill, library, queries, of.kv, chunks, scale=SCALE)])
         yield flops_line(f"prefill {name}, flash-attn {library.version}, attention alone", us, operations)
 

@@ -11,7 +11,7 @@ from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gpu_inputs import GpuInputs
 from deepseek_engine.gpu_runner import CHUNK_SIZES, GpuRunner, graph_sizes
 from deepseek_engine.gpu_warm_up import NEEDS, rehearsed_steps, warm_up_prompt
-from deepseek_engine.kernels.flash_attention import load_flash_attention
+from deepseek_engine.kernels.flash_library import load_flash_attention
 from deepseek_engine.kernels.triton.compile_ahead import compile_ahead
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport

@@ -8,7 +8,7 @@ from torch import nn
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
-from deepseek_engine.kernels.flash_attention import load_flash_attention
+from deepseek_engine.kernels.flash_library import load_flash_attention
 from deepseek_engine.kernels.linear_bitsandbytes import SIZE_MULTIPLE, try_bitsandbytes
 from deepseek_engine.layers.linear import Linear
 from deepseek_engine.layers.moe import MixtureOfExperts

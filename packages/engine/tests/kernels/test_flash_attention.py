@@ -19,13 +19,8 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
 from deepseek_engine.gpu_build import GpuPlan, build_gpu_runner, put_on_device
 from deepseek_engine.gpu_runner import GpuRunner
-from deepseek_engine.kernels.flash_attention import (
-    FlashLibrary,
-    flash_decode,
-    flash_prefill,
-    load_flash_attention,
-    plan_flash_chunks,
-)
+from deepseek_engine.kernels.flash_attention import flash_decode, flash_prefill, plan_flash_chunks
+from deepseek_engine.kernels.flash_library import FlashLibrary, load_flash_attention
 from deepseek_engine.kernels.reference import decode_attention as decode_reference
 from deepseek_engine.kernels.reference import prefill_attention as prefill_reference
 from deepseek_engine.messages import Submit
@@ -84,7 +79,7 @@ def test_chunks_attend_to_what_they_may_see(library: FlashLibrary, heads: Heads,
     cu_seqlens, contexts = ints(begins), ints([context for _, context in CHUNKS])
     expected = prefill_reference.prefill_attention(q, kv, tables, cu_seqlens, contexts, None, scale=scale)
     longest = max(new for new, _ in CHUNKS)
-    chunks = plan_flash_chunks(cu_seqlens, contexts, tables, longest, None if num_padding is None else num_rows)
+    chunks = plan_flash_chunks(cu_seqlens, contexts, tables, longest, is_padded=num_padding is not None)
     actual = flash_prefill(library, q, kv, chunks, scale=scale)
     assert error_of(actual, expected) < TOLERANCES[DTYPE]
     assert not actual[begins[-1] :].any(), "padding comes out as zeros"
@@ -111,7 +106,7 @@ def test_a_graph_reads_lengths_and_tables_when_it_is_replayed(library: FlashLibr
     static = tables.clamp_min(0)
 
     def launch() -> tuple[Tensor, Tensor]:
-        chunks = plan_flash_chunks(cu_seqlens, contexts, static, 40, 40)
+        chunks = plan_flash_chunks(cu_seqlens, contexts, static, 40, is_padded=True)
         decoded = flash_decode(library, q, kv, static, contexts, scale=scale)
         return decoded, flash_prefill(library, new, kv, chunks, scale=scale)
 
@@ -178,6 +173,7 @@ def logits_of_steps(runner: GpuRunner) -> list[Tensor]:
     return found
 
 
+@pytest.mark.skipif(IS_GPU and not IS_INSTALLED, reason="a graph cannot hold the stand-in")
 @pytest.mark.usefixtures("library")
 def test_steps_give_the_logits_that_our_kernels_give(folder: Path) -> None:
     expected, computed = (logits_of_steps(runner_of(folder, backend)[1]) for backend in ("triton", "flash"))
@@ -186,6 +182,7 @@ def test_steps_give_the_logits_that_our_kernels_give(folder: Path) -> None:
         assert error_of(got, wanted) < 2e-2  # a layer's roundings to bfloat16 in other places
 
 
+@pytest.mark.skipif(IS_GPU and not IS_INSTALLED, reason="a graph cannot hold the stand-in")
 def test_the_engine_answers_and_says_what_attends(library: FlashLibrary, folder: Path) -> None:
     config, runner = runner_of(folder, "flash", max_num_batched_tokens=8)
     assert runner.info.kernels["attention"] == f"flash-attn {library.version}, grouped queries, pages of 256 tokens"

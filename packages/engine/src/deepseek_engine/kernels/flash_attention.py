@@ -4,56 +4,15 @@ Its functions attend and no more: what rotates queries and caches keys and value
 T tokens, D rows of single tokens, C chunks, N query heads, K key/value heads, M blocks of a table.
 """
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deepseek_engine.errors import ModelLoadError
+from deepseek_engine.kernels.flash_library import FlashLibrary
 from deepseek_engine.kernels.paged_kv import PagedKV
-
-MAJOR_VERSION: Final = "2"
-"""Whose functions take block tables as they are called here."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlashLibrary:
-    """What is called of the package.
-
-    Attributes:
-        version: of the package.
-        with_kvcache: `flash_attn_with_kvcache`.
-        varlen: `flash_attn_varlen_func`.
-    """
-
-    version: str
-    with_kvcache: Callable[..., Tensor]
-    varlen: Callable[..., Tensor]
-
-
-def load_flash_attention() -> FlashLibrary:
-    """The package, imported.
-
-    Raises:
-        ModelLoadError: it is not installed, or another version than 2.
-    """
-    way_out = "see docs/engine/gpu.md for how to build it, or use attention_backend='triton'"
-    try:
-        package = importlib.import_module("flash_attn")
-    except ImportError as error:
-        raise ModelLoadError(
-            f"attention_backend='flash' needs the package flash_attn, which cannot be imported ({error}): {way_out}"
-        ) from error
-    version = str(package.__version__)
-    if version.partition(".")[0] != MAJOR_VERSION:
-        raise ModelLoadError(
-            f"attention_backend='flash' needs flash_attn {MAJOR_VERSION}, and {version} is installed: {way_out}"
-        )
-    return FlashLibrary(version, package.flash_attn_with_kvcache, package.flash_attn_varlen_func)
+from deepseek_engine.kernels.triton.clear_rows import clear_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +24,18 @@ class FlashChunks:
         cu_seqlens_k: int32 [C + 1], where each context would begin if they lay one behind the other.
         block_tables: int32 [C, M].
         max_seqlen_q: rows of a chunk at most.
+        is_padded: whether rows of no sequence lie behind the last chunk.
     """
 
     cu_seqlens_q: Tensor
     cu_seqlens_k: Tensor
     block_tables: Tensor
     max_seqlen_q: int
+    is_padded: bool
 
 
 def plan_flash_chunks(
-    cu_seqlens: Tensor, context_lens: Tensor, block_tables: Tensor, max_len: int, num_padded: int | None
+    cu_seqlens: Tensor, context_lens: Tensor, block_tables: Tensor, max_len: int, *, is_padded: bool
 ) -> FlashChunks:
     """Lay out a step's chunks, on the device and by shapes alone.
 
@@ -83,16 +44,10 @@ def plan_flash_chunks(
         context_lens: int32 [C].
         block_tables: int32 [C, M].
         max_len: tokens of a chunk at most.
-        num_padded: rows with those of no sequence behind the last chunk; None if there are none. They become a chunk
-            without context, of which zeros come out: what comes behind must not meet what nobody wrote.
+        is_padded: whether rows of no sequence lie behind the last chunk.
     """
-    if num_padded is not None:
-        cu_seqlens = F.pad(cu_seqlens, (0, 1), value=num_padded)
-        context_lens = F.pad(context_lens, (0, 1))
-        block_tables = F.pad(block_tables, (0, 0, 0, 1))
-        max_len = num_padded
     cu_seqlens_k = F.pad(torch.cumsum(context_lens, 0, dtype=torch.int32), (1, 0))
-    return FlashChunks(cu_seqlens, cu_seqlens_k, block_tables, max_len)
+    return FlashChunks(cu_seqlens, cu_seqlens_k, block_tables, max_len, is_padded)
 
 
 def flash_decode(
@@ -130,14 +85,19 @@ def flash_prefill(library: FlashLibrary, q: Tensor, kv: PagedKV, chunks: FlashCh
         scale: of the scores.
 
     Returns:
-        [T, N, head_dim].
+        [T, N, head_dim], zeros in the rows of no sequence: what comes behind must not meet what nobody wrote. (A chunk
+        of them that has no context would come out as zeros as well, but flash-attn 2.8 writes its logarithm, for rows
+        that see nothing over pages, where it would lie if all chunks were as long as the longest: behind its memory.)
     """
     keys, values = _pages(kv)
-    return library.varlen(
+    out = library.varlen(
         q, keys, values, cu_seqlens_q=chunks.cu_seqlens_q, cu_seqlens_k=chunks.cu_seqlens_k,
         max_seqlen_q=chunks.max_seqlen_q, max_seqlen_k=chunks.block_tables.shape[1] * kv.block_size,
         softmax_scale=scale, causal=True, block_table=chunks.block_tables,
     )  # fmt: skip
+    if chunks.is_padded:
+        clear_rows(out, chunks.cu_seqlens_q[-1:])
+    return out
 
 
 def _pages(kv: PagedKV) -> tuple[Tensor, Tensor]:

@@ -248,5 +248,6 @@ def step_rows(
 
 
 def _flash_chunks(chunks: ChunkRows) -> FlashChunks:
-    num_padded = chunks.token_ids.shape[0] if chunks.is_padded else None
-    return plan_flash_chunks(chunks.cu_seqlens, chunks.context_lens, chunks.block_tables, chunks.max_len, num_padded)
+    return plan_flash_chunks(
+        chunks.cu_seqlens, chunks.context_lens, chunks.block_tables, chunks.max_len, is_padded=chunks.is_padded
+    )

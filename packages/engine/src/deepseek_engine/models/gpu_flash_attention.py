@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from deepseek_engine.gpu_inputs import ChunkRows, SingleRows
-from deepseek_engine.kernels.flash_attention import FlashLibrary, flash_decode, flash_prefill
+from deepseek_engine.kernels.flash_attention import flash_decode, flash_prefill
+from deepseek_engine.kernels.flash_library import FlashLibrary
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton.rope_and_cache import rope_and_cache
 from deepseek_engine.models.gpu_attention import StepRows, attend_by_kind, head_norms

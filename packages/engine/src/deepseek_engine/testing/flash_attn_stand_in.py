@@ -98,6 +98,7 @@ def flash_attn_varlen_func(
         rows, context = slice(begins[row], begins[row + 1]), ends[row + 1] - ends[row]
         assert rows.stop - rows.start <= max_seqlen_q, "rows beyond it are not computed"
         assert context <= max_seqlen_k
+        assert context > 0 or rows.start == rows.stop, "the package writes behind its memory for rows without context"
         out[rows] = _attend(q[rows], k, v, block_table[row], context, softmax_scale, causal=causal)
     return out
 

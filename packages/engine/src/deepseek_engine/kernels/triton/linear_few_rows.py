@@ -190,7 +190,8 @@ def choose_config(num_tokens: int, num_rows: int, size: int, dtype: torch.dtype,
     elif block_t == 128:
         block_n, block_k, num_warps, num_stages = 128, 64, 8, 4
     elif dtype is torch.int8:
-        block_n, block_k, num_warps, num_stages = 64, 128, 4, 6
+        # Of a small W all is on its way at once; of a large one several programs share a multiprocessor.
+        block_n, block_k, num_warps, num_stages = 64, 128, 4, 8 if num_rows <= 64 * num_programs else 4
     else:
         block_n, block_k, num_warps, num_stages = 64, 128, 4, 4 if block_t == 64 else 5
     num_blocks = -(-num_rows // block_n) * -(-num_tokens // block_t)

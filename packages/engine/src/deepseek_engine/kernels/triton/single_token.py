@@ -36,6 +36,9 @@ from deepseek_engine.model_config import RouterConfig
 MAX_TILE_WIDTH: Final = 2048
 """Features that a program reads of each row at a time."""
 
+MAX_PLACES_AHEAD: Final = 2
+"""Experts whose down weights are read while the gates are computed; they wait in registers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -237,7 +240,8 @@ def gate_up(
     gate_up_kernel[(triton.cdiv(width, tile.rows), num_places)](
         x, gain, choice.inverse if is_routed else None, choice.ids if is_routed else None, _words(weight), scale, bias,
         ahead if is_routed else None, act, weight.shape[-1], width, eps, 0 if ahead is None else ahead[0].nbytes,
-        IS_ROUTED=is_routed, HAS_BIAS=bias is not None, **_options(tile, x.device),
+        IS_ROUTED=is_routed, HAS_BIAS=bias is not None, NUM_AHEAD=_places_ahead(width, num_places),
+        **_options(tile, x.device),
     )  # fmt: skip
 
 
@@ -262,13 +266,19 @@ def down(
         choice: the token's experts, from `linear_residual`.
     """
     hidden_size, width = weight.shape[-2:]
-    tile = choose_tile(weight, rows=16, num_warps=8) if weight.dtype is torch.int8 else choose_tile(weight)
+    tile = choose_tile(weight)
     is_routed = choice is not None
     down_kernel[(triton.cdiv(hidden_size, tile.rows),)](
         act, choice.ids if is_routed else None, choice.weights if is_routed else None, _words(weight), scale, bias,
         x, x_out, hidden_size, width,
-        IS_ROUTED=is_routed, NUM_PLACES=act.shape[0], HAS_BIAS=bias is not None, **_options(tile, x.device),
+        IS_ROUTED=is_routed, NUM_PLACES=act.shape[0], HAS_BIAS=bias is not None,
+        NUM_AHEAD=_places_ahead(width, act.shape[0]), **_options(tile, x.device),
     )  # fmt: skip
+
+
+def _places_ahead(width: int, num_places: int) -> int:
+    """How many experts' down weights `down` reads before it waits: of those whose rows are one tile wide."""
+    return min(num_places, MAX_PLACES_AHEAD) if width <= MAX_TILE_WIDTH else 0
 
 
 def _words(weight: Tensor) -> Tensor:

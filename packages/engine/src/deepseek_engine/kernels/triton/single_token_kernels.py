@@ -120,21 +120,22 @@ def linear_residual_kernel(
 def gate_up_kernel(
     x, gain, inverse_in, ids, weight, scale, bias, ahead, act, H, WIDTH, eps, ahead_bytes,
     IS_ROUTED: tl.constexpr, HAS_BIAS: tl.constexpr, NUM_CHUNKS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, PACK: tl.constexpr, IS_DEPENDENT: tl.constexpr,
+    BLOCK_K: tl.constexpr, PACK: tl.constexpr, NUM_AHEAD: tl.constexpr, IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """`single_token.gate_up`: a program has BLOCK_N gates and their ups, of one of the token's experts."""
     place = tl.program_id(1)
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     cols = tl.arange(0, BLOCK_K)
     is_row = rows < WIDTH
-    let_next_begin(IS_DEPENDENT)
     gains = tl.load(gain + cols, mask=cols < H, other=0.0).to(tl.float32)
     if IS_ROUTED:
         wait_for_inputs(IS_DEPENDENT)
+        let_next_begin(IS_DEPENDENT)  # not before: `down` reads the chosen experts' weights without waiting for more
         expert = tl.load(ids + place)
         inverse = tl.load(inverse_in)
         weight += expert.to(tl.int64) * (2 * WIDTH * (H // PACK)).to(tl.int64)
     else:
+        let_next_begin(IS_DEPENDENT)
         expert = 0
     gate_tile = tile_of(weight, rows, is_row, H, 0, BLOCK_K, PACK)
     up_tile = tile_of(weight, rows + WIDTH, is_row, H, 0, BLOCK_K, PACK)
@@ -164,40 +165,73 @@ def gate_up_kernel(
     gate = tl.sum(gates, axis=1) * inverse * gate_scales + gate_biases
     up = tl.sum(ups, axis=1) * inverse * up_scales + up_biases
     tl.store(act + place * WIDTH + rows, gate * tl.sigmoid(gate) * up, mask=is_row)
-    if IS_ROUTED:
-        # What the next launch reads of this expert: its loads wait for this launch, these do not.
+    if IS_ROUTED and place >= NUM_AHEAD:
+        # What the next launch reads of this expert once it has waited for this one.
         share = tl.program_id(0).to(tl.int64) * 16384
         if share < ahead_bytes:
             fetch_ahead(ahead.to(tl.int64) + expert.to(tl.int64) * ahead_bytes + share, ahead_bytes - share)
 
 
 @triton.jit
+def _expert_tile(weight, ids, place, rows, is_row, H, WIDTH, chunk, BLOCK_K: tl.constexpr, PACK: tl.constexpr):
+    """Of the down weights of the expert at a place; read past the first-level cache, which may hold an older choice."""
+    expert = tl.load(ids + place, cache_modifier=".cg").to(tl.int64)
+    return tile_of(weight + expert * (H * (WIDTH // PACK)).to(tl.int64), rows, is_row, WIDTH, chunk, BLOCK_K, PACK)
+
+
+@triton.jit
+def _expert_products(
+    tile, act, ids, weights, scale, place, rows, is_row, H, WIDTH, chunk,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr,
+):  # fmt: skip
+    """Those of a tile with the features of the expert at a place, times the expert's weight."""
+    of_rows = tl.zeros((BLOCK_N,), dtype=tl.float32) + tl.load(weights + place)
+    if PACK > 1:
+        of_rows *= tl.load(scale + tl.load(ids + place).to(tl.int64) * H + rows, mask=is_row, other=0.0)
+    at = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+    features = tl.load(act + place * WIDTH + at, mask=at < WIDTH, other=0.0)
+    first, second, step = operand_of(features, PACK)
+    return products_of(tile, first, second, PACK) * (of_rows * step)[:, None]
+
+
+@triton.jit
 def down_kernel(
     act, ids, weights, weight, scale, bias, x, x_out, H, WIDTH,
     IS_ROUTED: tl.constexpr, NUM_PLACES: tl.constexpr, HAS_BIAS: tl.constexpr, NUM_CHUNKS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr, IS_DEPENDENT: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PACK: tl.constexpr, NUM_AHEAD: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    """`single_token.down`: a program has BLOCK_N features of the residual, from all of the token's experts."""
+    """`single_token.down`: a program has BLOCK_N features of the residual, from all of the token's experts.
+
+    The weights of the first NUM_AHEAD places are on their way before it waits: when it begins, `gate_up` has seen the
+    choice, so that it is there.
+    """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     cols = tl.arange(0, BLOCK_K)
     is_row = rows < H
     let_next_begin(IS_DEPENDENT)
     products = tl.zeros((BLOCK_N, BLOCK_K // PACK), dtype=tl.float32)
     if IS_ROUTED:
+        if NUM_AHEAD > 0:
+            first_tile = _expert_tile(weight, ids, 0, rows, is_row, H, WIDTH, 0, BLOCK_K, PACK)
+        if NUM_AHEAD > 1:
+            second_tile = _expert_tile(weight, ids, 1, rows, is_row, H, WIDTH, 0, BLOCK_K, PACK)
         wait_for_inputs(IS_DEPENDENT)
         before = tl.load(x + rows, mask=is_row, other=0.0).to(tl.float32)
-        for place in tl.range(0, NUM_PLACES, loop_unroll_factor=2):
-            expert = tl.load(ids + place).to(tl.int64)
-            of_expert = weight + expert * (H * (WIDTH // PACK)).to(tl.int64)
-            of_rows = tl.zeros((BLOCK_N,), dtype=tl.float32) + tl.load(weights + place)
-            if PACK > 1:
-                of_rows *= tl.load(scale + expert * H + rows, mask=is_row, other=0.0)
+        if NUM_AHEAD > 0:
+            products += _expert_products(
+                first_tile, act, ids, weights, scale, 0, rows, is_row, H, WIDTH, 0, BLOCK_N, BLOCK_K, PACK
+            )
+        if NUM_AHEAD > 1:
+            products += _expert_products(
+                second_tile, act, ids, weights, scale, 1, rows, is_row, H, WIDTH, 0, BLOCK_N, BLOCK_K, PACK
+            )
+        for place in tl.range(NUM_AHEAD, NUM_PLACES, loop_unroll_factor=2):
             for chunk in tl.static_range(NUM_CHUNKS):
-                tile = tile_of(of_expert, rows, is_row, WIDTH, chunk, BLOCK_K, PACK)
-                at = chunk * BLOCK_K + cols
-                features = tl.load(act + place * WIDTH + at, mask=at < WIDTH, other=0.0)
-                first, second, step = operand_of(features, PACK)
-                products += products_of(tile, first, second, PACK) * (of_rows * step)[:, None]
+                tile = _expert_tile(weight, ids, place, rows, is_row, H, WIDTH, chunk, BLOCK_K, PACK)
+                products += _expert_products(
+                    tile, act, ids, weights, scale, place, rows, is_row, H, WIDTH, chunk, BLOCK_N, BLOCK_K, PACK
+                )
         y = tl.sum(products, axis=1)
     else:
         tile = tile_of(weight, rows, is_row, WIDTH, 0, BLOCK_K, PACK)
