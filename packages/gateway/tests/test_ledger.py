@@ -17,6 +17,7 @@ from deepseek_gateway.ledger.journal import Journal, read_segment
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import Admission, LedgerRow, Settled, TokenCounts
 from deepseek_gateway.ledger.recovery import recovered
+from deepseek_gateway.limits.rules import Scope
 from deepseek_gateway.storage.books import Books
 from deepseek_gateway.storage.store import Store
 from deepseek_gateway.testing.caller import until
@@ -227,3 +228,28 @@ async def test_a_closed_journal_writes_to_nobodys_file(tmp_path: Path) -> None:
     assert [os.pread(other, 99, 0) for other in others] == [b"theirs"] * 8
     for other in others:
         os.close(other)
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        (Scope(), 30),
+        (Scope(key_id="key"), 12),
+        (Scope(key_id="other", org_id="acme"), 18),
+        (Scope(org_id="none"), 0),
+        (Scope(model="m"), 12),
+        (Scope(model="big*"), 18),
+        (Scope(user_id="ann", team_id="red"), 18),
+    ],
+)
+async def test_what_was_spent_is_whole_once_the_rows_of_its_scope_are_brought_in(
+    tmp_path: Path, store: Store, scope: Scope, expected: int
+) -> None:
+    owners = {"key_id": "other", "org_id": "acme", "team_id": "red", "user_id": "ann", "model": "big-one"}
+    async with opened(tmp_path / "j", store) as (ledger, _):
+        for number in range(2):
+            for settled in (row(f"a{number}"), replace(row(f"b{number}", tokens=8), **owners)):
+                ledger.admit(admission(settled.request_id))
+                ledger.settle(settled)
+        await ledger.flush_of(scope)
+        assert store.ledger.spent(scope, "tokens", 0, 2e9) == expected

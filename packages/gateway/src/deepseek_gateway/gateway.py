@@ -352,12 +352,13 @@ class Gateway:
 
     async def _spent(self, meter: Meter, window: Window) -> int:
         """What was spent of a budget, with all that this gateway has settled."""
-        await self.ledger.flush()
         loop, table = asyncio.get_running_loop(), self.store.ledger
         if meter.kind is Kind.BALANCE:
+            await self.ledger.flush()
             account = meter.rule.id.removeprefix("balance:")
             balance = await loop.run_in_executor(self.executor, self.store.balances.find, account)
             return 0 if balance is None else balance.spent_nano
+        await self.ledger.flush_of(meter.scope)
         arguments = meter.scope, meter.kind.unit, window.start, window.end
         return await loop.run_in_executor(self.executor, table.spent, *arguments)
 

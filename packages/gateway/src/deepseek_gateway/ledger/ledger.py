@@ -24,6 +24,7 @@ from deepseek_gateway.ledger.recovery import (
     recovered,
     settle_record,
 )
+from deepseek_gateway.limits.rules import Scope
 from deepseek_gateway.storage.books import Books
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Ledger:
         self._open: dict[str, _Open] = {}
         self._pending: list[Settled] = []
         self._refusals: list[Refusal] = []
-        self._num_flying = 0
+        self._flying: list[Settled] = []
         self._wake = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -96,7 +97,7 @@ class Ledger:
     @property
     def pending_rows(self) -> int:
         """Rows that the store does not have yet."""
-        return len(self._pending) + self._num_flying
+        return len(self._pending) + len(self._flying)
 
     @property
     def failure(self) -> str | None:
@@ -182,10 +183,15 @@ class Ledger:
         async with self._flushing:
             await self._flush()
 
+    async def flush_of(self, scope: Scope) -> None:
+        """Bring all rows of a scope settled so far into the store; mostly there are none on the way."""
+        if any(_is_of(scope, settled.row) for settled in (*self._flying, *self._pending)):
+            await self.flush()
+
     async def _flush(self) -> None:
         settled, self._pending = self._pending, []
         refusals, self._refusals = self._refusals, []
-        self._num_flying = len(settled)
+        self._flying = settled
         oldest = self._journal.start_segment(self._carried()) if self._journal.size > SEGMENT_BYTES else None
         loop = asyncio.get_running_loop()
         try:
@@ -195,7 +201,7 @@ class Ledger:
             self._pending[:0] = settled
             raise
         finally:
-            self._num_flying = 0
+            self._flying = []
         if oldest is not None:
             await self._journal.sync()  # what was carried over must be on the disk before the old files go
             self._journal.drop_before(oldest)
@@ -237,3 +243,14 @@ class Ledger:
                 delay = min(delay * 2, MAX_RETRY_DELAY_S)
                 if not self._is_closing:
                     self._wake.set()
+
+
+def _is_of(scope: Scope, row: LedgerRow) -> bool:
+    if scope.key_id is not None and row.key_id != scope.key_id:
+        return False
+    if scope.model is not None and not (
+        (row.model or "").startswith(scope.model[:-1]) if scope.model.endswith("*") else row.model == scope.model
+    ):
+        return False
+    owners = ((scope.org_id, row.org_id), (scope.team_id, row.team_id), (scope.user_id, row.user_id))
+    return all(named is None or named == given for named, given in owners)

@@ -95,7 +95,7 @@ class Limits:
 
     def to_json(self) -> dict[str, int | None]:
         """All four, by name."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in Limits.__slots__}
 
 
 class Subject(NamedTuple):
