@@ -269,6 +269,7 @@ async def test_an_answer_that_may_hold_a_key_is_not_kept_by_caches(admin: Caller
 
 async def test_what_one_gateway_does_is_in_force_on_another_within_its_cache_time(state_dir, postgres) -> None:
     shared = {"store_url": postgres.new_database(), "key_pepper": "shared by all gateways", "key_cache_ttl_s": 0.2}
+    shared["allow_local_limits"] = True
     async with (
         running_stack(state_dir / "one", **shared) as one,
         running_gateway(state_dir / "two", one.served.url, **shared) as two,

@@ -22,7 +22,7 @@ from deepseek_gateway.clock import ClockWatch
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.edge.tracing import Tracing
 from deepseek_gateway.edge.watch import RequestWatch
-from deepseek_gateway.errors import ApiError, ConfigurationError, StoreUnavailableError
+from deepseek_gateway.errors import ApiError, ConfigurationError, GatewayError, StoreUnavailableError
 from deepseek_gateway.guard.guard import WordFilter
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
@@ -37,6 +37,7 @@ from deepseek_gateway.limits.redis_node import RedisTimes
 from deepseek_gateway.limits.rulebook import Meter, Plan
 from deepseek_gateway.limits.rules import Kind
 from deepseek_gateway.limits.service import LimitService
+from deepseek_gateway.limits.sole import SoleCounter
 from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.metrics import GatewayMetrics, HealthFigures, LimitFigures
 from deepseek_gateway.money.prices import Price, Prices
@@ -99,6 +100,7 @@ class Gateway:
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
         self.limiter = self._limiter(settings)
+        self.sole = SoleCounter(settings, self.executor)
         self.pool = UpstreamPool(self.snapshot, self.metrics.routing)
         self.loop_lag = LoopLag()
         self.clock = ClockWatch()
@@ -162,6 +164,12 @@ class Gateway:
     async def start(self) -> None:
         """Recover the journal, read the rules, meet the engines."""
         settings = self.settings
+        try:
+            await self.sole.start()
+        except GatewayError:
+            await self._journal.close()
+            self.store.close()
+            raise
         left_behind = await self.ledger.adopt(settings.state_dir, settings.workers) if settings.worker == 0 else []
         self.limiter.settle_recovered([*left_behind, *await self.ledger.start()])
         await self.rules.start()
@@ -208,6 +216,7 @@ class Gateway:
         await self.erasures.close()
         await self.payloads.close()
         await self.ledger.close()
+        await self.sole.close()
         self.executor.shutdown()
         self.page_executor.shutdown()
         self.store.close()
@@ -240,8 +249,8 @@ class Gateway:
     @property
     def limits_trouble(self) -> str | None:
         """Why limits are not kept as written just now, or None: traffic may come all the same."""
-        if self.limiter.trouble is not None:
-            return self.limiter.trouble
+        if (trouble := self.limiter.trouble or self.sole.trouble) is not None:
+            return trouble
         return "the store is away: the last rules stay in force" if self.rules.is_stale else None
 
     @property
@@ -275,8 +284,8 @@ class Gateway:
         """Why no traffic should come, or None."""
         if self.house.is_closing:
             return "the gateway stops"
-        if self.ledger.failure is not None:
-            return self.ledger.failure
+        if (failure := self.ledger.failure or self.sole.trouble) is not None:
+            return failure
         return None if self.pool.is_up else "no engine is up"
 
     async def reload(self) -> bool:

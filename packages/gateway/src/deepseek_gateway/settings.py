@@ -46,7 +46,9 @@ class Settings(Section):
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 is any free one")
     workers: int = Field(1, ge=1, le=64, description="processes on the port, each with its own journal")
     worker: int = Field(0, ge=0, le=63, description="number of this process among them: set by the parent")
-    allow_local_limits: bool = Field(False, description="let each of several workers count limits for itself")
+    allow_local_limits: bool = Field(
+        False, description="let several workers, or gateways of one store, count limits apart"
+    )
     tls_certificate: Path | None = Field(None, description="PEM file with the certificate and its chain: serve HTTPS")
     tls_key: Path | None = Field(None, description="PEM file with the certificate's key")
     tls_client_ca: Path | None = Field(None, description="PEM file: callers need a certificate of this authority")

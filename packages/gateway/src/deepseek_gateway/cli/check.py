@@ -110,8 +110,8 @@ def _warnings(settings: Settings) -> Iterator[str]:
     shares_store = settings.store_url is not None
     if shares_store and settings.workers == 1 and settings.redis_url is None and not settings.allow_local_limits:
         yield (
-            "GATEWAY_REDIS_URL is not set: if several gateways share this store, each counts limits for itself, and "
-            "callers get as many times the limit as there are gateways; GATEWAY_ALLOW_LOCAL_LIMITS=true accepts it"
+            "GATEWAY_REDIS_URL is not set: one gateway may use this store, and a second is refused, as it would count "
+            "limits apart; GATEWAY_ALLOW_LOCAL_LIMITS=true accepts that callers get each limit from each gateway"
         )
 
 
