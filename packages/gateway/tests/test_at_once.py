@@ -22,9 +22,9 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     write = Wire.write_part
 
-    def write_part(self: Wire, data: bytes) -> None:
+    def write_part(self: Wire, data: bytes) -> bool:
         seen.append(data)
-        write(self, data)
+        return write(self, data)
 
     monkeypatch.setattr(Wire, "write_part", write_part)
     return seen

@@ -59,14 +59,12 @@ class Wire:
         self._flow = cycle.flow
         self._write = cycle.transport.write
 
-    @property
-    def is_free(self) -> bool:
-        """Whether a part can be written now: the caller is there, and it reads."""
-        return not (self._flow.write_paused or self._cycle.disconnected)
-
-    def write_part(self, data: bytes) -> None:
-        """Write more of a stream that has not ended, while `is_free`."""
+    def write_part(self, data: bytes) -> bool:
+        """Write more of a stream that has not ended; False while the caller does not read, or once it left."""
+        if self._flow.write_paused or self._cycle.disconnected:
+            return False
         self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
 
 def wire_of(send: Send) -> Wire | None:

@@ -37,6 +37,7 @@ class StreamExchange(Exchange):
         self._is_refused = False
         self._has_head = False
         self._wire: Wire | None = None
+        self._allowance = parts.settlement.allowance
 
     async def relay(self) -> None:
         """Open, then copy events until [DONE]."""
@@ -135,7 +136,7 @@ class StreamExchange(Exchange):
         if tap.is_done:
             # The books are closed before the last byte leaves: a crash after it must find them closed.
             self.settle(self._ending())
-            await self.parts.settlement.allowance.settled()
+            await self._allowance.settled()
         if passed:
             await self._send(passed)
         return None if tap.is_done else limit
@@ -146,14 +147,12 @@ class StreamExchange(Exchange):
         Returns:
             False for all but a plain event that what is held covers, for a caller that reads: it is left to the task.
         """
-        wire, tap = self._wire, self._tap
-        if wire is None or not wire.is_free or (frame := self._frames.whole(data)) is None:
+        wire, frame = self._wire, self._frames.whole(data)
+        if wire is None or frame is None or (piece := self._tap.look(frame)) is None:
             return False
-        piece = tap.look(frame)
-        if piece is None or not self._covers(piece[2]):
+        if not self._covers(piece[2]) or not wire.write_part(piece[0]):
             return False
-        tap.take(piece)
-        wire.write_part(piece[0])
+        self._tap.take(piece)
         self._heard_s = self.parts.watch.since_s = time.monotonic()
         if self._heard_s >= self._observe_at_s:
             self._observe()
@@ -161,11 +160,10 @@ class StreamExchange(Exchange):
 
     def _covers(self, usage: dict[str, Any] | None) -> bool:
         """Whether what is held is enough once an event with this usage went to the caller."""
-        allowance = self.parts.settlement.allowance
         spent = self._tap.spent or self._estimate(ahead=1) if usage is None else spent_of(usage)
-        if spent is not None and allowance.covers(*spent):
+        if spent is not None and self._allowance.covers(*spent):
             return True
-        return allowance.covers_exactly(TokenCounts(*(spent or ())) if usage is None else counts_of(usage))
+        return self._allowance.covers_exactly(TokenCounts(*(spent or ())) if usage is None else counts_of(usage))
 
     def _is_covered(self) -> bool:
         """Note what was used, from time to time; whether what is held is enough for it."""
@@ -174,7 +172,7 @@ class StreamExchange(Exchange):
         if spent is None or settlement.is_settled:
             return True
         self._observe()
-        return settlement.allowance.covers(*spent) or settlement.allowance.covers_exactly(self._counts)
+        return self._allowance.covers(*spent) or self._allowance.covers_exactly(self._counts)
 
     def _observe(self) -> None:
         """Tell the ledger what was used, as often as it takes note."""
@@ -183,8 +181,7 @@ class StreamExchange(Exchange):
 
     async def _extend(self) -> LimitReached | LimitsUnavailable | None:
         """Hold more; gives the limit that forbids it."""
-        allowance = self.parts.settlement.allowance
-        return None if await allowance.extend(self._counts) else allowance.reached()
+        return None if await self._allowance.extend(self._counts) else self._allowance.reached()
 
     @property
     def _counts(self) -> TokenCounts:

@@ -14,6 +14,7 @@ from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.relay.frames import DONE_DATA, data_of, is_error_event
 
 _MARK = b',"usage":'
+_MARK_BYTES = len(_MARK)
 _NULL = b',"usage":null}'
 _EMPTY_CHOICES = b'"choices":[]'
 _FINISH = b'"finish_reason":"'
@@ -148,7 +149,7 @@ def split_usage(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
     if at > 0 and data.startswith(b"{") and data.endswith(b"}"):
         # A quote inside a JSON string is escaped, so the mark is a key; if all that follows is one object and the
         # chunk's own brace, it is the chunk's last key.
-        usage = _object(data[at + len(_MARK) : -1])
+        usage = _object(data[at + _MARK_BYTES : -1])
         if usage is not None:
             return data[:at] + b"}", usage
     if b'"usage"' not in data:

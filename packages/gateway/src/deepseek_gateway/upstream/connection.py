@@ -127,25 +127,22 @@ class Answer:
 
     def came(self) -> None:
         """All that one read of the socket brought is here."""
-        if self._pieces and self._is_taken(self._joined()):
+        if self._pieces and self.offer(self._joined()):
             self._clear()
             if not self.is_whole and self.fault is None:
                 return
         self.wake()
 
     def offer(self, piece: bytes) -> bool:
-        """Whether more of the body, which is all that one read of the socket brought, was taken at once."""
-        return not self._pieces and self._is_taken(piece)
+        """Whether all that one read of the socket brought was taken at once. Who waits for it has had all before it."""
+        taker, waiter = self.taker, self._waiter
+        return taker is not None and waiter is not None and not waiter.done() and taker(piece)
 
     def wake(self) -> None:
         """Something changed."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-    def _is_taken(self, data: bytes) -> bool:
-        taker, waiter = self.taker, self._waiter
-        return taker is not None and waiter is not None and not waiter.done() and taker(data)
 
     def _joined(self) -> bytes:
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
