@@ -21,7 +21,6 @@ from deepseek_engine.testing.flash_attn_stand_in import stand_in
     ("settings", "reason"),
     [
         ({"tensor_parallel_size": 2}, "tensor_parallel_size=2 is for device='cpu'"),
-        ({"speculation": "mtp"}, "use speculation='ngram'"),
         ({"enable_lora": True}, "enable_lora is for device='cpu'"),
     ],
 )

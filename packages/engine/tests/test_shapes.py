@@ -96,4 +96,17 @@ def test_the_large_shapes_have_the_sizes_that_their_names_say():
             model = Transformer(parse_model_config(shape_fields(name), name), 1, torch.bfloat16)
         sizes[name] = sum(p.numel() for p in model.parameters()) / 1e9
     assert sizes["seed-3.4b"] == pytest.approx(3.44, abs=0.01)
+    assert sizes["v2-lite"] == pytest.approx(sizes["v3-lite"] - 26 * 64 / 1e9)  # a bias of each layer's experts
     assert sizes["v2-lite"] == pytest.approx(15.7, abs=0.05)
+
+
+def test_the_layer_of_a_shape_guesses_right():
+    llm = LLM("shape:tiny-v3", dtype="float32", speculation="mtp")
+    prompts = [{"prompt_token_ids": [start, 9]} for start in range(4)]
+    guessed = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=24, ignore_eos=True))
+    plain = LLM("shape:tiny-v3", dtype="float32").generate(
+        prompts, SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    )
+    assert [each.outputs for each in guessed] == [each.outputs for each in plain]
+    stats = llm.engine.step().stats
+    assert stats.num_accepted_tokens > 0.9 * stats.num_draft_tokens > 30

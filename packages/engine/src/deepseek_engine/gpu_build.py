@@ -11,11 +11,13 @@ from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gpu_inputs import GpuInputs
 from deepseek_engine.gpu_runner import CHUNK_SIZES, GpuRunner, graph_sizes
 from deepseek_engine.gpu_warm_up import NEEDS, rehearsed_steps, warm_up_prompt
+from deepseek_engine.hidden_tails import tail_bytes
 from deepseek_engine.kernels.flash_library import load_flash_attention
 from deepseek_engine.kernels.triton.compile_ahead import compile_ahead
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport
 from deepseek_engine.models.gpu_decoder import GpuDecoder
+from deepseek_engine.models.gpu_mtp import GpuMtpDecoder
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sequence import ScheduledSequence
@@ -75,16 +77,22 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
     """
     config, clock = plan.config, plan.clock
     flash = load_flash_attention() if config.attention_backend == "flash" else None
-    decoder = GpuDecoder(
-        model, _make_cache(model, 1, plan), plan.max_rows, plan.max_model_len, config.max_num_batched_tokens, flash,
-        uses_bitsandbytes=config.linear_backend == "bitsandbytes",
-    )  # fmt: skip
+    sizes = (plan.max_rows, plan.max_model_len, config.max_num_batched_tokens)
+    uses_bitsandbytes = config.linear_backend == "bitsandbytes"
+    if model.mtp is None:
+        decoder = GpuDecoder(model, _make_cache(model, 1, plan), *sizes, flash, uses_bitsandbytes=uses_bitsandbytes)
+    else:
+        decoder = GpuMtpDecoder(
+            model, _make_cache(model, 1, plan), *sizes,
+            num_drafts=config.num_drafts, uses_bitsandbytes=uses_bitsandbytes,
+        )  # fmt: skip
     if plan.device.type == "cuda":
         with clock.part("plans"):
             decoder.make_plans()
     num_blocks = _choose_num_blocks(model, decoder, report, plan)
     cache = _make_cache(model, num_blocks, plan)
     decoder.attach(cache)
+    cache_bytes = cache.num_bytes + (decoder.num_tail_bytes if isinstance(decoder, GpuMtpDecoder) else 0)
     info = RunnerInfo(
         max_model_len=plan.max_model_len,
         vocab_size=model.config.vocab_size,
@@ -96,7 +104,7 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
         weight_bytes=report.num_bytes,
         weight_bytes_by_dtype=dict(report.bytes_by_dtype),
         kernels=decoder.kernels(),
-        kv_cache_bytes=cache.num_bytes,
+        kv_cache_bytes=cache_bytes,
         max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
     )
     runner = _make_runner(decoder, info, report, plan)
@@ -104,12 +112,15 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
         chunk_sizes = [size for size in CHUNK_SIZES if size <= config.max_num_batched_tokens]
         _rehearse(runner, decoder, plan, computes=True)
         with clock.part("capture"):
-            runner.capture(graph_sizes(config.max_num_seqs), chunk_sizes)
+            if runner.drafter is None:
+                runner.capture(graph_sizes(config.max_num_seqs), chunk_sizes)
+            else:
+                runner.capture(graph_sizes(plan.max_rows), chunk_sizes, graph_sizes(config.max_num_seqs))
     runner.load_report = replace(report, seconds_by_part=clock.seconds)
     logger.info(
         "loaded %s: %s, %d tensors, %.0f MB of weights as %s, %d KV blocks of %d tokens (%.0f MB), ready in %s",
         config.model, model.config.architecture, report.num_tensors, report.num_bytes / 1e6, info.dtype,
-        num_blocks, config.block_size, cache.num_bytes / 1e6, clock,
+        num_blocks, config.block_size, cache_bytes / 1e6, clock,
     )  # fmt: skip
     logger.info("weights: %s", report)
     logger.info("kernels: %s", "; ".join(f"{part}: {name}" for part, name in info.kernels.items()))
@@ -118,7 +129,9 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
 
 def _make_runner(decoder: GpuDecoder, info: RunnerInfo, report: LoadReport, plan: GpuPlan) -> GpuRunner:
     inputs = GpuInputs(plan.max_rows, plan.max_blocks, plan.config.block_size, plan.device)
-    return GpuRunner(decoder, inputs, info, report, plan.max_rows)
+    return GpuRunner(
+        decoder, inputs, info, report, plan.max_rows, plan.config.max_num_seqs, plan.config.num_drafts
+    )  # fmt: skip
 
 
 def _make_cache(model: Transformer, num_blocks: int, plan: GpuPlan) -> KVCache:
@@ -139,6 +152,8 @@ def _choose_num_blocks(model: Transformer, decoder: GpuDecoder, report: LoadRepo
     config = plan.config
     token_bytes = model.config.kv_bytes_per_token(plan.dtype.itemsize, is_int8=config.kv_cache_dtype == "int8")
     block_bytes = token_bytes * config.block_size
+    if model.mtp is not None:
+        block_bytes += tail_bytes(config.block_size, config.num_drafts, model.config.hidden_size, plan.dtype)
     if config.num_kv_blocks is not None:
         return config.num_kv_blocks
     if config.kv_cache_memory_bytes is not None:
@@ -169,7 +184,8 @@ def _measure_room(decoder: GpuDecoder, report: LoadReport, plan: GpuPlan) -> int
     while left > 0 and len(batch) < config.max_num_seqs:
         batch.append(_prompt_of(min(left, plan.max_model_len - 1), plan))
         left -= batch[-1].num_new_tokens
-    rows = [_prompt_of(1, plan) for _ in range(config.max_num_seqs)]
+    # Drafts are sampled behind; a step may not have them all.
+    rows = [_prompt_of(1, plan) for _ in range(plan.max_rows)]
     _rehearse(runner, decoder, plan, computes=False)  # or else these steps compile one kernel after another
     with plan.clock.part("profile"):
         torch.cuda.reset_peak_memory_stats()

@@ -8,13 +8,14 @@ T tokens of the step, D single-token rows, C chunks, R rows whose logits are wan
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepseek_engine.gpu_step import ChunkRows, GpuStep, SingleRows
 from deepseek_engine.sequence import ScheduledSequence, Sequence, SequenceStatus
 
 Ints = np.ndarray[Any, np.dtype[np.int32]]
@@ -28,76 +29,6 @@ MAX_GRAPHED_CHUNKS: Final = 16
 """Prefill chunks of a step that a graph may hold."""
 CHUNK_FIELDS: Final = ("token_ids", "positions", "slots", "cu_seqlens", "context_lens", "prefix_lens")
 ROW_FIELDS: Final = ("token_ids", "sources", "positions", "slots", "context_lens")
-
-
-@dataclass(frozen=True, slots=True)
-class SingleRows:
-    """Rows of one token each, on the device; those past the batch are padding, with a context of 0.
-
-    Attributes:
-        token_ids: int32 [D]; what a row embeds, unless it has a source.
-        sources: int32 [D], row of the step before whose sampled token is embedded instead; -1 for none.
-        positions: int32 [D].
-        slots: int32 [D], where a row is cached; -1 for padding.
-        context_lens: int32 [D], tokens with the row's own.
-        block_tables: int32 [D, M].
-    """
-
-    token_ids: Tensor
-    sources: Tensor
-    positions: Tensor
-    slots: Tensor
-    context_lens: Tensor
-    block_tables: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkRows:
-    """Prefill chunks, on the device and, where the host decides by them, in lists.
-
-    Attributes:
-        token_ids: int32 [tokens].
-        positions: int32 [tokens].
-        slots: int32 [tokens].
-        cu_seqlens: int32 [C + 1], where each begins among the chunks' tokens.
-        context_lens: int32 [C].
-        prefix_lens: int32 [C].
-        block_tables: int32 [C, M].
-        max_len: tokens of a chunk at most.
-        is_padded: whether tokens and chunks of no sequence follow, for a graph of this size; the lists are empty then.
-    """
-
-    token_ids: Tensor
-    positions: Tensor
-    slots: Tensor
-    cu_seqlens: Tensor
-    context_lens: Tensor
-    prefix_lens: Tensor
-    block_tables: Tensor
-    max_len: int
-    is_padded: bool = False
-    first_rows: Seq[int] = ()
-    host_context_lens: Seq[int] = ()
-    host_prefix_lens: Seq[int] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class GpuStep:
-    """What a step computes.
-
-    Attributes:
-        has_drafts: whether rows of one sequence need each other's keys.
-        row_ids: int32 [R], rows wanted, in the batch's order; None if they are the single rows as they come.
-        num_rows: R; padding included where the tensors are those of a graph.
-        sampled_row_of: each sequence's row among those sampled, for the step after.
-    """
-
-    singles: SingleRows | None
-    chunks: ChunkRows | None
-    has_drafts: bool
-    row_ids: Tensor | None
-    num_rows: int
-    sampled_row_of: Mapping[Sequence, int]
 
 
 class GpuInputs:
@@ -163,7 +94,7 @@ class GpuInputs:
         decodes = [s for s in batch if s.num_new_tokens == 1]
         prefills = [s for s in batch if s.num_new_tokens > 1]
         if num_singles:
-            self._singles(decodes, len(decodes), num_singles, previous)
+            self._singles(decodes, num_singles, previous)
         else:
             self._take_turn()
         size = self._mixed_size(num_tokens)
@@ -223,7 +154,7 @@ class GpuInputs:
         prefills = [s for s in batch if s.num_new_tokens > 1]
         num_singles = sum(1 + len(s.draft_token_ids) for s in decodes)
         has_drafts = num_singles > len(decodes)
-        singles = self._singles(decodes, num_singles, padded_to, previous) if decodes else None
+        singles = self._singles(decodes, padded_to, previous) if decodes else None
         chunks = self._chunks(prefills) if prefills else None
         rows, sampled_row_of = self._rows(batch, num_singles)
         is_plain = not prefills and rows == list(range(num_singles))
@@ -249,13 +180,44 @@ class GpuInputs:
                 rows += range(first + size - num_sampled_rows, first + size)
         return rows, sampled_row_of
 
-    def _singles(
-        self,
-        decodes: Seq[ScheduledSequence],
-        num_rows: int,
-        padded_to: int | None,
-        previous: Mapping[Sequence, int] | None,
+    def prepare_guesses(
+        self, sequences: Seq[Sequence], num_behind: int, sources: Seq[int] | None, padded_to: int | None
     ) -> SingleRows:
+        """Copy the rows that guess the tokens `num_behind` places behind the one after each sequence's last.
+
+        Args:
+            sequences: with blocks up to that place.
+            num_behind: 0 reads the sequences' own last tokens.
+            sources: of other tokens: each one's row in the guess before.
+            padded_to: as of `prepare`.
+        """
+        rows = _Rows()
+        for index, sequence in enumerate(sequences):
+            token_id = sequence.token_ids[-1] if sources is None else 0
+            source = NOT_PENDING if sources is None else sources[index]
+            rows.add(token_id, source, len(sequence.token_ids) + num_behind, self._place_of(sequence))
+        return self._copied_rows(rows, padded_to)
+
+    def _singles(
+        self, decodes: Seq[ScheduledSequence], padded_to: int | None, previous: Mapping[Sequence, int] | None
+    ) -> SingleRows:
+        rows = _Rows()
+        for s in decodes:
+            sequence = s.sequence
+            computed = sequence.num_computed_tokens
+            token_id = sequence.token_ids[computed]
+            source = NOT_PENDING
+            if token_id < 0:
+                assert previous is not None, "a pending token without the step that samples it"
+                token_id, source = 0, previous[sequence]
+            place = self._place_of(sequence)
+            rows.add(token_id, source, computed + 1, place)
+            for offset, draft in enumerate(s.draft_token_ids, start=2):
+                rows.add(draft, NOT_PENDING, computed + offset, place)
+        return self._copied_rows(rows, padded_to)
+
+    def _copied_rows(self, rows: "_Rows", padded_to: int | None) -> SingleRows:
+        num_rows = len(rows.token_ids)
         num_padded = num_rows if padded_to is None else padded_to
         # A batch with more drafts than rows were reserved for gets tensors of its own.
         is_static = num_padded <= self._max_singles
@@ -267,33 +229,11 @@ class GpuInputs:
             host = torch.empty(size, dtype=torch.int32)
         views = {name: host[i * num_padded : (i + 1) * num_padded].numpy() for i, name in enumerate(ROW_FIELDS)}
         tables = host[len(ROW_FIELDS) * num_padded :].numpy().reshape(num_padded, self._max_blocks)
-        token_ids: list[int] = []
-        sources: list[int] = []
-        contexts: list[int] = []
-        places: list[int] = []
-        for s in decodes:
-            sequence, drafts = s.sequence, s.draft_token_ids
-            computed = sequence.num_computed_tokens
-            token_id = sequence.token_ids[computed]
-            source = NOT_PENDING
-            if token_id < 0:
-                assert previous is not None, "a pending token without the step that samples it"
-                token_id, source = 0, previous[sequence]
-            place = self._place_of(sequence)
-            token_ids.append(token_id)
-            sources.append(source)
-            contexts.append(computed + 1)
-            places.append(place)
-            if drafts:
-                token_ids += drafts
-                sources += [NOT_PENDING] * len(drafts)
-                contexts += range(computed + 2, computed + 2 + len(drafts))
-                places += [place] * len(drafts)
-        np.take(self._tables, places, axis=0, out=tables[:num_rows])
-        context_lens = np.array(contexts, dtype=np.int32)
+        np.take(self._tables, rows.places, axis=0, out=tables[:num_rows])
+        context_lens = np.array(rows.contexts, dtype=np.int32)
         positions = context_lens - 1
-        views["token_ids"][:num_rows] = token_ids
-        views["sources"][:num_rows] = sources
+        views["token_ids"][:num_rows] = rows.token_ids
+        views["sources"][:num_rows] = rows.sources
         views["context_lens"][:num_rows] = context_lens
         views["positions"][:num_rows] = positions
         blocks = tables[np.arange(num_rows), positions // self._block_size]
@@ -388,6 +328,23 @@ class GpuInputs:
         """Give back the places of sequences that do not run: fewer run than there are places."""
         for sequence in [each for each in self._places if each.status is not SequenceStatus.RUNNING]:
             self._free_places.append(self._places.pop(sequence).index)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows of one token each, as lists; `places` are rows of the block tables."""
+
+    token_ids: list[int] = field(default_factory=list[int])
+    sources: list[int] = field(default_factory=list[int])
+    contexts: list[int] = field(default_factory=list[int])
+    places: list[int] = field(default_factory=list[int])
+
+    def add(self, token_id: int, source: int, context: int, place: int) -> None:
+        """One more row; `context` counts its own token."""
+        self.token_ids.append(token_id)
+        self.sources.append(source)
+        self.contexts.append(context)
+        self.places.append(place)
 
 
 @dataclass(slots=True)

@@ -39,8 +39,6 @@ def check_settings(config: EngineConfig) -> None:
             f"tensor_parallel_size={config.tensor_parallel_size} is for device='cpu' in this version: without it "
             "one GPU computes the whole model"
         )
-    if config.speculation == "mtp":
-        raise ModelLoadError("speculation='mtp' is for device='cpu' in this version: use speculation='ngram'")
     if config.enable_lora:
         raise ModelLoadError("enable_lora is for device='cpu' in this version: GPUs compute without adapters")
 

@@ -10,21 +10,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
 
-from deepseek_engine.gpu_inputs import MAX_GRAPHED_CHUNKS, GpuInputs, GpuStep
+from deepseek_engine.gpu_drafter import GpuDrafter
+from deepseek_engine.gpu_inputs import MAX_GRAPHED_CHUNKS, GpuInputs
 from deepseek_engine.gpu_sampler import GpuSampler
+from deepseek_engine.gpu_step import GpuStep
 from deepseek_engine.kernels.sampling_rows import NOTHING, Needs
 from deepseek_engine.kernels.triton.embedding import embed
 from deepseek_engine.load_report import LoadReport
 from deepseek_engine.lora.host import LoraHost
 from deepseek_engine.models.gpu_decoder import GpuDecoder
+from deepseek_engine.models.gpu_mtp import GpuMtpDecoder
 from deepseek_engine.prompt_reader import PromptReader
 from deepseek_engine.prompt_reading import PromptPart
-from deepseek_engine.runner_protocol import Drafter, RunnerInfo
+from deepseek_engine.runner_protocol import RunnerInfo
 from deepseek_engine.sequence import SampledToken, ScheduledSequence, Sequence
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,9 @@ def graph_sizes(max_rows: int) -> list[int]:
     sizes = [size for size in _SMALL_SIZES if size < max_rows]
     sizes += range(_SMALL_SIZES[-1] + _LARGE_STEP, max_rows, _LARGE_STEP)
     return [*sizes, max_rows]
+
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +82,22 @@ class GpuRunner:
         info: of the model.
         load_report: of the model.
         max_rows: rows sampled in one step at most.
+        max_num_seqs: sequences in one step at most.
+        max_drafts: of each of them at most.
     """
 
     def __init__(
-        self, decoder: GpuDecoder, inputs: GpuInputs, info: RunnerInfo, load_report: LoadReport, max_rows: int
+        self,
+        decoder: GpuDecoder,
+        inputs: GpuInputs,
+        info: RunnerInfo,
+        load_report: LoadReport,
+        max_rows: int,
+        max_num_seqs: int,
+        max_drafts: int,
     ) -> None:
         self.adapters: LoraHost | None = None
-        self.drafter: Drafter | None = None
+        self.drafter: GpuDrafter | None = None
         self.failure: str | None = None
         self._is_closed = False
         self.info = info
@@ -92,6 +107,8 @@ class GpuRunner:
         self._sampled = torch.zeros(max_rows, dtype=torch.int64, device=device)
         self._sampler = GpuSampler(info.vocab_size, max_rows, device)
         self._prompt_reader = PromptReader(lambda hidden: decoder.logits(hidden).float(), info.vocab_size)
+        if isinstance(decoder, GpuMtpDecoder):
+            self.drafter = GpuDrafter(decoder, inputs, self._sampler, max_num_seqs, max_drafts, info.block_size)
         self._graphs: dict[int, _Graph] = {}
         self._sizes: list[int] = []
         self._mixed: dict[tuple[int, int], _Graph] = {}
@@ -108,12 +125,13 @@ class GpuRunner:
         return False
 
     @torch.inference_mode()
-    def capture(self, sizes: Seq[int], chunk_sizes: Seq[int]) -> None:
+    def capture(self, sizes: Seq[int], chunk_sizes: Seq[int], guess_sizes: Seq[int] = ()) -> None:
         """Make the graphs of these batch sizes; the largest first, so that the others find their memory.
 
         Args:
             sizes: rows of steps of single tokens.
             chunk_sizes: tokens of prefill chunks, each with and without a full batch of single tokens.
+            guess_sizes: sequences that are guessed for at once.
         """
         began = time.monotonic()
         pool = torch.cuda.graph_pool_handle()
@@ -130,17 +148,16 @@ class GpuRunner:
             step = GpuStep(self._inputs.singles(size), None, False, None, size, {})
             self._graphs[size] = self._captured(step, pool)
         self._sizes, self._chunk_sizes = sorted(sizes), sorted(chunk_sizes)
+        if self.drafter is not None:
+            self.drafter.capture(sorted(guess_sizes, reverse=True), lambda compute: _capture(compute, pool)[0])
         torch.cuda.synchronize()
-        num_graphs = len(self._graphs) + len(self._mixed)
+        num_graphs = len(self._graphs) + len(self._mixed) + len(guess_sizes)
         logger.info("captured %d CUDA graphs in %.1f s", num_graphs, time.monotonic() - began)
 
     def _captured(self, step: GpuStep, pool: Any) -> _Graph:
         with self._decoder.few_layers():  # what is done at a first launch is done outside of the capture
             self._compute_graphed(step)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            hidden, logits = self._compute_graphed(step)
+        graph, (hidden, logits) = _capture(lambda: self._compute_graphed(step), pool)
         return _Graph(graph, hidden, logits)
 
     @torch.inference_mode()
@@ -189,6 +206,8 @@ class GpuRunner:
                 self._sampler.sample(logits[:1], self._sampled, each)
             for batch in others:
                 self.forward(batch)
+            if self.drafter is not None:
+                self.drafter.rehearse()
 
     def set_sampling_kernels(self, choose_tokens: Callable[..., None]) -> None:
         """See `GpuSampler.set_kernels`."""
@@ -209,6 +228,8 @@ class GpuRunner:
         self._graphs.clear()
         self._mixed.clear()
         self._sizes, self._chunk_sizes = [], []
+        if self.drafter is not None:
+            self.drafter.release()
         self._decoder.release()
         del self._sampler, self._inputs, self._sampled, self._prompt_reader
         self._free()
@@ -222,16 +243,18 @@ class GpuRunner:
         self, batch: Seq[ScheduledSequence], previous: Mapping[Sequence, int] | None
     ) -> tuple[GpuStep, Tensor | None, Tensor | None]:
         """The step, and of its rows hidden states, or logits if a graph has made them, or both."""
-        num_rows = len(batch)
         num_singles = sum(1 for s in batch if s.num_new_tokens == 1)
-        has_drafts = any(s.draft_token_ids for s in batch)
-        if num_singles < num_rows:
+        num_drafts = sum(len(s.draft_token_ids) for s in batch)
+        has_drafts = num_drafts > 0
+        if num_singles < len(batch):
             graph_key = None if has_drafts else self._mixed_key(batch, num_singles)
             if graph_key is not None:
                 step = self._inputs.prepare_mixed(batch, *graph_key, previous)
                 return step, *self._replayed(self._mixed[graph_key], step.num_rows)
-        is_read = num_rows == 1 and bool(batch[0].read_positions)
-        has_graph = num_singles == num_rows and not has_drafts and not is_read
+        num_rows = len(batch) + num_drafts
+        is_read = len(batch) == 1 and bool(batch[0].read_positions)
+        is_plain = not has_drafts or self._decoder.has_static_drafts
+        has_graph = num_singles == len(batch) and is_plain and not is_read
         size = next((size for size in self._sizes if size >= num_rows), None) if has_graph else None
         step = self._inputs.prepare(batch, size, previous)
         if size is None or step.row_ids is not None:
@@ -273,3 +296,12 @@ class GpuRunner:
         token_ids = parts[0] if len(parts) == 1 else torch.cat(parts)
         sources = None if step.singles is None else step.singles.sources
         return embed(token_ids, sources, self._sampled, self._decoder.embedding)
+
+
+def _capture(compute: Callable[[], Made], pool: Any) -> tuple[torch.cuda.CUDAGraph, Made]:
+    """A graph of what a function launches, and what it gives, which each replay writes again."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        made = compute()
+    return graph, made

@@ -9,9 +9,12 @@ H hidden_size, N positions.
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from typing import Final
 
 import torch
 from torch import Tensor
+
+CPU: Final = torch.device("cpu")
 
 
 class HiddenTails:
@@ -27,22 +30,35 @@ class HiddenTails:
         num_drafts: of one sequence and step at most.
         hidden_size: H.
         dtype: of the states.
+        device: of the states; one that is not a CPU reads and writes them by itself.
+
+    Attributes:
+        ring: states of a block.
+        states: [num_blocks * ring, H].
     """
 
-    def __init__(self, num_blocks: int, block_size: int, num_drafts: int, hidden_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_drafts: int,
+        hidden_size: int,
+        dtype: torch.dtype,
+        device: torch.device = CPU,
+    ) -> None:
         self._block_size = block_size
-        self._ring = ring_size(block_size, num_drafts)
-        self._states = torch.zeros(num_blocks * self._ring, hidden_size, dtype=dtype)
+        self.ring = ring_size(block_size, num_drafts)
+        self.states = torch.zeros(num_blocks * self.ring, hidden_size, dtype=dtype, device=device)
 
     @property
     def num_bytes(self) -> int:
         """Bytes reserved."""
-        return self._states.nbytes
+        return self.states.nbytes
 
     def place(self, block_table: Seq[int], position: int) -> int:
         """Where the state of a sequence's position is."""
         block, offset = divmod(position, self._block_size)
-        return block_table[block] * self._ring + offset % self._ring
+        return block_table[block] * self.ring + offset % self.ring
 
     def last_positions(self, begin: int, end: int) -> Iterator[int]:
         """Of positions that are computed together, the last one in each block."""
@@ -52,13 +68,18 @@ class HiddenTails:
 
     def read(self, places: list[int]) -> Tensor:
         """A copy of the states, [N, H]."""
-        return self._states.index_select(0, torch.tensor(places, dtype=torch.int64))
+        return self.states.index_select(0, torch.tensor(places, dtype=torch.int64))
 
     def write(self, places: list[int], states_NH: Tensor) -> None:
         """Keep states, each in a place of its own."""
-        self._states.index_copy_(0, torch.tensor(places, dtype=torch.int64), states_NH)
+        self.states.index_copy_(0, torch.tensor(places, dtype=torch.int64), states_NH)
 
 
 def ring_size(block_size: int, num_drafts: int) -> int:
     """States of a block that are kept."""
     return min(block_size, num_drafts + 2)
+
+
+def tail_bytes(block_size: int, num_drafts: int, hidden_size: int, dtype: torch.dtype) -> int:
+    """Bytes of a block's states."""
+    return ring_size(block_size, num_drafts) * hidden_size * dtype.itemsize

@@ -16,7 +16,7 @@ from deepseek_engine.config import EngineConfig
 from deepseek_engine.errors import ModelLoadError
 from deepseek_engine.gguf.checkpoint import GGUFCheckpoint
 from deepseek_engine.gpu_limits import check_attention, check_bitsandbytes, check_settings, check_types, gpu_dtype
-from deepseek_engine.hidden_tails import HiddenTails, ring_size
+from deepseek_engine.hidden_tails import HiddenTails, tail_bytes
 from deepseek_engine.host_memory import available_memory_bytes, return_freed_memory
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport
@@ -161,9 +161,7 @@ def build_rank(config: EngineConfig, peers: Peers) -> ModelRunner:
     num_threads = threads_of_rank(config)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    model_config, source = open_model(config.model, device)
-    if config.speculation == "mtp":
-        model_config = with_mtp(model_config, source.names(), config.model)
+    model_config, source = _open_configured(config, device)
     model_config = part_of_rank(model_config, config)
     max_model_len = _choose_max_model_len(config, model_config)
     is_int8_cache = config.kv_cache_dtype == "int8"
@@ -220,7 +218,7 @@ def _build_on_gpu(config: EngineConfig, device: torch.device) -> LoadedRunner:
         from deepseek_engine.models.gpu_weights import obstacle
     except ModuleNotFoundError as error:
         raise ModelLoadError(f"device='cuda' needs {error.name}: pip install 'deepseek-engine[cuda]'") from error
-    model_config, source = open_model(config.model, device)
+    model_config, source = _open_configured(config, device)
     max_model_len = _choose_max_model_len(config, model_config)
     if config.kv_cache_dtype == "int8":
         _check_int8_cache(model_config, device)
@@ -299,6 +297,14 @@ def _prepare(
     return FusedModel(fused, cache.block_size, applier)
 
 
+def _open_configured(config: EngineConfig, device: torch.device) -> tuple[ModelConfig, CheckpointSource]:
+    """The model that `config` names, with the layer that guesses if it is asked for."""
+    model_config, source = open_model(config.model, device)
+    if config.speculation == "mtp":
+        model_config = with_mtp(model_config, source.names(), config.model)
+    return model_config, source
+
+
 def open_model(model: str, device: torch.device) -> tuple[ModelConfig, CheckpointSource]:
     """The shape and the tensors of whatever `EngineConfig.model` names; those of a `shape:` are drawn on the device."""
     if not is_shape(model):
@@ -371,7 +377,7 @@ def _choose_num_blocks(config: EngineConfig, model_config: ModelConfig, max_mode
     token_bytes = model_config.kv_bytes_per_token(dtype.itemsize, is_int8=config.kv_cache_dtype == "int8")
     block_bytes = token_bytes * config.block_size
     if model_config.runs_mtp:
-        block_bytes += ring_size(config.block_size, config.num_drafts) * model_config.hidden_size * dtype.itemsize
+        block_bytes += tail_bytes(config.block_size, config.num_drafts, model_config.hidden_size, dtype)
     whole_context = -(-max_model_len // config.block_size)
     free = available_memory_bytes() // config.tensor_parallel_size
     if config.num_kv_blocks is not None:

@@ -95,11 +95,30 @@ _TINY_V2: Final = _V2_LITE | {
     "vocab_size": 512,
 }
 
-SHAPES: Final = {"seed-3.4b": _SEED, "v2-lite": _V2_LITE, "tiny-moe": _TINY_MOE, "tiny-v2": _TINY_V2}
+_V3_LITE: Final = _V2_LITE | {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "topk_method": "noaux_tc",
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "num_nextn_predict_layers": 1,
+}
+_TINY_V3: Final = _V3_LITE | {
+    name: value for name, value in _TINY_V2.items() if isinstance(value, int) and value != _V2_LITE[name]
+}
+
+SHAPES: Final = {
+    "seed-3.4b": _SEED,
+    "v2-lite": _V2_LITE,
+    "v3-lite": _V3_LITE,
+    "tiny-moe": _TINY_MOE,
+    "tiny-v2": _TINY_V2,
+    "tiny-v3": _TINY_V3,
+}
 """Name -> the fields of a config.json.
 
-seed-3.4b is a Mixtral of 3.44 G parameters, v2-lite has the sizes of DeepSeek-V2-Lite (15.7 G); the tiny ones are
-their likes for tests.
+seed-3.4b is a Mixtral of 3.44 G parameters, v2-lite has the sizes of DeepSeek-V2-Lite (15.7 G), v3-lite the same with
+the routing of V3 and its layer for multi-token prediction; the tiny ones are their likes for tests.
 """
 
 

@@ -9,19 +9,16 @@ import torch
 
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
-from deepseek_engine.gpu_build import GpuPlan, build_gpu_runner, put_on_device
 from deepseek_engine.gpu_inputs import NUM_BUFFERS, GpuInputs
-from deepseek_engine.gpu_runner import GpuRunner, graph_sizes
+from deepseek_engine.gpu_runner import graph_sizes
 from deepseek_engine.messages import Submit
-from deepseek_engine.model_runner import build_cpu_runner, open_checkpoint, store_quantized
-from deepseek_engine.models.transformer import Transformer
+from deepseek_engine.model_runner import build_cpu_runner
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.sequence import ScheduledSequence, Sequence
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
 from deepseek_engine.testing.fake_bitsandbytes import install_fake_bitsandbytes
-from deepseek_engine.weights import load_weights
+from deepseek_engine.testing.gpu import DEVICE, gpu_runner
 
-DEVICE: Final = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MAX_MODEL_LEN: Final = 64
 PROMPTS: Final = ([5, 9, 200, 31, 7, 77, 12, 3, 90], [42], [8, 8, 1])
 
@@ -34,18 +31,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
         model=str(folder), dtype="float32", num_kv_blocks=16, max_model_len=MAX_MODEL_LEN, max_num_seqs=4,
         max_num_batched_tokens=8,
     )  # fmt: skip
-
-
-def gpu_runner(config: EngineConfig) -> GpuRunner:
-    model_config, source = open_checkpoint(Path(config.model))
-    dtype = getattr(torch, config.dtype)
-    with torch.device("meta"):
-        model = Transformer(model_config, MAX_MODEL_LEN, dtype)
-        store_quantized(model, config.quantization, source)
-    put_on_device(model, DEVICE)
-    with torch.inference_mode():
-        report = load_weights(model, source)
-        return build_gpu_runner(model, report, GpuPlan(config, MAX_MODEL_LEN, dtype, DEVICE))
 
 
 def answers(engine: Engine, params: list[SamplingParams]) -> list[list[int]]:

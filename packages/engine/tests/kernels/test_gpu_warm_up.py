@@ -25,7 +25,10 @@ for _ in range(2):
 """
 
 
-@pytest.mark.parametrize(("shape", "quantization"), [("tiny-moe", "none"), ("tiny-moe", "int8"), ("tiny-v2", "none")])
+CASES = [("tiny-moe", "none"), ("tiny-moe", "int8"), ("tiny-v2", "none"), ("tiny-v3", "none")]
+
+
+@pytest.mark.parametrize(("shape", "quantization"), CASES)
 def test_steps_of_any_size_and_mix_find_their_kernels_compiled(shape: str, quantization: str) -> None:
     script = Path(__file__).with_name("uncompiled_variants.py")
     first, *others = run_compiling(str(script), shape, quantization)

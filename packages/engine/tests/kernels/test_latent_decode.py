@@ -64,6 +64,18 @@ def test_rows_attend_to_their_pages(
     assert not actual[lengths == 0].any()
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_first_token_may_be_left_out(dtype: torch.dtype) -> None:
+    cache, tables, lengths = paged_case([2, 0, 129, 33], 48, dtype, seed=5)
+    cache[tables[:, 0].long() * BLOCK_SIZE] = 100.0  # what nobody may see; it would win
+    q = torch.randn(4, 3, 48, generator=torch.Generator().manual_seed(2)).to(DEVICE, dtype)
+    counters = decode_counters(DEVICE)
+    expected = reference(q, cache, tables, lengths, BLOCK_SIZE, 0.1, 32, first_token=1)
+    actual = latent_decode_attention(q, cache, tables, lengths, BLOCK_SIZE, 0.1, 32, counters, first_token=1)
+    assert relative_error(actual, expected) < TOLERANCES[dtype]
+    assert not actual[1].any()
+
+
 @pytest.mark.skipif(not IS_CUDA, reason="programs that wait for each other need a GPU; its other way runs here")
 def test_the_last_program_of_a_row_can_combine_alone() -> None:
     cache, tables, lengths = paged_case([700, 3], 576, torch.bfloat16, seed=0)

@@ -61,6 +61,11 @@ def test_latents_are_cached_and_queries_rotated(
 
     latent_prepare(q, latent, norm, 1e-6, positions, slots, cos_sin, caches[0], q[..., nope:], interleaved=interleaved)
     assert torch.equal(q[..., nope:], queries[0][..., rank:]), "in place, the same"
+    alone, none = torch.full_like(caches[0], float("nan")), q[:, :0]
+    latent_prepare(
+        none, latent, norm, 1e-6, positions, slots, cos_sin, alone, none[..., nope:], interleaved=interleaved
+    )
+    assert torch.equal(alone[written], caches[0][written]), "nobody asks, the same is cached"
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)

@@ -19,8 +19,9 @@ from deepseek_engine.kernels.triton.sampling import choose_tokens
 from deepseek_engine.model_config import LatentConfig
 from deepseek_engine.model_config.reader import parse_model_config
 from deepseek_engine.model_runner import open_model, store_quantized
+from deepseek_engine.models.mtp import with_mtp
 from deepseek_engine.models.transformer import Transformer
-from deepseek_engine.sequence import ScheduledSequence
+from deepseek_engine.sequence import ScheduledSequence, Sequence
 from deepseek_engine.shapes import shape_fields
 from deepseek_engine.testing.kernel_variants import noted_variants
 from deepseek_engine.weights import load_weights
@@ -31,10 +32,14 @@ NUM_STEPS = 60
 
 def build(shape: str, quantization: str | None) -> tuple[GpuRunner, GpuPlan]:
     cpu = torch.device("cpu")
+    guesses = shape == "tiny-v3"
     config = EngineConfig(
-        model=f"shape:{shape}", max_num_seqs=96, max_num_batched_tokens=1024, num_kv_blocks=8, speculation="ngram"
-    )
+        model=f"shape:{shape}", max_num_seqs=96, max_num_batched_tokens=1024, num_kv_blocks=8,
+        speculation="mtp" if guesses else "ngram",
+    )  # fmt: skip
     model_config, source = open_model(config.model, cpu)
+    if guesses:
+        model_config = with_mtp(model_config, source.names(), config.model)
     model = Transformer(model_config, MAX_MODEL_LEN, torch.bfloat16)
     store_quantized(model, quantization, source)
     plan = GpuPlan(config, MAX_MODEL_LEN, torch.bfloat16, cpu)
@@ -60,6 +65,10 @@ def any_steps() -> Iterator[list[ScheduledSequence]]:
             yield batch
 
 
+def guessed_for(num_tokens: int) -> Sequence:
+    return warm_up_prompt(num_tokens, 16).sequence
+
+
 def zeros_of_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     del bias
     return x.new_zeros(x.shape[0], weight.shape[0])
@@ -83,6 +92,9 @@ def main(shape: str, quantization: str | None) -> None:
         ]
         steps = any_steps()
         runner.rehearse([next(steps) for _ in range(NUM_STEPS)], every_need)
+        if runner.drafter is not None:
+            for count in (1, 3, 17, 90):
+                runner.drafter.draft_logits([guessed_for(length) for length in range(2, count + 2)])
     lines = [f"{len(rehearsed)} rehearsed", *(" ".join(each) for each in sorted(found - rehearsed))]
     sys.stdout.write("\n".join(lines))
 

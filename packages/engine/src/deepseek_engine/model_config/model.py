@@ -52,10 +52,15 @@ class ModelConfig:
     quantization: QuantizationConfig | None = None
 
     @property
-    def cache_specs(self) -> tuple[CacheSpec, ...]:
-        """What each layer keeps of a token; that for multi-token prediction comes last."""
+    def computed_layers(self) -> tuple[LayerConfig, ...]:
+        """Those of the model; that for multi-token prediction comes last, if it is to guess."""
         guessing = (self.mtp_layer,) if self.runs_mtp and self.mtp_layer is not None else ()
-        return tuple(layer.attention.cache_spec for layer in (*self.layers, *guessing))
+        return (*self.layers, *guessing)
+
+    @property
+    def cache_specs(self) -> tuple[CacheSpec, ...]:
+        """What each of `computed_layers` keeps of a token."""
+        return tuple(layer.attention.cache_spec for layer in self.computed_layers)
 
     @property
     def kv_elements_per_token(self) -> int:

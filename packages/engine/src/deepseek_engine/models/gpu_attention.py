@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from deepseek_engine.gpu_inputs import ChunkRows, GpuStep, SingleRows
+from deepseek_engine.gpu_step import ChunkRows, GpuStep, SingleRows
 from deepseek_engine.kernels.flash_attention import FlashChunks, plan_flash_chunks
 from deepseek_engine.kernels.latent_prefill_plan import LatentChunks, LatentPrefillPlan, plan_latent_prefill
 from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
@@ -156,13 +156,19 @@ def attend_by_kind(
 
 
 class Latent:
-    """Multi-head latent attention over cached latents."""
+    """Multi-head latent attention over cached latents; single rows see those from `first_token` on."""
 
     def __init__(
-        self, weights: LatentWeights, latents: Tensor, block_size: int, cos_sin: Tensor, counters: Tensor
+        self,
+        weights: LatentWeights,
+        latents: Tensor,
+        block_size: int,
+        cos_sin: Tensor,
+        counters: Tensor,
+        first_token: int = 0,
     ) -> None:
         self._weights, self._latents, self._block_size = weights, latents, block_size
-        self._cos_sin, self._counters = cos_sin, counters
+        self._cos_sin, self._counters, self._first_token = cos_sin, counters, first_token
 
     def attend(self, projected: Tensor, rows: StepRows) -> Tensor:
         """See `GpuAttention`; `projected` is the query of all heads, then the latent."""
@@ -189,6 +195,12 @@ class Latent:
         query[..., rank:] = singles[..., nope:]
         return torch.cat((self._decode(singles[..., :nope], query, rows.singles), of_chunks))
 
+    def store(self, latent: Tensor, rows: StepRows) -> None:
+        """Cache what the projection gives behind the queries, [T, ...], and attend to nothing."""
+        config = self._weights.config
+        q = latent.new_empty(latent.shape[0], 0, config.qk_head_dim)
+        self._prepare(q, latent, rows, q[..., config.qk_nope_head_dim :])
+
     def _prepare(self, q: Tensor, latent: Tensor, rows: StepRows, rotated: Tensor) -> None:
         latent_prepare(
             q, latent, self._weights.latent_gain, LOW_RANK_NORM_EPS, rows.positions, rows.slots, self._cos_sin,
@@ -201,7 +213,7 @@ class Latent:
         absorb_query(q_nope, weights.key_b, query[..., : config.kv_lora_rank])
         attended = latent_decode_attention(
             query, self._latents, singles.block_tables, singles.context_lens, self._block_size, config.softmax_scale,
-            config.kv_lora_rank, self._counters,
+            config.kv_lora_rank, self._counters, first_token=self._first_token,
         )  # fmt: skip
         return expand_values(attended, weights.value_b)
 

@@ -7,7 +7,7 @@ size is always the same launches and fits a CUDA graph.
 T tokens, H hidden_size, R rows wanted, V vocab_size.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, cast
@@ -15,8 +15,8 @@ from typing import Final, cast
 import torch
 from torch import Tensor
 
-from deepseek_engine.gpu_inputs import GpuStep
-from deepseek_engine.kernels.flash_attention import FlashLibrary
+from deepseek_engine.gpu_step import GpuStep
+from deepseek_engine.kernels.flash_library import FlashLibrary
 from deepseek_engine.kernels.linear_bitsandbytes import bitsandbytes_name
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton import experts, single_token
@@ -53,7 +53,14 @@ MAX_FLOAT_PAIRS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
+    """A layer over its part of the cache.
+
+    Attributes:
+        router: of experts whose choice the fused launches make; None where they do not.
+        choice: where it is put.
+    """
+
     weights: GpuLayer
     attention: GpuAttention
     router: RouterWeights | None
@@ -103,37 +110,44 @@ class GpuDecoder:
         self._block_size = cache.block_size
         self._whole_prompts = self._find_whole_prompts(max_tokens)
         self._choices: dict[RouterConfig, Choice] = {}
-        self._layers: list[_Layer] = []
+        self._layers: list[Layer] = []
         self.attach(cache)
         self._is_fused = all(self._has_fused_launches(layer) for layer in self._layers)
 
     def attach(self, cache: KVCache) -> None:
         """Compute over this cache from now on."""
-        scratch: DecodeScratch | None = None
-        layers: list[_Layer] = []
-        for index, weights in enumerate(self._weights):
-            tensors = cache.layer(index)
-            if isinstance(weights.attention, LatentWeights):
-                attention: GpuAttention = Latent(
-                    weights.attention, tensors[0], cache.block_size, self._cos_sin, self._counters
-                )  # fmt: skip
+        self._scratch: DecodeScratch | None = None
+        self._layers = [
+            self.layer_over(weights, cache.layer(index), cache.block_size)
+            for index, weights in enumerate(self._weights)
+        ]
+
+    def layer_over(
+        self, weights: GpuLayer, tensors: tuple[Tensor, ...], block_size: int, first_token: int = 0
+    ) -> Layer:
+        """A layer over its part of a cache; of latent attention, single rows see the tokens from `first_token` on."""
+        if isinstance(weights.attention, LatentWeights):
+            attention: GpuAttention = Latent(
+                weights.attention, tensors[0], block_size, self._cos_sin, self._counters, first_token
+            )
+        else:
+            kv = PagedKV.of(tensors, block_size)
+            if self._flash is not None:
+                attention = FlashGroupedQuery(weights.attention, kv, self._cos_sin, self._flash)
             else:
-                kv = PagedKV.of(tensors, cache.block_size)
-                if self._flash is not None:
-                    attention = FlashGroupedQuery(weights.attention, kv, self._cos_sin, self._flash)
-                else:
-                    num_heads = weights.attention.config.num_attention_heads
-                    room = -(-self._max_model_len // cache.block_size) * cache.block_size  # of a row's block table
-                    scratch = scratch or decode_scratch(self._max_rows, num_heads, kv, room, self._dtype.itemsize)
-                    attention = GroupedQuery(weights.attention, kv, self._cos_sin, scratch, self._whole_prompts)
-            layers.append(_Layer(weights, attention, *self._choosing(weights)))
-        self._layers = layers
+                num_heads = weights.attention.config.num_attention_heads
+                room = -(-self._max_model_len // block_size) * block_size  # of a row's block table
+                self._scratch = self._scratch or decode_scratch(
+                    self._max_rows, num_heads, kv, room, self._dtype.itemsize
+                )
+                attention = GroupedQuery(weights.attention, kv, self._cos_sin, self._scratch, self._whole_prompts)
+        return Layer(weights, attention, *self._choosing(weights))
 
     def release(self) -> None:
         """Let go of weights and cache; nothing can be computed afterwards."""
         self._layers, self._weights = [], []
         self._choices.clear()
-        self._latent = None
+        self._latent = self._scratch = None
         nothing = self.embedding.new_empty(0)
         self.embedding = self._final_gain = self._cos_sin = nothing
         self._head = Matrix(nothing, None)
@@ -142,6 +156,11 @@ class GpuDecoder:
     def has_static_chunks(self) -> bool:
         """Whether launches for prefill chunks depend on their number of tokens alone, so that a graph may hold them."""
         return self._latent is None
+
+    @property
+    def has_static_drafts(self) -> bool:
+        """Whether drafts are launches of single rows as any others, so that a graph of those may hold them."""
+        return self._latent is not None
 
     @property
     def latent(self) -> LatentConfig | None:
@@ -179,15 +198,15 @@ class GpuDecoder:
         """
         rows = self._rows_of(step)
         if self._is_one_token(x_TH, step):
-            return self._last_norm(self._residual_of_one(x_TH[0], rows)[None], None, None)
-        return self._hidden_of_many(x_TH, rows, step.row_ids)
+            return self._last_norm(self._residual_of_one(x_TH[0], rows, self._layers)[None], None, None)
+        return self._last_norm(*self._residual_of_many(x_TH, rows, self._layers), step.row_ids)
 
     def logits_of_step(self, step: GpuStep, x_TH: Tensor) -> tuple[Tensor | None, Tensor]:
         """Compute a step: what `hidden` gives, and the logits. One token's last norm is part of its head: then None."""
         if not (self._is_one_token(x_TH, step) and single_token.can_compute(self._head.weight)):
             hidden_RH = self.hidden(step, x_TH)
             return hidden_RH, self.logits(hidden_RH)
-        x_H = self._residual_of_one(x_TH[0], self._rows_of(step))
+        x_H = self._residual_of_one(x_TH[0], self._rows_of(step), self._layers)
         head = self._head
         logits = torch.empty(1, head.weight.shape[0], dtype=x_H.dtype, device=x_H.device)
         single_token.norm_linear(
@@ -225,10 +244,11 @@ class GpuDecoder:
         """[R, V], of the model's type."""
         return multiply(Rows(hidden_RH), self._head)
 
-    def _hidden_of_many(self, x_TH: Tensor, rows: StepRows, row_ids: Tensor | None) -> Tensor:
+    def _residual_of_many(self, x_TH: Tensor, rows: StepRows, layers: Iterable[Layer]) -> tuple[Tensor, Tensor | None]:
+        """The residual stream behind the layers, and the rows that are still to be added to it."""
         num_tokens, eps = x_TH.shape[0], self.config.norm_eps
         added: Tensor | None = None
-        for layer in self._layers:
+        for layer in layers:
             weights = layer.weights
             projection = _projection_in(weights)
             reads_int8 = wants_int8(projection, num_tokens)
@@ -240,7 +260,7 @@ class GpuDecoder:
             attended = layer.attention.attend(projected, rows)
             added = multiply(Rows(attended), weights.attention.output)
             x_TH, added = self._feed_forward(x_TH, added, layer)
-        return self._last_norm(x_TH, added, row_ids)
+        return x_TH, added
 
     def _last_norm(self, x_TH: Tensor, added: Tensor | None, row_ids: Tensor | None) -> Tensor:
         normed = add_rms_norm(x_TH, self._final_gain, self.config.final_norm_eps, rows=added, row_ids=row_ids)
@@ -260,7 +280,7 @@ class GpuDecoder:
         normed = add_rms_norm(compressed, attention.q_gain, LOW_RANK_NORM_EPS)
         return torch.cat((multiply(Rows(normed.values), attention.q_b), projected[:, rank:]), dim=1)
 
-    def _feed_forward(self, x_TH: Tensor, added: Tensor, layer: _Layer) -> tuple[Tensor, Tensor]:
+    def _feed_forward(self, x_TH: Tensor, added: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
         """The new residual stream, and the rows that are still to be added to it."""
         weights = layer.weights
         if isinstance(weights.feed_forward, DenseWeights):
@@ -312,11 +332,11 @@ class GpuDecoder:
         act_values = experts.gate_up(values, gate_up.weight, gate_up.scale, routing)
         return normed.residual, experts.down(act_values, down.weight, down.scale, shares, routing)
 
-    def _residual_of_one(self, x_H: Tensor, rows: StepRows) -> Tensor:
-        """[H], before the last norm."""
+    def _residual_of_one(self, x_H: Tensor, rows: StepRows, layers: Iterable[Layer]) -> Tensor:
+        """[H], before the last norm; `x_H` is written over."""
         eps = self.config.norm_eps
         spare_H, middle_H = torch.empty_like(x_H), torch.empty_like(x_H)
-        for layer in self._layers:
+        for layer in layers:
             weights = layer.weights
             projected = self._project_one(x_H, weights, eps)
             attended = layer.attention.attend(projected[None], rows)[0]
@@ -367,7 +387,7 @@ class GpuDecoder:
             self._choices[network.routing] = choice
         return router, choice
 
-    def _has_fused_launches(self, layer: _Layer) -> bool:
+    def _has_fused_launches(self, layer: Layer) -> bool:
         attention, network = layer.weights.attention, layer.weights.feed_forward
         matrices = [_projection_in(layer.weights), attention.output, network.gate_up, network.down]
         if isinstance(attention, LatentWeights) and attention.q_b is not None:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepseek_engine.gpu_inputs import ChunkRows, SingleRows
+from deepseek_engine.gpu_step import ChunkRows, SingleRows
 from deepseek_engine.kernels.flash_attention import flash_decode, flash_prefill
 from deepseek_engine.kernels.flash_library import FlashLibrary
 from deepseek_engine.kernels.paged_kv import PagedKV

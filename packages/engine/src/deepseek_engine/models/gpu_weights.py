@@ -39,6 +39,11 @@ class Matrix:
         """A layer's own tensors."""
         return cls(linear.weight.data, _data(linear.weight_scale), _data(linear.bias))
 
+    def rows_from(self, first: int) -> "Matrix":
+        """Its outputs from the `first` one on."""
+        parts = (None if each is None else each[first:] for each in (self.scale, self.bias, self.largest))
+        return Matrix(self.weight[first:], *parts)
+
     def for_bitsandbytes(self) -> "Matrix":
         """With what bitsandbytes takes beside the weight; a float one stays with our kernels."""
         if self.scale is None:
@@ -133,7 +138,7 @@ def obstacle(config: ModelConfig) -> str | None:
     """What keeps a model from the GPU decoder, as the end of a sentence; None if nothing does."""
     if config.norm != "rms":
         return "its norms subtract the mean"
-    for layer in config.layers:
+    for layer in config.computed_layers:
         attention, feed_forward = layer.attention, layer.feed_forward
         if isinstance(attention, GroupedQueryConfig):
             if config.rope.dim != attention.head_dim:
@@ -165,13 +170,17 @@ def _of_experts(config: MoEConfig) -> str | None:
 def gather_layers(model: Transformer) -> Iterator[GpuLayer]:
     """The layers, one after another; `model` gives up those of its tensors that had to be copied."""
     for module in model.layers:
-        layer = cast("DecoderLayer", module)
-        yield GpuLayer(
-            attention_gain=gain_of(layer.attention_norm),
-            attention=_attention(layer.attention),
-            feed_forward_gain=gain_of(layer.feed_forward_norm),
-            feed_forward=_feed_forward(layer.feed_forward),
-        )
+        yield gather_layer(cast("DecoderLayer", module))
+
+
+def gather_layer(layer: DecoderLayer) -> GpuLayer:
+    """One layer, which gives up those of its tensors that had to be copied."""
+    return GpuLayer(
+        attention_gain=gain_of(layer.attention_norm),
+        attention=_attention(layer.attention),
+        feed_forward_gain=gain_of(layer.feed_forward_norm),
+        feed_forward=_feed_forward(layer.feed_forward),
+    )
 
 
 def gain_of(norm: RMSNorm | LayerNorm) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deepseek_engine.gpu_inputs import ChunkRows
+from deepseek_engine.gpu_step import ChunkRows
 
 GRAIN: Final = 1024
 """Lengths are padded to its multiples."""

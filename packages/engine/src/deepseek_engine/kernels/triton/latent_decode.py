@@ -62,6 +62,7 @@ def _latent_decode(
     BLOCK_N: tl.constexpr,
     CHUNK_C: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    FIRST: tl.constexpr,
     IS_LARGE: tl.constexpr,  # a cache whose offsets need 64 bits, which costs registers
     IS_SPLIT: tl.constexpr,
     MEET: tl.constexpr,
@@ -120,7 +121,10 @@ def _latent_decode(
                 is_value = is_token[:, None] & (v_features[None, :] < C)
                 values = tl.load(key_ptrs + v_features[None, :], mask=is_value, other=0.0)
 
-            scores = tl.where(is_token[:, None], scores * scale_log2, float("-inf"))
+            is_seen = is_token
+            if FIRST > 0:
+                is_seen = is_token & (tokens >= FIRST)
+            scores = tl.where(is_seen[:, None], scores * scale_log2, float("-inf"))
             new_maximum = tl.maximum(maximum, tl.max(scores, axis=0))
             rescale = tl.exp2(maximum - new_maximum)
             weights = tl.exp2(scores - new_maximum[None, :])
@@ -320,8 +324,10 @@ def latent_decode_attention(
     value_dim: int,
     counters: Tensor,
     config: LatentDecodeConfig | None = None,
+    *,
+    first_token: int = 0,
 ) -> Tensor:
-    """Each row attends to the first `context_len` tokens of its block table.
+    """Each row attends to the first `context_len` tokens of its block table, or to those from `first_token` on.
 
     Args:
         q: [B, N, C + R], folded into the latents' space; features lie together.
@@ -333,6 +339,7 @@ def latent_decode_attention(
         value_dim: C.
         counters: of `decode_counters`; zeros before and after. Launches that share them run one after another.
         config: instead of `choose_config`'s, for tuning.
+        first_token: that is seen, below every context and 32 but for padding; in the first tile of any type.
 
     Returns:
         [B, N, C].
@@ -391,6 +398,7 @@ def latent_decode_attention(
             BLOCK_N=config.block_n,
             CHUNK_C=config.chunk_c,
             BLOCK_V=config.block_v,
+            FIRST=first_token,
             IS_LARGE=cache.shape[0] * cache.stride(0) >= 1 << 31,
             IS_SPLIT=is_split,
             MEET=config.meet,

@@ -97,7 +97,8 @@ def latent_prepare(
     """Norm and cache the step's latents, with their rotated keys, and rotate the queries.
 
     Args:
-        q: [T, N, D + R], a view of the projection's output is enough: the features of a row lie together.
+        q: [T, N, D + R], a view of the projection's output is enough: the features of a row lie together. N is 0
+            where the tokens are cached and nothing attends to them.
         latent: [T, C + R], likewise; not changed.
         norm_weight: [C].
         eps: of the norm.
@@ -112,13 +113,13 @@ def latent_prepare(
     rope_dim = rotated.shape[2]
     rank = latent.shape[1] - rope_dim
     assert q.stride(2) == latent.stride(1) == cache.stride(1) == rotated.stride(2) == 1
-    assert num_heads == 1 or q.stride(1) == qk_dim
+    assert num_heads <= 1 or q.stride(1) == qk_dim
     assert cos_sin.is_contiguous()
     assert cos_sin.shape[2] == rope_dim
     assert cache.shape[1] == latent.shape[1]
     if not num_tokens:
         return
-    block_h = min(HEADS_PER_PROGRAM, triton.next_power_of_2(num_heads))
+    block_h = min(HEADS_PER_PROGRAM, triton.next_power_of_2(max(num_heads, 1)))
     is_dependent = has_dependent_launch(q.device)
     _latent_prepare[num_tokens, 1 + triton.cdiv(num_heads, block_h)](
         q,
