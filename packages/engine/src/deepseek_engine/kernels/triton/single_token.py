@@ -235,7 +235,7 @@ def gate_up(
         ahead: [experts, ...], what the next launch reads of the chosen experts: it is brought nearer meanwhile.
     """
     num_places, width = act.shape
-    tile = choose_tile(weight)
+    tile = choose_tile(weight, rows=4 if weight.dtype is torch.int8 else 8)
     is_routed = choice is not None
     gate_up_kernel[(triton.cdiv(width, tile.rows), num_places)](
         x, gain, choice.inverse if is_routed else None, choice.ids if is_routed else None, _words(weight), scale, bias,
@@ -266,7 +266,7 @@ def down(
         choice: the token's experts, from `linear_residual`.
     """
     hidden_size, width = weight.shape[-2:]
-    tile = choose_tile(weight)
+    tile = choose_tile(weight, num_warps=4 if weight.dtype is torch.float32 else 8)
     is_routed = choice is not None
     down_kernel[(triton.cdiv(hidden_size, tile.rows),)](
         act, choice.ids if is_routed else None, choice.weights if is_routed else None, _words(weight), scale, bias,
