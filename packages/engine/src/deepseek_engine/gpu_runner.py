@@ -109,7 +109,9 @@ class GpuRunner:
         self._prompt_reader = PromptReader(lambda hidden: decoder.logits(hidden).float(), info.vocab_size)
         if isinstance(decoder, GpuMtpDecoder):
             self.drafter = GpuDrafter(decoder, inputs, self._sampler, max_num_seqs, max_drafts, info.block_size)
-        self._graphs: dict[int, _Graph] = {}
+        self._max_drafts = max_drafts
+        self._graphs: dict[tuple[int, bool], _Graph] = {}
+        """By rows, and whether these need each other's keys, as a sequence's drafts do."""
         self._sizes: list[int] = []
         self._mixed: dict[tuple[int, int], _Graph] = {}
         self._chunk_sizes: list[int] = []
@@ -145,8 +147,10 @@ class GpuRunner:
                 step = self._inputs.mixed(num_singles, num_tokens)
                 self._mixed[num_singles, num_tokens] = self._captured(step, pool)
         for size in sorted(sizes, reverse=True):
-            step = GpuStep(self._inputs.singles(size), None, False, None, size, {})
-            self._graphs[size] = self._captured(step, pool)
+            has_own = self._max_drafts > 0 and not self._decoder.has_static_drafts and size > 1
+            for has_drafts in (False, True) if has_own else (False,):
+                step = GpuStep(self._inputs.singles(size), None, has_drafts, None, size, {})
+                self._graphs[size, has_drafts] = self._captured(step, pool)
         self._sizes, self._chunk_sizes = sorted(sizes), sorted(chunk_sizes)
         if self.drafter is not None:
             self.drafter.capture(sorted(guess_sizes, reverse=True), lambda compute: _capture(compute, pool)[0])
@@ -253,13 +257,13 @@ class GpuRunner:
                 return step, *self._replayed(self._mixed[graph_key], step.num_rows)
         num_rows = len(batch) + num_drafts
         is_read = len(batch) == 1 and bool(batch[0].read_positions)
-        is_plain = not has_drafts or self._decoder.has_static_drafts
-        has_graph = num_singles == len(batch) and is_plain and not is_read
+        has_graph = num_singles == len(batch) and not is_read
         size = next((size for size in self._sizes if size >= num_rows), None) if has_graph else None
         step = self._inputs.prepare(batch, size, previous)
         if size is None or step.row_ids is not None:
             return step, self._hidden(step), None
-        return step, *self._replayed(self._graphs[size], num_rows)
+        of_drafts = has_drafts and not self._decoder.has_static_drafts
+        return step, *self._replayed(self._graphs[size, of_drafts], num_rows)
 
     def _mixed_key(self, batch: Seq[ScheduledSequence], num_singles: int) -> tuple[int, int] | None:
         """Which graph serves a step with prefill chunks; None if none does."""
