@@ -289,4 +289,4 @@ def test_every_answer_is_the_models_own_whatever_happens_around_it(caplog, capsy
                 print(f"\nround {round_number}, {time.monotonic() - started:.0f} s: {driven}", flush=True)  # noqa: T201 - hours need a sign of life
         if driven["steps"] >= wanted:
             break
-    assert min(driven.values()) >= 100, driven  # each kind of event was really there
+    assert min(driven.values()) >= 20, driven  # each kind of event was really there; the rarest comes 70 to 200 times
