@@ -26,6 +26,7 @@ from deepseek_engine.testing.fake_launcher import FakeLauncher
 from deepseek_engine.testing.fake_runner import FakeRunner, expected_tokens
 
 MIN_STEPS = 10_000
+MAX_ROUNDS_FOR_RARE = 4
 VOCAB_SIZE = 16  # small, so that stop tokens really come up
 BLOCK_SIZE = 4
 
@@ -287,6 +288,7 @@ def test_every_answer_is_the_models_own_whatever_happens_around_it(caplog, capsy
         with capsys.disabled():
             if wanted > MIN_STEPS:
                 print(f"\nround {round_number}, {time.monotonic() - started:.0f} s: {driven}", flush=True)  # noqa: T201 - hours need a sign of life
-        if driven["steps"] >= wanted:
+        # What a seed draws depends on what ran before it: the rarest event may take a round more.
+        if driven["steps"] >= wanted and (min(driven.values()) >= 100 or round_number >= MAX_ROUNDS_FOR_RARE):
             break
-    assert min(driven.values()) >= 20, driven  # each kind of event was really there; the rarest comes 70 to 200 times
+    assert min(driven.values()) >= 100, driven  # each kind of event was really there
