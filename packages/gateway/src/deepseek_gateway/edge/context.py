@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from starlette.types import Scope
 
 from deepseek_gateway.audit.trail import MAX_STEPS, Step
-from deepseek_gateway.auth.keys import random_name
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
+from deepseek_gateway.edge.request_ids import new_request_id
 from deepseek_gateway.edge.traceparent import TraceParent
 from deepseek_gateway.ledger.records import TokenCounts
 
@@ -32,7 +32,7 @@ class RequestContext:
     the engine's will be below.
     """
 
-    request_id: str = field(default_factory=lambda: f"req-{random_name()}")
+    request_id: str = field(default_factory=new_request_id)
     route: str = "other"
     key_id: str | None = None
     org_id: str | None = None
