@@ -210,17 +210,29 @@ async def test_the_prepaid_balance_of_an_organisation_is_shared_by_its_keys(limi
 async def test_a_soft_limit_refuses_nothing_and_tells(limiter) -> None:
     rule = LimitRule("soft", Kind.TOKENS_PER_DAY, 30, key_id="k", soft=True)
     plan = Rulebook([rule]).plan(Subject("k"), Limits())
-    assert (await admit(limiter, plan, ask(10, 10))).crossed == []
-    (crossing,) = (await admit(limiter, plan, ask(10, 10))).crossed
+    first, second = [await admit(limiter, plan, ask(10, 4096)) for _ in range(2)]
+    limiter.settle(first, Amounts(20))
+    assert first.crossed == []  # what others hold, and mostly give back, is not used
+    limiter.settle(second, Amounts(20))
+    (crossing,) = second.crossed
     assert (crossing.meter.rule, crossing.taken) == (rule, 40)
+
+
+async def test_a_soft_limit_of_requests_tells_when_they_come(limiter) -> None:
+    plan = Rulebook([LimitRule("soft", Kind.CONCURRENT_REQUESTS, 1, key_id="k", soft=True)]).plan(
+        Subject("k"), Limits()
+    )
+    assert (await admit(limiter, plan, ask(1, 1))).crossed == []
+    assert [crossing.taken for crossing in (await admit(limiter, plan, ask(1, 1))).crossed] == [2]
 
 
 async def test_a_soft_rate_refills_before_it_is_charged(limiter, clock) -> None:
     rule = LimitRule("soft", Kind.TOKENS_PER_MINUTE, 60, key_id="k", soft=True)
     plan = Rulebook([rule]).plan(Subject("k"), Limits())
-    await admit(limiter, plan, ask(0, 60))
+    limiter.settle(await admit(limiter, plan, ask(0, 60)), Amounts(60))
     clock.seconds = 3600
-    (crossing,) = (await admit(limiter, plan, ask(0, 61))).crossed
+    limiter.settle(reservation := await admit(limiter, plan, ask(0, 61)), Amounts(61))
+    (crossing,) = reservation.crossed
     assert crossing.taken == 61
 
 

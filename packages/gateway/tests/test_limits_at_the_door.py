@@ -1,6 +1,7 @@
 """Limits as callers meet them."""
 
 import asyncio
+import math
 import re
 from pathlib import Path
 
@@ -21,6 +22,8 @@ async def test_requests_a_minute(stack: Stack) -> None:
     assert (refused.status, refused.error["code"]) == (429, "requests_per_minute")
     assert refused.error["type"] == "rate_limit_error"
     assert 1 <= int(refused.headers["retry-after"]) <= 30
+    wait_ms = int(refused.headers["retry-after-ms"])
+    assert int(refused.headers["retry-after"]) == math.ceil(wait_ms / 1000)
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert (await stack.caller.post()).status == 200  # others are not concerned
 
@@ -34,12 +37,23 @@ async def test_tokens_a_minute(stack: Stack) -> None:
     refused = await caller.post(body=body)
     assert (refused.status, refused.error["code"]) == (429, "tokens_per_minute")
     assert int(refused.headers["retry-after"]) >= 1
+    never = await caller.post(body={**body, "max_tokens": 41})
+    assert (never.status, never.error["code"]) == (429, "tokens_per_minute")
+    assert never.headers["x-should-retry"] == "false"
+    assert "retry-after" not in never.headers
 
 
 async def test_tokens_that_were_held_and_not_used_come_back(stack: Stack) -> None:
     caller = stack.with_key(tokens_per_minute=100)
     body = {"prompt": "a", "max_tokens": 80, "fake": {"tokens": 1, "prompt_tokens": 1}}
     assert [(await caller.post(body=body)).status for _ in range(5)] == [200] * 5
+
+
+async def test_headers_of_an_answer_in_one_piece_tell_what_is_left_after_it(stack: Stack) -> None:
+    caller = stack.with_key(tokens_per_month=1000)
+    for left in (990, 980):  # all that is free was held for it
+        reply = await caller.post(body={"prompt": "a b c", "fake": {"tokens": 7, "prompt_tokens": 3}})
+        assert reply.headers["x-ratelimit-remaining-tokens"] == str(left)
 
 
 async def test_an_answer_without_max_tokens_is_cut_to_what_a_small_limit_allows(stack: Stack) -> None:

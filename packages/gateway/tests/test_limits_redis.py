@@ -11,6 +11,7 @@ import redis
 from redis.crc import key_slot
 
 from deepseek_gateway.ledger.records import LedgerRow
+from deepseek_gateway.limits.limiter import Crossing
 from deepseek_gateway.limits.redis_limiter import RedisLimiter
 from deepseek_gateway.limits.redis_link import (
     FAILURES_TO_OPEN,
@@ -119,6 +120,20 @@ async def test_what_is_settled_can_be_had_by_the_other_gateway(house: House) -> 
     await one.settled(held)
     await two.admit("b", plan, ask(90))
     assert not house.keys("*:r:a")
+
+
+async def test_a_settlement_tells_what_is_left_and_which_soft_limits_are_over(house: House) -> None:
+    soft = LimitRule("soft", Kind.TOKENS_PER_DAY, 10, org_id="acme", soft=True)
+    plan, limiter = plan_of(soft, tokens_per_minute=100), await house.gateway()
+    told: list[Crossing] = []
+    limiter._crossed = lambda reservation: told.extend(reservation.crossed)
+    for used, crossings in ((8, []), (3, [(soft, 11)])):
+        reservation = await limiter.admit(f"q{used}", plan, ask(50))
+        assert reservation.crossed == []  # what is held is mostly given back
+        limiter.settle(reservation, Amounts(used))
+        await limiter.settled(reservation)
+        assert [(each.meter.rule, each.taken) for each in told] == crossings
+    assert [standing.remaining for standing in limiter.standings(reservation)] == [89]
 
 
 async def test_a_budget_is_read_from_the_ledger_once_a_window(house: House) -> None:

@@ -357,7 +357,7 @@ class Gateway:
             return LocalLimiter(self._spent)
         link = RedisLink(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
         times = RedisTimes(settings.redis_beat_s, settings.redis_lease_s, 3 * settings.redis_beat_s)
-        return RedisLimiter(link, self._spent, self.ledger.flush, times=times)
+        return RedisLimiter(link, self._spent, self.ledger.flush, times=times, crossed=self.alerts.note)
 
     async def _spent(self, meter: Meter, window: Window) -> int:
         """What was spent of a budget, with all that this gateway has settled."""

@@ -64,7 +64,8 @@ class Alerts:
         while len(self._told) > MAX_REMEMBERED:
             self._told.popitem(last=False)
         rule, scope = crossing.meter.rule, crossing.meter.scope
-        logger.warning("soft limit reached: %s at %d, request %s", name_of(rule), crossing.taken, request_id)
+        taken = rule.kind.shown(crossing.taken)
+        logger.warning("soft limit reached: %s at %s, request %s", name_of(rule), taken, request_id)
         self._count(rule.kind.value)
         event = LimitEvent(
             rule_id=rule.id,

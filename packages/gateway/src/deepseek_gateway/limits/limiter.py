@@ -34,7 +34,10 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """A soft limit that a request went over; `window` is None for rates and concurrency."""
+    """A soft limit that is over its amount with this request; `window` is None for rates and concurrency.
+
+    Soft limits of tokens and money count what was used, at its settlement: what is only held is mostly given back.
+    """
 
     meter: Meter
     window: Window | None
@@ -62,11 +65,18 @@ class Limiter(Protocol):
         ...
 
     def settle(self, reservation: Reservation, used: Amounts) -> None:
-        """Replace what was held by what was used, and free the request's place. A second call does nothing."""
+        """Replace what was held by what was used, and free the request's place. A second call does nothing.
+
+        Soft limits that it went over are in `crossed` then, or told as soon as they are known.
+        """
         ...
 
     async def settled(self, reservation: Reservation) -> None:
         """Wait until a settlement is known to all, but not for long."""
+        ...
+
+    def standings(self, reservation: Reservation) -> tuple[Standing, ...]:
+        """How the hard rules of a settled request stand, as far as is known."""
         ...
 
     def settle_recovered(self, rows: Sequence[LedgerRow]) -> None:
@@ -150,6 +160,7 @@ def _message(shortage: Shortage, ask: Ask) -> str:
             f"{name}: this request needs about {ask.prompt_tokens} tokens for its prompt and {ask.completion_tokens} "
             "for its answer, so it never fits: shorten it or lower max_tokens"
         )
+    wait = math.ceil(wait * 10) / 10  # rounded up: who waits so long finds room
     if rule.kind is Kind.REQUESTS_PER_MINUTE:
         return f"{name} is reached: try again in {wait:.1f} s"
     return f"{name}: {shortage.needed} tokens are free in {wait:.1f} s"

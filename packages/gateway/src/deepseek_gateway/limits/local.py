@@ -61,6 +61,12 @@ class LocalLimiter:
     async def settled(self, reservation: Reservation) -> None:
         """At once."""
 
+    def standings(self, reservation: Reservation) -> tuple[Standing, ...]:
+        """How the rules stand now."""
+        now, meters, states = self._clocks(), reservation.plan.meters, reservation.states
+        rooms = [state.room(meter.limit, now) for meter, state in zip(meters, states, strict=True)]
+        return _standings(meters, states, rooms, now)
+
     async def admit(self, request_id: str, plan: Plan, ask: Ask) -> Reservation:
         """Let a request in."""
         meters = plan.meters
@@ -95,6 +101,8 @@ class LocalLimiter:
         reservation = Reservation(request_id, plan, tokens, nano, states)
         amounts = _by_unit(tokens, nano)
         for at, (meter, state) in enumerate(zip(meters, states, strict=True)):
+            if not meter.is_held:
+                continue
             amount = amounts[meter.unit]
             state.take(amount, meter.limit, now)
             rooms[at] -= amount
@@ -117,11 +125,9 @@ class LocalLimiter:
             else:
                 nano = min(nano, room)
         for meter, state in pairs:
-            if meter.unit == "requests":
+            if meter.unit == "requests" or meter.is_soft:
                 continue
             state.take(tokens if meter.unit == "tokens" else nano, meter.limit, now)
-            if meter.is_soft and state.room(meter.limit, now) < 0:
-                reservation.crossed.append(_crossing(meter, state, now))
         reservation.tokens += tokens
         reservation.nano += nano
         return Amounts(tokens, nano)
@@ -131,15 +137,18 @@ class LocalLimiter:
         if reservation.is_settled:
             return
         reservation.is_settled = True
-        now, tokens, nano = self._clocks(), reservation.tokens, reservation.nano
+        now = self._clocks()
+        held, spent = _by_unit(reservation.tokens, reservation.nano), _by_unit(used.tokens, used.nano)
         for meter, state in zip(reservation.plan.meters, reservation.states, strict=True):
             unit = meter.unit
             if unit == "requests":
                 state.give(1, 0, meter.limit, now)
-            elif unit == "tokens":
-                state.give(tokens, used.tokens, meter.limit, now)
+            elif meter.is_held:
+                state.give(held[unit], spent[unit], meter.limit, now)
             else:
-                state.give(nano, used.nano, meter.limit, now)
+                state.give(0, spent[unit], meter.limit, now)
+                if state.room(meter.limit, now) < 0:
+                    reservation.crossed.append(_crossing(meter, state, now))
 
     def reached(self, reservation: Reservation) -> LimitReached:
         """The refusal for a running request that cannot extend: of the rule that has the least."""

@@ -8,6 +8,7 @@ and no budget admits anybody until all gateways had the time for that.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.limiter import Reservation, Spent, refusal, used_up
@@ -16,7 +17,7 @@ from deepseek_gateway.limits.redis_link import RedisLink, RedisUnavailableError
 from deepseek_gateway.limits.redis_node import DEFAULT_TIMES, Hold, RedisNode, RedisTimes, Settling
 from deepseek_gateway.limits.redis_steps import Steps, amounts, rooms
 from deepseek_gateway.limits.rulebook import Meter, Plan
-from deepseek_gateway.limits.rules import Amounts, Ask, LimitReached, LimitsUnavailable, Now
+from deepseek_gateway.limits.rules import Amounts, Ask, LimitReached, LimitsUnavailable, Now, Standing
 from deepseek_gateway.limits.shares import Shares, unavailable
 from deepseek_gateway.limits.windows import Calendar
 
@@ -30,6 +31,7 @@ class RedisLimiter:
         flush: brings this gateway's settled rows into the ledger.
         clocks: the time.
         times: how long things take.
+        crossed: told of a settled request that went over soft limits, once the server has said so.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class RedisLimiter:
         flush: Callable[[], Awaitable[None]],
         clocks: Callable[[], Now] = read_clocks,
         times: RedisTimes = DEFAULT_TIMES,
+        crossed: Callable[[Reservation], None] = lambda _: None,
     ) -> None:
         self.link = link
         self._spent = spent
         self._clocks = clocks
+        self._crossed = crossed
         self._calendar = Calendar()
         self._node = RedisNode(link, flush, clocks, times)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,9 +105,9 @@ class RedisLimiter:
             error = refusal(steps.shortages(left, ask), ask)
             error.standings = standings
             raise error
-        held = amounts(reply)
+        held, crossed = amounts(reply), steps.crossings(left, is_settled=False)
         hold = self._node.live[request_id] = Hold(steps, held.tokens, held.nano, left)
-        return Reservation(request_id, plan, held.tokens, held.nano, hold, standings, steps.crossings(left))
+        return Reservation(request_id, plan, held.tokens, held.nano, hold, standings, crossed)
 
     async def extend(self, reservation: Reservation, more: Amounts) -> Amounts:
         """Hold more."""
@@ -115,7 +119,7 @@ class RedisLimiter:
             reservation.nano += more.nano
             return more
         steps = hold.steps
-        tail = [more.tokens, more.nano, *steps.meters(soft=True)]
+        tail = [more.tokens, more.nano, *steps.meters()]
         try:
             reply = await self._node.run_leased("extend", steps, tail)
             if reply[0] == "unknown":  # the lease ran out while the server was not to be reached
@@ -130,7 +134,6 @@ class RedisLimiter:
             hold.rooms, hold.unavailable = rooms(reply), None
             hold.tokens += got.tokens
             hold.nano += got.nano
-            reservation.crossed += steps.crossings(hold.rooms)
         reservation.tokens += got.tokens
         reservation.nano += got.nano
         return got
@@ -148,7 +151,8 @@ class RedisLimiter:
         if hold.beside is not None:
             hold.beside.owner.settle(hold.beside, Amounts(max(0, used.tokens - hold.tokens)))
             used = Amounts(min(used.tokens, hold.tokens), used.nano)
-        self._node.put(reservation.request_id, Settling(reservation.plan.tag, used, 0.0))
+        told = partial(self._told, reservation, hold.steps)
+        self._node.put(reservation.request_id, Settling(reservation.plan.tag, used, 0.0, told))
         self._spawn(self._node.deliver(reservation.request_id))
 
     async def settled(self, reservation: Reservation) -> None:
@@ -158,6 +162,10 @@ class RedisLimiter:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.link.timeout_s):
                     await asyncio.shield(settling.done)
+
+    def standings(self, reservation: Reservation) -> tuple[Standing, ...]:
+        """As the server said at the settlement, or at the admission while it is away."""
+        return reservation.standings
 
     def reached(self, reservation: Reservation) -> LimitReached | LimitsUnavailable:
         """The refusal for a running request that cannot extend: of the rule that has the least."""
@@ -174,6 +182,13 @@ class RedisLimiter:
         _, rule, window = min(hard, key=lambda entry: entry[0])
         return used_up(rule, window)
 
+    def _told(self, reservation: Reservation, steps: Steps, left: list[float]) -> None:
+        """The server has settled a request, and this is what it left of its rules."""
+        reservation.standings = steps.standings(left, self._clocks().wall_s)
+        reservation.crossed += steps.crossings(left, is_settled=True)
+        if reservation.crossed:
+            self._crossed(reservation)
+
     async def _admit(self, steps: Steps, ask: Ask) -> list[str]:
         """Ask the server until it decides: budgets that it does not know are read from the ledger.
 
@@ -184,7 +199,7 @@ class RedisLimiter:
         plan, inits = steps.plan, [""] * len(steps.keys)
         sizes = [ask.wanted.tokens, ask.least.tokens, ask.wanted.nano, ask.least.nano]
         for _ in range(4):
-            reply = await self._node.run_leased("admit", steps, [*sizes, *steps.meters(soft=True, inits=inits)])
+            reply = await self._node.run_leased("admit", steps, [*sizes, *steps.meters(inits)])
             if reply[0] == "wait":
                 await asyncio.sleep(int(reply[1]) / 1e6)
             elif reply[0] == "load":

@@ -56,11 +56,12 @@ class Hold:
 
 @dataclass(slots=True)
 class Settling:
-    """A settlement on its way to the server."""
+    """A settlement on its way to the server; `told` hears what it leaves of each rule, where the server says so."""
 
     tag: str
     used: Amounts
     not_before_s: float
+    told: Callable[[list[float]], None] | None = None
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -158,7 +159,7 @@ class RedisNode:
         """Put a running request back; in a new epoch if one is given."""
         steps, lease_us = hold.steps, int(self.times.lease_s * 1e6)
         head = [self._epoch, 0] if epoch is None else [epoch, 1]
-        arguments = [*head, request_id, lease_us, hold.tokens, hold.nano, *steps.meters(soft=False)]
+        arguments = [*head, request_id, lease_us, hold.tokens, hold.nano, *steps.meters()]
         await self.link.run("register", [*steps.head, steps.orphan, *steps.keys], arguments)
 
     async def _beat_forever(self) -> None:
@@ -217,7 +218,7 @@ class RedisNode:
         prefix = prefix_of(settling.tag)
         keys = [f"{prefix}epoch", f"{prefix}leases", f"{prefix}r:{request_id}", f"{prefix}o:{request_id}"]
         try:
-            await self.run("settle", keys, [request_id, settling.used.tokens, settling.used.nano])
+            reply = await self.run("settle", keys, [request_id, settling.used.tokens, settling.used.nano])
         except RedisUnavailableError:
             if is_last_word:
                 raise
@@ -225,6 +226,8 @@ class RedisNode:
         if self.settling.get(request_id) is settling:
             del self.settling[request_id]
         self.live.pop(request_id, None)
+        if len(reply) > 1 and settling.told is not None:
+            settling.told([float(room) for room in reply[1:]])
         if not settling.done.done():
             settling.done.set_result(None)
 

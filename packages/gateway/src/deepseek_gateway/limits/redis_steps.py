@@ -65,15 +65,12 @@ class Steps:
         """Key of what is known after its lease ran out."""
         return f"{prefix_of(self.plan.tag)}o:{self.request_id}"
 
-    def meters(self, *, soft: bool, inits: Sequence[str] | None = None) -> list[str | int]:
-        """Each meter's arguments."""
+    def meters(self, inits: Sequence[str] | None = None) -> list[str | int]:
+        """Each meter's arguments, and what the ledger says where it is asked for."""
         arguments: list[str | int] = []
         for index, (meter, window) in enumerate(zip(self.plan.meters, self.windows, strict=True)):
             ends_ms = 0 if window is None else int((window.end + KEPT_AFTER_S) * 1000)
-            arguments += [_LETTERS[meter.kind], meter.limit]
-            if soft:
-                arguments.append(int(meter.is_soft))
-            arguments.append(ends_ms)
+            arguments += [_LETTERS[meter.kind], meter.limit, int(meter.is_soft), ends_ms]
             if inits is not None:
                 arguments.append(inits[index])
         return arguments
@@ -107,12 +104,12 @@ class Steps:
             found.append(Shortage(meter.rule, least, left, wait_s, window))
         return found
 
-    def crossings(self, rooms: Sequence[float]) -> list[Crossing]:
-        """The soft rules that are over their limit now."""
+    def crossings(self, rooms: Sequence[float], *, is_settled: bool) -> list[Crossing]:
+        """The soft rules that are over their limit now: of requests at admission, of what is used at settlement."""
         return [
             Crossing(meter, window, meter.limit - math.floor(room))
             for meter, window, room in zip(self.plan.meters, self.windows, rooms, strict=True)
-            if meter.is_soft and room < 0
+            if meter.is_soft and meter.is_held != is_settled and room < 0
         ]
 
 

@@ -32,6 +32,11 @@ class Meter:
     limit: int
     is_soft: bool
 
+    @property
+    def is_held(self) -> bool:
+        """Whether running requests hold something of it: soft limits count only what was used."""
+        return not self.is_soft or self.unit == "requests"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

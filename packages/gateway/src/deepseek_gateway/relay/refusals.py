@@ -14,9 +14,16 @@ def refusal_of(limit: LimitReached | LimitsUnavailable) -> ApiError:
     headers = {"x-ratelimit-rule": limit.rule.id, **rate_limit_headers(limit.standings)}
     if limit.rule.kind.period is not None:
         return ApiError(402, limit.message, code="insufficient_balance", headers=headers)
-    if limit.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, math.ceil(limit.retry_after_s)))
+    if limit.retry_after_s is None:  # it never fits: whoever retries 429 is told not to
+        headers["x-should-retry"] = "false"
+    else:
+        headers |= retry_headers(limit.retry_after_s)
     return ApiError(429, limit.message, code=limit.rule.kind.value, headers=headers)
+
+
+def retry_headers(wait_s: float) -> dict[str, str]:
+    """When to try again: whole seconds, as HTTP has them, and exact milliseconds, which SDKs prefer; neither early."""
+    return {"retry-after": str(max(1, math.ceil(wait_s))), "retry-after-ms": str(max(1, math.ceil(wait_s * 1000)))}
 
 
 def reason_of(limit: LimitReached | LimitsUnavailable) -> str:

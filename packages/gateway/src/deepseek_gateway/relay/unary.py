@@ -7,6 +7,7 @@ from deepseek_gateway.edge.respond import send_at_once, send_body
 from deepseek_gateway.edge.watch import QuietError
 from deepseek_gateway.errors import ApiError, UpstreamCutError
 from deepseek_gateway.ledger.records import TokenCounts
+from deepseek_gateway.limits.headers import rate_limit_headers
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts, send_failure
 from deepseek_gateway.relay.request import BYTES_PER_TOKEN
 from deepseek_gateway.relay.settlement import Ending
@@ -49,10 +50,12 @@ class UnaryExchange(Exchange):
         else:
             body = self.relayed(answer.status, body)
             self.settle(Ending("failed", "rejected", answer.status))
-        await self.parts.settlement.allowance.settled()
+        parts, allowance = self.parts, self.parts.settlement.allowance
+        await allowance.settled()
+        if parts.headers:  # of limits: what was held and not used is free again, so they say what is left now
+            parts.headers.update(rate_limit_headers(allowance.limiter.standings(allowance.reservation)))
         self.has_begun = True
         kind = answer.content_type.encode("latin-1")
-        parts = self.parts
         if not send_at_once(parts.send, answer.status, body, kind, parts.headers):
             await parts.watch.sending(send_body(parts.send, answer.status, body, kind, parts.headers))
 

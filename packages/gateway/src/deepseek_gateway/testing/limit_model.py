@@ -46,11 +46,16 @@ class LimitModel:
         lives = [life for life in self._of(meter) if self._window(meter, life.admitted_s) == window]
         return meter.limit - sum(self._taken(life, meter) for life in lives)
 
+    def is_in_window(self, life: Life, meter: Meter, now_s: float) -> bool:
+        """Whether a request counts in the day or month of now."""
+        return self._window(meter, life.admitted_s) == self._window(meter, now_s)
+
     def _of(self, meter: Meter) -> list[Life]:
         return [life for life in self.lives if life.meter(meter.counter) is not None]
 
     def _taken(self, life: Life, meter: Meter) -> int:
-        amounts = life.held if life.used is None else life.used
+        held = life.held if meter.is_held else Amounts()
+        amounts = held if life.used is None else life.used
         return amount_of(meter, amounts.tokens, amounts.nano)
 
     def _window(self, meter: Meter, at_s: float) -> Window:
@@ -61,10 +66,11 @@ class LimitModel:
         """A bucket of a minute's worth, refilled steadily, never fuller than full."""
         changes: list[tuple[float, int, float]] = []
         for number, life in enumerate(self._of(meter)):
-            for at_s, amounts in life.holds[: 1 if meter.kind.unit == "requests" else None]:
+            holds = life.holds if meter.is_held else []
+            for at_s, amounts in holds[: 1 if meter.kind.unit == "requests" else None]:
                 changes.append((at_s, number, -amount_of(meter, amounts.tokens, amounts.nano)))
             if life.settled_s is not None and life.used is not None and meter.kind.unit == "tokens":
-                changes.append((life.settled_s, number, life.held.tokens - life.used.tokens))
+                changes.append((life.settled_s, number, (life.held.tokens if meter.is_held else 0) - life.used.tokens))
         level, at_s = float(meter.limit), 0.0
         for then_s, _, change in sorted(changes, key=lambda entry: entry[0]):
             level = min(meter.limit, level + (then_s - at_s) * meter.limit / 60)

@@ -53,10 +53,11 @@ local reply
 if fits then
   local counters = {}
   for index = 1, count do
-    local key, kind, limit, _, ends_ms = meter(index)
-    hold(key, kind, limit, ends_ms, amount(kind, tokens, nano), epoch)
-    rooms[index] = rooms[index] - amount(kind, tokens, nano)
-    counters[index] = { key, kind, limit, ends_ms }
+    local key, kind, limit, soft, ends_ms = meter(index)
+    local by = is_held(kind, soft) and amount(kind, tokens, nano) or 0
+    hold(key, kind, limit, ends_ms, by, epoch)
+    rooms[index] = rooms[index] - by
+    counters[index] = { key, kind, limit, ends_ms, soft }
   end
   redis.call('HSET', KEYS[3], 'c', cmsgpack.pack(counters), 't', text(tokens), 'n', text(nano))
   redis.call('ZADD', KEYS[2], text(now + tonumber(ARGV[4])), id)

@@ -91,11 +91,17 @@ local function is_window(kind)
   return kind == 'w' or kind == 'm'
 end
 
+-- Whether running requests hold something of a meter: soft ones count only what was used.
+local function is_held(kind, soft)
+  return not soft or kind == 'r' or kind == 's'
+end
+
 -- Replace what a request holds by what it used.
 local function release(counters, held_tokens, held_nano, used_tokens, used_nano, epoch)
   for _, counter in ipairs(counters) do
-    local key, kind, limit, ends_ms = counter[1], counter[2], tonumber(counter[3]), counter[4]
+    local key, kind, limit, ends_ms, soft = counter[1], counter[2], tonumber(counter[3]), counter[4], counter[5]
     local held, used = amount(kind, held_tokens, held_nano), amount(kind, used_tokens, used_nano)
+    if not is_held(kind, soft) then held = 0 end
     if kind == 't' then
       hold(key, kind, limit, ends_ms, used - held, epoch)
     elseif kind == 's' then

@@ -22,8 +22,8 @@ end
 local reply = { 'ok', text(tokens), text(nano) }
 for index = 1, #KEYS - 3 do
   local at = 8 + (index - 1) * 4
-  local kind = ARGV[at]
-  local by = (kind == 'r' or kind == 's') and 0 or amount(kind, tokens, nano)
+  local kind, soft = ARGV[at], ARGV[at + 2] == '1'
+  local by = (kind == 'r' or kind == 's' or soft) and 0 or amount(kind, tokens, nano)
   hold(KEYS[index + 3], kind, tonumber(ARGV[at + 1]), ARGV[at + 3], by, epoch)
   reply[#reply + 1] = string.format('%.6f', (rooms[index] or 0) - by)
 end
