@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deepseek_gateway.errors import UpstreamCutError
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.relay.frames import FrameSplitter
-from deepseek_gateway.relay.request import Dialect, estimate_tokens, parse_request
+from deepseek_gateway.relay.request import Dialect, parse_request, size_of_prompt
 from deepseek_gateway.relay.usage_tap import UsageTap, UsageWish, split_usage, usage_of_body
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8, "prompt_cache_hit_tokens": 2}
@@ -103,13 +103,18 @@ def test_an_event_without_an_end_is_bounded() -> None:
     )
 )
 def test_the_estimate_takes_any_json(value: object) -> None:
-    assert estimate_tokens(value) >= 1
+    size = size_of_prompt(value)
+    assert 1 <= size.estimate <= size.most
 
 
 def test_the_estimate_is_above_real_counts_of_plain_text_and_not_far() -> None:
     english = "The quick brown fox jumps over the lazy dog. " * 20  # about 200 tokens
-    assert 200 <= estimate_tokens(english) <= 400
-    assert estimate_tokens([1, 2, 3, 4]) == 5
+    assert 200 <= size_of_prompt(english).estimate <= 400
+    assert size_of_prompt([1, 2, 3, 4]) == (5, 5)
+
+
+def test_a_number_may_be_as_many_tokens_as_it_has_digits() -> None:
+    assert size_of_prompt("31415926535" * 100).estimate >= 1100
 
 
 def test_several_answers_hold_several_times_the_tokens() -> None:
@@ -122,4 +127,4 @@ def test_several_answers_hold_several_times_the_tokens() -> None:
 def test_what_is_filled_in_before_counts_like_the_prompt() -> None:
     prompt, both = ({"prompt": "a" * 400}, {"prompt": "a" * 400, "suffix": "b" * 4000})
     small, large = (parse_request(Dialect.COMPLETIONS, json.dumps(each).encode()) for each in (prompt, both))
-    assert large.prompt_estimate > small.prompt_estimate + 500
+    assert large.prompt.estimate > small.prompt.estimate + 500

@@ -20,6 +20,7 @@ from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
 from deepseek_gateway.clock import ClockWatch
 from deepseek_gateway.config.load import LoadedConfig
+from deepseek_gateway.dialects.prompt_tokens import PromptTokens
 from deepseek_gateway.edge.tracing import Tracing
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, ConfigurationError, GatewayError, StoreUnavailableError
@@ -102,6 +103,7 @@ class Gateway:
         self.limiter = self._limiter(settings)
         self.sole = SoleCounter(settings, self.executor)
         self.pool = UpstreamPool(self.snapshot, self.metrics.routing)
+        self.prompt_tokens = PromptTokens(self.pool, self.metrics)
         self.loop_lag = LoopLag()
         self.clock = ClockWatch()
         self._reloader: ConfigReloader | None = None

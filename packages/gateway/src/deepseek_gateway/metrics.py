@@ -59,6 +59,12 @@ class GatewayMetrics:
         self._refused = Counter(
             "deepseek_gateway_limited_requests", "Requests refused by a limit", ["rule"], registry=self._registry
         )
+        self._prompts = Counter(
+            "deepseek_gateway_prompts_counted",
+            "Prompts that an engine's tokenizer was asked to count, as a limit hung on it",
+            ["outcome"],
+            registry=self._registry,
+        )
         self._soft = Counter(
             "deepseek_gateway_soft_limits_reached",
             "Soft limits reached, once a window",
@@ -138,6 +144,10 @@ class GatewayMetrics:
     def limited(self, rule: str) -> None:
         """Count a refusal."""
         self._refused.labels(rule).inc()
+
+    def prompt_counted(self, outcome: str) -> None:
+        """Count a prompt whose tokens an engine was asked for: `counted` or `failed`."""
+        self._prompts.labels(outcome).inc()
 
     def payloads(self, outcome: str, number: int) -> None:
         """Count texts that were kept or lost."""

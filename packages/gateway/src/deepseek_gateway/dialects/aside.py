@@ -13,7 +13,8 @@ from deepseek_gateway.edge.error_shape import ErrorShape, OpenAIErrors
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.relay.request import Dialect, parse_request, read_request
 
-_MISSING = frozenset({404, 405, 501})
+MISSING = frozenset({404, 405, 501})
+"""What servers answer that have no such path."""
 
 
 class AsideErrors(OpenAIErrors):
@@ -24,7 +25,7 @@ class AsideErrors(OpenAIErrors):
 
     def relayed(self, status: int, body: bytes) -> bytes:
         """The engine's body, unless it only says that there is no such page."""
-        if status not in _MISSING or is_error_of_a_model(body):
+        if status not in MISSING or is_error_of_a_model(body):
             return body
         message = f"the server of this model has no /{self._path}: ask for a model whose server has it"
         return error_body(status, message, param="model", code="unsupported_route").model_dump_json().encode()
@@ -81,12 +82,16 @@ class CountStage:
 
     def body(self, body: bytes) -> bytes:
         """Anthropic's answer."""
-        answer = json_object(body) or {}
-        count = answer.get("count")
-        if not isinstance(count, int):
-            tokens = answer.get("tokens")
-            count = len(cast("list[int]", tokens)) if isinstance(tokens, list) else 0
-        return orjson.dumps({"input_tokens": count})
+        return orjson.dumps({"input_tokens": tokens_counted(body) or 0})
+
+
+def tokens_counted(body: bytes) -> int | None:
+    """How many tokens an answer of /tokenize tells of; None where it does not say."""
+    answer = json_object(body) or {}
+    count, tokens = answer.get("count"), answer.get("tokens")
+    if isinstance(count, int):
+        return count
+    return len(cast("list[int]", tokens)) if isinstance(tokens, list) else None
 
 
 def is_error_of_a_model(body: bytes) -> bool:

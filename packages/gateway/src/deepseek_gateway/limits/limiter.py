@@ -31,6 +31,13 @@ class Reservation:
     is_settled: bool = False
     owner: Any = None
 
+    @property
+    def left(self) -> Amounts:
+        """What its rules had left beside it when it was let in; nothing of what none of them limits."""
+        rules = [(standing.rule.kind.unit, standing.remaining) for standing in self.standings]
+        tokens = [remaining for unit, remaining in rules if unit == "tokens"]
+        return Amounts(min(tokens, default=0), min([left for unit, left in rules if unit == "money"], default=0))
+
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
@@ -141,15 +148,15 @@ def name_of(rule: LimitRule) -> str:
 
 def _message(shortage: Shortage, ask: Ask) -> str:
     rule, wait = shortage.rule, shortage.wait_s
-    name = name_of(rule)
+    name, needs = name_of(rule), "needs" if ask.is_exact else "needs about"
     if shortage.window is not None:
         left, needed = rule.kind.shown(max(0, shortage.left)), rule.kind.shown(shortage.needed)
         if rule.kind is Kind.BALANCE:
-            return f"Insufficient Balance: {left} is left, and this request needs about {needed}"
+            return f"Insufficient Balance: {left} is left, and this request {needs} {needed}"
         if shortage.left <= 0:
             return f"{name} is used up: {_ending(rule, shortage.window)}"
         return (
-            f"{left} of {name} are left, and this request needs about {needed} "
+            f"{left} of {name} are left, and this request {needs} {needed} "
             f"({ask.prompt_tokens} tokens for its prompt and {ask.completion_tokens} for its answer): ask for less, or "
             f"wait until {_ending(rule, shortage.window)}"
         )
@@ -157,7 +164,7 @@ def _message(shortage: Shortage, ask: Ask) -> str:
         return f"{name}: that many requests are running"
     if wait is None:
         return (
-            f"{name}: this request needs about {ask.prompt_tokens} tokens for its prompt and {ask.completion_tokens} "
+            f"{name}: this request {needs} {ask.prompt_tokens} tokens for its prompt and {ask.completion_tokens} "
             "for its answer, so it never fits: shorten it or lower max_tokens"
         )
     wait = math.ceil(wait * 10) / 10  # rounded up: who waits so long finds room

@@ -232,12 +232,16 @@ class Amounts(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """What a request needs to begin: `wanted`, or at the very least `least`. The words are for a refusal."""
+    """What a request needs to begin: `wanted`, or at the very least `least`. The rest is for a refusal's words.
+
+    `is_exact`: the prompt was counted, not estimated.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     wanted: Amounts
     least: Amounts
+    is_exact: bool = False
 
 
 class Standing(NamedTuple):

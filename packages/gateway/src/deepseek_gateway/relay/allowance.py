@@ -42,7 +42,7 @@ def ask_of(request: GenerationRequest, plan: Plan, price: Price | None, sizes: S
     A stream can extend while it runs, so it begins with a slice: a quarter of the tightest limit at most, and less if
     less is free. Any other answer is counted only at its end, so it holds its worst case.
     """
-    prompt = request.prompt_estimate
+    prompt = request.prompt.estimate
     longest = (request.max_tokens or sizes.default_max_tokens) * request.choices
     if request.stream:
         wanted = sizes.slice_tokens if request.max_tokens is None else min(sizes.slice_tokens, longest)
@@ -54,21 +54,37 @@ def ask_of(request: GenerationRequest, plan: Plan, price: Price | None, sizes: S
         least = min(wanted, LEAST_ANSWER_TOKENS)
     else:
         wanted = least = longest
-    return Ask(prompt, least, _amounts(price, prompt, wanted), _amounts(price, prompt, least))
+    amounts = _amounts(price, prompt, wanted), _amounts(price, prompt, least)
+    return Ask(prompt, least, *amounts, is_exact=request.prompt.is_exact)
 
 
 def clamp_of(request: GenerationRequest, reservation: Reservation, price: Price | None) -> int | None:
-    """The max_tokens to set where the caller set none and the answer must fit into what is held."""
-    plan = reservation.plan
+    """The max_tokens to set where the caller set none and the answer must fit into what is held.
+
+    A prompt that is longer than its estimate may take what is left beside it, and then of the answer.
+    """
     if request.stream or request.max_tokens is not None:
         return None
+    size, left = request.prompt, reservation.left
+    fitting = _fitting(reservation, price, size.estimate, Amounts())
+    if fitting is None:
+        return None
+    at_worst = _fitting(reservation, price, size.most, left)
+    if at_worst is not None and at_worst >= LEAST_ANSWER_TOKENS:  # else nobody could count the prompt
+        fitting = min(fitting, at_worst)
+    return max(1, fitting // request.choices)
+
+
+def _fitting(reservation: Reservation, price: Price | None, prompt: int, left: Amounts) -> int | None:
+    """Answer tokens that fit, after a prompt, into what is held and left beside it; None where nothing limits them."""
+    plan = reservation.plan
     fitting: list[int] = []
     if plan.tightest_tokens is not None:
-        fitting.append(reservation.tokens - request.prompt_estimate)
+        fitting.append(reservation.tokens + left.tokens - prompt)
     if plan.tightest_nano is not None and price is not None and price.dearest_output:
-        spare = reservation.nano - price.estimate_nano(request.prompt_estimate, 0)
+        spare = reservation.nano + left.nano - price.estimate_nano(prompt, 0)
         fitting.append(spare // price.dearest_output)
-    return max(1, min(fitting) // request.choices) if fitting else None
+    return min(fitting, default=None)
 
 
 class Allowance:

@@ -4,9 +4,9 @@ The body is parsed once and encoded again: the engine reads the very fields that
 with double keys. Everything else is the engine's to check.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, cast
+from typing import Any, NamedTuple, Self, cast
 
 import orjson
 
@@ -15,6 +15,15 @@ from deepseek_gateway.relay.usage_tap import UsageWish
 
 BYTES_PER_TOKEN = 3
 """Below what tokenizers reach on plain text (English 4 to 5, Chinese 3 to 5): an estimate rather holds too much."""
+
+_DIGITS = b"0123456789"
+"""Some tokenizers make a token of each."""
+
+_BYTES_AROUND = 3
+"""What a string costs beside its text: a role, a separator."""
+
+_BYTES_AROUND_KEY = 6
+"""The same for the name of a field, in the JSON of a tool: quotes, a colon, a comma, spaces."""
 
 _PROMPT_FIELDS = ("prompt", "suffix", "messages", "tools", "input")
 
@@ -41,6 +50,18 @@ class Dialect(Enum):
         """Whether the model computes anything."""
 
 
+class PromptSize(NamedTuple):
+    """Tokens of a prompt, before an engine counts them: `estimate`, and `most`, which tokenizers of bytes keep to."""
+
+    estimate: int
+    most: int
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it was counted."""
+        return self.estimate == self.most
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """What a body asks for. `max_tokens` is None when it gives none; `choices` is how many answers it wants."""
@@ -52,7 +73,11 @@ class GenerationRequest:
     wish: UsageWish
     max_tokens: int | None
     choices: int
-    prompt_estimate: int
+    prompt: PromptSize
+
+    def counted(self, prompt_tokens: int) -> Self:
+        """The same request, with its prompt counted."""
+        return replace(self, prompt=PromptSize(prompt_tokens, prompt_tokens))
 
     @property
     def is_continuation(self) -> bool:
@@ -129,26 +154,31 @@ def read_request(dialect: Dialect, fields: dict[str, Any], wish: UsageWish | Non
         wish=wish,
         max_tokens=max_tokens,
         choices=min(prompts * (_positive(fields.get("n")) or 1), MAX_CHOICES),
-        prompt_estimate=min(estimate_tokens([fields.get(name) for name in _PROMPT_FIELDS]), MAX_ESTIMATE),
+        prompt=size_of_prompt([fields.get(name) for name in _PROMPT_FIELDS]),
     )
 
 
-def estimate_tokens(value: Any) -> int:
+def size_of_prompt(value: Any) -> PromptSize:
     """Tokens of the text in a JSON value, from its bytes; a number in a list is a token id."""
-    size, ids = 0, 0
+    size, digits, ids, around = 0, 0, 0, 0
     waiting: list[Any] = [value]
     while waiting:
         item = waiting.pop()
         if isinstance(item, str):
-            # A role or a separator costs a token too.
-            size += (len(item) if item.isascii() else len(item.encode())) + BYTES_PER_TOKEN
+            data = item.encode()
+            size += len(data) + _BYTES_AROUND
+            digits += len(data) - len(data.translate(None, _DIGITS))
         elif isinstance(item, list):
             waiting.extend(item)  # pyright: ignore[reportUnknownArgumentType]  JSON
         elif isinstance(item, dict):
-            waiting.extend(item.values())  # pyright: ignore[reportUnknownArgumentType]
+            named = cast("dict[str, Any]", item)
+            around += sum([len(name) + _BYTES_AROUND_KEY for name in named])
+            waiting.extend(named.values())
         elif isinstance(item, int):
             ids += 1
-    return size // BYTES_PER_TOKEN + ids + 1
+    estimate = (size - digits) // BYTES_PER_TOKEN + digits + ids + 1
+    most = estimate if size == 0 else size + around + ids + 1
+    return PromptSize(min(estimate, MAX_ESTIMATE), min(most, MAX_ESTIMATE))
 
 
 def _prompt_count(dialect: Dialect, fields: dict[str, Any]) -> int:

@@ -84,7 +84,7 @@ class StreamExchange(Exchange):
     def _estimate(self, ahead: int = 0) -> tuple[int, int] | None:
         """Tokens of prompt and answer where the server tells them at the end only: an event is a token."""
         events = self._tap.content_events + ahead
-        return (self.parts.request.prompt_estimate, events) if events else None
+        return (self.parts.request.prompt.estimate, events) if events else None
 
     async def fail(self, error: ApiError) -> None:
         """An error body, or an error event once the stream began."""

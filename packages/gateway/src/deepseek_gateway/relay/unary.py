@@ -73,7 +73,7 @@ class UnaryExchange(Exchange):
         counts = self._counts or usage_of_body(self._body)[0]
         if counts is not None:
             return counts, "exact"
-        return TokenCounts(self.parts.request.prompt_estimate, len(self._body) // BYTES_PER_TOKEN), "estimated"
+        return TokenCounts(self.parts.request.prompt.estimate, len(self._body) // BYTES_PER_TOKEN), "estimated"
 
     async def fail(self, error: ApiError) -> None:
         """An error body, unless the answer is on its way."""

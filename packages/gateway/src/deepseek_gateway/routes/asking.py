@@ -1,10 +1,5 @@
 """What a request asks of routing: by its key, its headers and its body; and whether it is let in at all."""
 
-import hashlib
-from collections.abc import Callable
-from typing import Any
-
-import orjson
 from starlette.types import Scope
 
 from deepseek_gateway.admit.queue import Priority
@@ -16,7 +11,7 @@ from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.relay.request import Dialect, GenerationRequest
 from deepseek_gateway.route.affinity import affinity_key
 from deepseek_gateway.route.table import ANY, Needs, Route
-from deepseek_gateway.upstream.pool import Placement, RouteAsk
+from deepseek_gateway.upstream.pool import RouteAsk
 from deepseek_gateway.upstream.upstream import Upstream
 
 CLOUD_TAG = "allow-cloud"
@@ -71,35 +66,6 @@ def priority_of(key: KeyRecord, asked: str | None) -> Priority:
     if asked.lower() not in _RANK:
         raise ApiError(400, f"x-priority={asked[:40]!r} is none of: {', '.join(Priority)}", param="x-priority")
     return max(own, Priority(asked.lower()), key=_RANK.index)
-
-
-def body_maker(
-    request: GenerationRequest, key: KeyRecord, model: str | None, clamp: int | None
-) -> Callable[[Placement], bytes]:
-    """How the body is written for the engine that gets it."""
-
-    def body_for(placement: Placement) -> bytes:
-        plan = placement.upstream.plan
-        name = placement.model or model
-        body = request.encode(name, clamp, continuous_usage=plan.continuous_usage)
-        if plan.section.kind == "openai" and request.is_continuation:
-            return continued_elsewhere(body)
-        if plan.section.kind != "deepseek-cloud":
-            return body
-        # The account is ours; the hash keeps our tenants apart there without naming them.
-        tenant = hashlib.sha256(f"{key.org_id or ''}/{key.public_id}".encode()).hexdigest()[:32]
-        return orjson.dumps({**orjson.loads(body), "user_id": tenant})
-
-    return body_for
-
-
-def continued_elsewhere(body: bytes) -> bytes:
-    """A chat whose last message is to be continued, as vLLM and SGLang ask for it; `prefix` is DeepSeek's way."""
-    fields: dict[str, Any] = orjson.loads(body)
-    *earlier, last = fields["messages"]
-    plain = {name: value for name, value in last.items() if name != "prefix"}
-    more = {"add_generation_prompt": False, "continue_final_message": True}
-    return orjson.dumps({**fields, "messages": [*earlier, plain], **more})
 
 
 def check_route(gateway: Gateway, model: str | None, needs: Needs, key: KeyRecord) -> Route[Upstream]:

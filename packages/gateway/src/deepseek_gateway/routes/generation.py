@@ -21,10 +21,11 @@ from deepseek_gateway.guard.reviews import Watched
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.limits.headers import rate_limit_headers
 from deepseek_gateway.limits.limiter import Reservation
-from deepseek_gateway.limits.rulebook import Plan
-from deepseek_gateway.limits.rules import Ask, LimitReached, LimitsUnavailable, Subject
-from deepseek_gateway.relay.allowance import Allowance, ask_of, clamp_of
+from deepseek_gateway.limits.rules import LimitReached, LimitsUnavailable, Subject
+from deepseek_gateway.relay.allowance import Allowance, clamp_of
+from deepseek_gateway.relay.engine_body import body_maker
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts
+from deepseek_gateway.relay.holding import Terms
 from deepseek_gateway.relay.model_name import ModelNameStage
 from deepseek_gateway.relay.refusals import refusal_of
 from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_body, parse_request
@@ -36,7 +37,7 @@ from deepseek_gateway.replay.rights import Rights
 from deepseek_gateway.replay.serve import resume, serve_replayable
 from deepseek_gateway.replay.wish import digest_of, replay_wish
 from deepseek_gateway.routes.access import authenticate
-from deepseek_gateway.routes.asking import body_maker, check_route, needs_of, route_ask
+from deepseek_gateway.routes.asking import check_route, needs_of, route_ask
 from deepseek_gateway.upstream.call import UpstreamCall
 from deepseek_gateway.upstream.plan import CallPlan
 from deepseek_gateway.upstream.pool import RouteAsk
@@ -130,8 +131,8 @@ class GenerationRoute:
         guard = await self._guard(context, key)
         plan = gateway.rules.book.plan(subject, key.limits)
         price = gateway.price(plan, context.model)
-        ask = ask_of(request, plan, price, gateway.slices)
-        reservation = await self._reserve(context.request_id, plan, ask)
+        terms = Terms(gateway.limiter, plan, price, gateway.slices)
+        request, reservation = await self._hold(terms, context.request_id, request, route, key)
         longest = None if request.max_tokens is None else request.max_tokens * request.choices
         allowance = Allowance(gateway.limiter, reservation, price, gateway.slices, longest)
         admission = admission_of(context, subject, stream=request.stream)
@@ -172,14 +173,17 @@ class GenerationRoute:
             allowance.settle(TokenCounts())  # does nothing once the exchange has settled
             gateway.alerts.note(reservation)
 
-    async def _reserve(self, request_id: str, plan: Plan, ask: Ask) -> Reservation:
-        """Hold what the request needs.
+    async def _hold(
+        self, terms: Terms, request_id: str, request: GenerationRequest, route: RouteAsk, key: KeyRecord
+    ) -> tuple[GenerationRequest, Reservation]:
+        """Hold what the request needs; gives it with its prompt counted, where that was to be known.
 
         Raises:
             ApiError: 402 or 429, a limit is reached; 503, a limit cannot be checked now.
         """
+        count = functools.partial(self.gateway.prompt_tokens.count, request, route, key)
         try:
-            return await self.gateway.limiter.admit(request_id, plan, ask)
+            return await terms.hold(request_id, request, count)
         except LimitReached as limit:
             self.gateway.metrics.limited(limit.rule.kind.value)
             raise refusal_of(limit) from None

@@ -33,8 +33,13 @@ class UpstreamCall:
         self.attempts: list[Attempt] = []
 
     @property
-    def upstream_name(self) -> str | None:
+    def upstream(self) -> Upstream | None:
         """The engine that answered, or was tried last."""
+        return self._last
+
+    @property
+    def upstream_name(self) -> str | None:
+        """Its name."""
         return None if self._last is None else self._last.name
 
     @property

@@ -21,6 +21,7 @@ class Upstream:
     Attributes:
         models: its own model names: configured, else what it lists.
         is_leaving: a reload has removed it: it closes with its last request.
+        has_tokenizer: it may have /tokenize: nobody saw yet that it has not.
     """
 
     plan: UpstreamPlan
@@ -31,6 +32,7 @@ class Upstream:
     at_model: dict[str, int] = field(default_factory=dict[str, int])
     report: LoadReport | None = None
     is_leaving: bool = False
+    has_tokenizer: bool = True
     seed: int = 0
     capacity: float = math.inf
     model_capacity: dict[str, int] = field(default_factory=dict[str, int])
