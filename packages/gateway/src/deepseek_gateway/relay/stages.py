@@ -52,10 +52,10 @@ class StageChain:
         self.ended: EndAnswer | None = None
 
     def pass_on(self, frames: list[bytes]) -> bytes:
-        """Send whole events through all stages."""
+        """Send whole events through all stages; each of `frames` may be several."""
         if self.ended is not None:
             return b""
-        return self._pass(frames, 0)
+        return self._pass([event for frame in frames for event in split_events(frame)], 0)
 
     def finish(self, closing: bytes) -> bytes:
         """Send the last events of an answer that a stage ended through the stages after that one."""
@@ -79,8 +79,6 @@ class StageChain:
     def _pass_one(self, frames: list[bytes], position: int) -> list[bytes]:
         stage, passed = self._stages[position], list[bytes]()
         for frame in frames:
-            if not frame:
-                continue
             try:
                 passed.extend(split_events(stage.pass_on(frame)))
             except EndAnswer as end:

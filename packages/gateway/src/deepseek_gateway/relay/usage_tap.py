@@ -63,7 +63,7 @@ class UsageTap:
         return None if self._usage is None else spent_of(self._usage)
 
     def pass_on(self, frame: bytes) -> bytes:
-        """What of an event goes to the caller: all of it, a part, or nothing."""
+        """What of an event goes to the caller: all, a part, nothing; before [DONE] the trailer that is missing."""
         data = data_of(frame)
         if data is None:
             self.is_failed = self.is_failed or is_error_event(frame)
