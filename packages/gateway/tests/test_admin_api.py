@@ -258,6 +258,7 @@ async def test_malformed_bodies_and_parameters_are_explained(admin: Caller) -> N
         reply = await admin.get(f"/admin/keys?{query}")
         assert (reply.status, reply.error["param"]) == (422, param), query
     assert (await admin.get("/admin/keys?limit=1&limit=2")).status == 422
+    assert (await admin.get("/admin/keys?" + "&".join(f"x{number}=" for number in range(200)))).status == 422
     for path in ("/admin/keys/%00", "/admin/keys/nobody", "/admin/orgs/%F0%9F%98%80", "/admin/users/x%27--"):
         assert (await admin.get(path)).status == 404
 

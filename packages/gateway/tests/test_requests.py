@@ -19,6 +19,8 @@ from deepseek_gateway.testing.stack import Stack, running_stack
         (b'{"prompt": "\\ud800"}', None),
         (b"[" * 100_000, None),
         (b'{"prompt": "a", "model": 5}', "model"),
+        (b'{"prompt": "a", "model": "fake-model:\\u0000"}', "model"),
+        (b'{"prompt": "a", "model": "x\\nrequest_id=forged"}', "model"),
         (b'{"prompt": "a", "stream": "yes"}', "stream"),
         (b'{"prompt": "a", "stream_options": 1}', "stream_options"),
     ],
@@ -28,6 +30,32 @@ async def test_a_malformed_body_is_a_400_that_names_the_fault(stack: Stack, body
     assert (reply.status, reply.error["type"], reply.error["param"]) == (400, "invalid_request_error", param)
     assert not stack.engine.bodies
     assert await stack.running.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/v1/chat/completions", '{"messages": [{"role": "user", "content": "a"}], "x": DEEP}'),
+        ("/v1/chat/completions", '{"messages": [{"role": "user", "content": "a"}], "tools": DEEP}'),
+        ("/v1/messages", '{"max_tokens": 3, "messages": [{"role": "user", "content": "a"}], "x": DEEP}'),
+        ("/v1/responses", '{"input": "a", "metadata": DEEP}'),
+        ("/v1/embeddings", '{"input": DEEP}'),
+    ],
+)
+async def test_a_body_that_is_nested_too_deeply_to_be_sent_on_is_a_400(stack: Stack, path: str, text: str) -> None:
+    whole = text.replace("DEEP", "[" * 90 + "]" * 90)
+    assert (await stack.caller.post(path, whole.encode())).status < 500
+    before = len(stack.engine.bodies)
+    for levels in (100, 300, 1000):
+        reply = await stack.caller.post(path, text.replace("DEEP", "[" * levels + "]" * levels).encode())
+        assert reply.status == 400
+        assert "JSON" in reply.error["message"] or "100 levels" in reply.error["message"]
+    assert len(stack.engine.bodies) == before
+
+
+async def test_a_long_conversation_is_not_a_deep_one(stack: Stack) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a"}]}] * 500
+    assert (await stack.caller.post("/v1/chat/completions", {"messages": messages})).status == 200
 
 
 async def test_a_body_over_the_cap_is_a_413(state_dir) -> None:
@@ -118,7 +146,7 @@ async def test_the_access_log_has_one_line_without_secrets_or_text(stack: Stack,
 
 async def test_a_model_name_cannot_forge_a_log_line(stack: Stack) -> None:
     written = access_lines(stack)
-    await stack.caller.post(body={"prompt": "a", "model": "x\nrequest_id=forged key=other"})
+    await stack.caller.post(body={"prompt": "a", "model": "x request_id=forged key=other"})
     await stack.row()
     stack.gateway.access_log.flush()
     lines = b"".join(written).decode().splitlines()
@@ -129,12 +157,12 @@ async def test_a_model_name_cannot_forge_a_log_line(stack: Stack) -> None:
 async def test_the_access_log_as_json_has_a_number_for_each_number(stack: Stack) -> None:
     lines: list[bytes] = []
     stack.gateway.access_log = AccessLog("json", lines.append)
-    await stack.caller.post(body={"prompt": "a", "model": "x\n{}"})
+    await stack.caller.post(body={"prompt": "a", "model": "x {}"})
     await stack.caller.post()
     await stack.row()
     stack.gateway.access_log.flush()
     refused, answered = [json.loads(line) for line in b"".join(lines).splitlines()]
-    assert (refused["status"], refused["model"], refused["completion_tokens"]) == (404, "x\n{}", 0)
+    assert (refused["status"], refused["model"], refused["completion_tokens"]) == (404, "x {}", 0)
     assert (answered["status"], answered["outcome"], answered["completion_tokens"]) == (200, "finished", 8)
     assert answered["key"] == stack.caller.key_id
     assert answered["total_ms"] > 0

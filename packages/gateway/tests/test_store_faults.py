@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 
+from deepseek_gateway.errors import StoreValueError
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import Admission, TokenCounts
@@ -70,6 +72,31 @@ async def test_rows_wait_while_postgresql_is_down_and_reach_it_when_it_is_back(
         store = stack.gateway.store
         assert (await asyncio.to_thread(store.audit.verify))[1] is None
     assert sum(row.prompt_tokens + row.completion_tokens for row in rows) == truth.prompt + truth.completion
+
+
+async def test_a_text_that_postgresql_cannot_hold_holds_up_no_other_row(
+    state_dir: Path, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = postgres.new_database()
+    async with running_stack(state_dir, store_url=url) as stack:
+        assert (await stack.caller.post(body={"prompt": "a b", "model": "fake-model:\0"})).status == 400
+        unary = {"prompt": "a b", "fake": {"finish": "st\0op"}}
+        assert (await stack.caller.post(body=unary)).json["finish_reason"] == "st\0op"
+        admission = Admission("req-other", "key", "/v1/generate", "m", True, time.time())
+        row = replace((await stack.running.rows(1))[0], request_id="req-nul", end_reason="a\0b")
+        for each in (row, replace(row, request_id="req-other", end_reason="stop")):
+            stack.gateway.ledger.admit(replace(admission, request_id=each.request_id))
+            stack.gateway.ledger.settle(each)
+        rows = await stack.running.rows(2)
+        store = stack.gateway.store
+        assert (await asyncio.to_thread(store.audit.verify))[1] is None
+    assert [row.end_reason for row in rows] == ["st?op", "stop"]
+    assert "req-nul" in caplog.text
+
+
+def test_what_a_store_cannot_hold_is_told_from_a_store_that_is_away(store: Store) -> None:
+    with pytest.raises(StoreValueError):
+        store.keys.find("\ud800")
 
 
 async def test_rows_wait_while_postgresql_is_read_only(state_dir: Path, postgres: PostgresServer) -> None:

@@ -377,6 +377,15 @@ def test_what_is_not_plainly_one_chunk_is_left_to_the_parser(data: bytes) -> Non
     assert whole_chunk(data) is None
 
 
+@pytest.mark.parametrize("value", [b"inf", b"nan", b"-1", b"1e999", b"Fri, 27 Nov 2026 10:00:00 GMT", b""])
+async def test_a_retry_after_that_is_no_time_is_none(value: bytes) -> None:
+    refusal = b"HTTP/1.1 503 Busy\r\nretry-after: " + value + b"\r\ncontent-length: 2\r\n\r\n{}"
+    async with talking(answering(refusal)) as (_, client):
+        answer = await client.post(f"{client.address.url}/v1/x", b"{}", {})
+        assert answer.retry_after_s is None
+        await answer.read_all(100)
+
+
 def test_a_chunk_that_is_larger_than_it_says_is_a_fault_at_its_place_too() -> None:
     answer = sent(CHUNKED + b"2\r\n\n\n\r\n", b"2\r\nok\r\n", b"1\r\nno\r\n")
     assert answer.fault is not None

@@ -15,7 +15,7 @@ from deepseek_gateway.edge.respond import send_error
 from deepseek_gateway.edge.sender import Sender
 from deepseek_gateway.edge.traceparent import TraceParent
 from deepseek_gateway.edge.watch import WatchError
-from deepseek_gateway.errors import ApiError, StoreUnavailableError
+from deepseek_gateway.errors import ApiError, StoreUnavailableError, StoreValueError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.relay.exchange import CLIENT_GONE_STATUS
 from deepseek_gateway.relay.request import Dialect
@@ -126,5 +126,8 @@ def _answer_of(error: Exception, request_id: str) -> ApiError:
     if isinstance(error, StoreUnavailableError):
         logger.warning("request %s: %s", request_id, error)
         return ApiError(503, "the store cannot be used now: try again in 1 s", headers={"retry-after": "1"})
+    if isinstance(error, StoreValueError):
+        logger.warning("request %s: %s", request_id, error)
+        return ApiError(400, "a value of the request cannot be kept: leave out control characters")
     logger.error("request %s failed", request_id, exc_info=error)
     return ApiError(500, "the gateway failed; the log has the request's id")

@@ -6,6 +6,7 @@ GatewayError
  │   └─ StoreError      the store is missing, unmigrated, or belongs to another pepper
  ├─ StoreUnavailableError  the store cannot be reached or written now: it may be later
  ├─ StoreConflictError  a constraint of the store forbids a change
+ ├─ StoreValueError     a value that the store cannot hold, now or later
  ├─ StoreSlowError      a report took longer than it may: ask for less
  ├─ JournalError        the journal cannot be written: nothing may be admitted
  └─ UpstreamError       an engine could not be reached, or failed before its answer began
@@ -74,6 +75,10 @@ class StoreUnavailableError(GatewayError):
 
 class StoreConflictError(GatewayError):
     """A constraint of the store forbids a change: something with that name is there, or is still referred to."""
+
+
+class StoreValueError(GatewayError):
+    """A value that the store cannot hold: trying again does not help."""
 
 
 class StoreSlowError(GatewayError):

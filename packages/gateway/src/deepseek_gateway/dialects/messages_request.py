@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from deepseek_gateway.dialects.reading import Fields, as_list, as_object, as_text, unsupported
+from deepseek_gateway.dialects.reading import Fields, as_list, as_object, as_text, is_one_of, unsupported
 from deepseek_gateway.errors import ApiError
 
 _DROPPED = frozenset(
@@ -180,7 +180,7 @@ def _tools(given: Fields) -> Fields:
 
 
 def _tool(tool: Fields, path: str) -> Fields:
-    if tool.get("type") not in {None, "custom"}:
+    if tool.get("type") is not None and tool["type"] != "custom":
         raise unsupported(f"{path}.type", f"{str(tool['type'])[:50]!r} runs on a server that is not here: use 'custom'")
     function: Fields = {"name": as_text(tool.get("name"), f"{path}.name")}
     if tool.get("description") is not None:
@@ -192,12 +192,12 @@ def _tool(tool: Fields, path: str) -> Fields:
 
 
 def _tool_choice(choice: Fields) -> str | Fields:
-    kind = choice.get("type")
+    kind: Any = choice.get("type")
     if kind == "tool":
         name = as_text(choice.get("name"), "tool_choice.name")
         return {"type": "function", "function": {"name": name}}
     names = {"auto": "auto", "any": "required", "none": "none"}
-    if kind not in names:
+    if not is_one_of(kind, *names):
         raise ApiError(400, f"tool_choice.type={kind!r} is none of auto, any, tool, none", param="tool_choice.type")
     return names[kind]
 
@@ -212,7 +212,7 @@ def _thinking(value: Any) -> Fields:
     if kind == "enabled":
         budget = thinking.get("budget_tokens")
         return {"thinking": {"type": "enabled", **({} if budget is None else {"budget_tokens": budget})}}
-    if kind in {"adaptive", "between_tools"}:
+    if is_one_of(kind, "adaptive", "between_tools"):
         return {}  # the model's own way
     expected = "enabled, disabled, adaptive, between_tools"
     raise ApiError(400, f"thinking.type={kind!r} is none of {expected}", param="thinking.type")

@@ -34,6 +34,11 @@ def as_text(value: Any, path: str) -> str:
     return value if isinstance(value, str) else _refuse(value, path, "a string")
 
 
+def is_one_of(value: Any, *known: str) -> bool:
+    """Whether it is one of these words. A list, which no set takes, is none."""
+    return isinstance(value, str) and value in known
+
+
 def unsupported(path: str, what: str) -> ApiError:
     """The refusal of something that is known and not here."""
     return ApiError(400, f"{path}: {what}", param=path, code="unsupported")

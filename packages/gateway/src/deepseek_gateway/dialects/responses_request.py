@@ -6,7 +6,7 @@ Nothing is kept between requests: what refers to something that a server would h
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepseek_gateway.dialects.reading import Fields, as_list, as_object, as_text, unsupported
+from deepseek_gateway.dialects.reading import Fields, as_list, as_object, as_text, is_one_of, unsupported
 from deepseek_gateway.errors import ApiError
 
 _DROPPED = frozenset(
@@ -26,7 +26,6 @@ _REFUSED = {
     "moderation": "there is no such moderation here: leave it out",
     "top_logprobs": "log-probabilities come with /v1/chat/completions only",
 }
-_CHOICES = frozenset({"auto", "none", "required"})
 
 
 def chat_fields(given: Fields) -> Fields:
@@ -38,7 +37,7 @@ def chat_fields(given: Fields) -> Fields:
     for name, why in _REFUSED.items():
         if given.get(name):
             raise unsupported(name, why)
-    if given.get("truncation") not in {None, "disabled"}:
+    if given.get("truncation") is not None and given["truncation"] != "disabled":
         raise unsupported("truncation", "input that is too long is refused, not cut: leave it out")
     if "message.output_text.logprobs" in as_list(given.get("include") or [], "include"):
         raise unsupported("include", "log-probabilities come with /v1/chat/completions only")
@@ -107,7 +106,7 @@ def _messages(value: Any) -> list[Fields]:
 def _other_item(kind: Any, item: Fields, path: str) -> Fields:
     if kind == "message":
         role = item.get("role")
-        if role not in {"user", "system", "developer"}:
+        if not is_one_of(role, "user", "system", "developer"):
             raise ApiError(
                 400, f"{path}.role={role!r} is none of user, assistant, system, developer", param=f"{path}.role"
             )
@@ -129,7 +128,7 @@ def _content(value: Any, path: str) -> str:
         at = f"{path}[{index}]"
         part = as_object(given, at)
         kind = part.get("type")
-        if kind in {"input_text", "output_text", "text"}:
+        if is_one_of(kind, "input_text", "output_text", "text"):
             texts.append(as_text(part.get("text"), f"{at}.text"))
         elif kind == "refusal":
             texts.append(as_text(part.get("refusal"), f"{at}.refusal"))
@@ -161,7 +160,7 @@ def _tools(given: Fields) -> Fields:
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":  # pyright: ignore[reportUnknownMemberType]
         allowed = as_object(choice, "tool_choice")
         listed = as_list(allowed.get("tools"), "tool_choice.tools")
-        names = {as_object(tool, "tool_choice.tools").get("name") for tool in listed}
+        names = [as_object(tool, "tool_choice.tools").get("name") for tool in listed]
         tools = [tool for tool in tools if tool["function"]["name"] in names]
         choice = allowed.get("mode", "auto")
     fields: Fields = {"tools": tools} if tools else {}
@@ -183,7 +182,7 @@ def _tool(given: Any, path: str) -> Fields:
 
 
 def _tool_choice(choice: Any) -> Any:
-    if choice in _CHOICES if isinstance(choice, str) else False:
+    if is_one_of(choice, "auto", "none", "required"):
         return choice
     named = as_object(choice, "tool_choice")
     if named.get("type") != "function":

@@ -31,6 +31,9 @@ MAX_CHOICES = 128
 MAX_MODEL = 256
 MAX_ESTIMATE = 2**31
 
+MAX_DEPTH = 100
+"""Levels of a body. What is read must be written again for the engine, and there the encoder ends at 254."""
+
 
 class Dialect(Enum):
     """The three ways to ask for text, and what is relayed beside them; values are the API's paths."""
@@ -115,7 +118,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
     """A body's fields.
 
     Raises:
-        ApiError: 400, it is not a JSON object.
+        ApiError: 400, it is not a JSON object, or is nested too deeply.
     """
     try:
         parsed = orjson.loads(body)
@@ -123,7 +126,26 @@ def parse_body(body: bytes) -> dict[str, Any]:
         raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(parsed, dict):
         raise ApiError(400, "the body is not a JSON object", code="invalid_json")
-    return cast("dict[str, Any]", parsed)
+    fields = cast("dict[str, Any]", parsed)
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and is_deeper(fields, MAX_DEPTH):
+        raise ApiError(400, f"the body is nested more than {MAX_DEPTH} levels deep", code="invalid_json")
+    return fields
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value is nested more than so many levels deep."""
+    level: list[Any] = [value]
+    for _ in range(levels):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner.extend(each.values())  # pyright: ignore[reportUnknownArgumentType]  JSON
+            elif isinstance(each, list):
+                inner.extend(each)  # pyright: ignore[reportUnknownArgumentType]
+        level = [each for each in inner if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def read_request(dialect: Dialect, fields: dict[str, Any], wish: UsageWish | None = None) -> GenerationRequest:
@@ -135,6 +157,8 @@ def read_request(dialect: Dialect, fields: dict[str, Any], wish: UsageWish | Non
     model = _optional(fields, "model", str)
     if model is not None and len(model) > MAX_MODEL:
         raise ApiError(400, f"model={model[:40]!r}… has {len(model)} characters, over {MAX_MODEL}", param="model")
+    if model is not None and not model.isprintable():  # it goes into tables, and PostgreSQL's texts hold no NUL
+        raise ApiError(400, f"model={model[:80]!r} has invisible characters", param="model")
     options = cast("dict[str, Any]", _optional(fields, "stream_options", dict) or {})
     wish = wish or UsageWish(
         trailing=options.get("include_usage") is True,

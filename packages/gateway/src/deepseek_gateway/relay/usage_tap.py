@@ -18,6 +18,7 @@ _MARK_BYTES = len(_MARK)
 _NULL = b',"usage":null}'
 _EMPTY_CHOICES = b'"choices":[]'
 _FINISH = b'"finish_reason":"'
+MAX_REASON = 32
 
 
 Piece = tuple[bytes, bytes, dict[str, Any] | None]
@@ -129,7 +130,7 @@ class UsageTap:
         if at < 0:
             return False
         start = at + len(_FINISH)
-        self.finish_reason = data[start : data.index(b'"', start)].decode("ascii", "replace")[:32]
+        self.finish_reason = _plain(data[start : start + MAX_REASON].partition(b'"')[0].decode("ascii", "replace"))
         return True
 
     def _missing_trailer(self) -> bytes:
@@ -201,7 +202,12 @@ def usage_of_body(body: bytes) -> tuple[TokenCounts | None, str | None]:
     first: Any = cast("list[Any]", choices)[0] if isinstance(choices, list) and choices else answer
     reason: Any = cast("dict[str, Any]", first).get("finish_reason") if isinstance(first, dict) else None
     counts = counts_of(cast("dict[str, Any]", usage)) if isinstance(usage, dict) else None
-    return counts, reason[:32] if isinstance(reason, str) else None
+    return counts, _plain(reason) if isinstance(reason, str) else None
+
+
+def _plain(reason: str) -> str:
+    """A reason as tables take it."""
+    return "".join([letter if letter.isprintable() else "?" for letter in reason[:MAX_REASON]])
 
 
 def _count(value: object) -> int:

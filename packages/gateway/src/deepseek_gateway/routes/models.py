@@ -77,10 +77,10 @@ async def _ask(upstream: Upstream) -> dict[str, dict[str, Any]] | None:
     client = upstream.client
     try:
         answer = await client.get(client.address.endpoint("v1", "models"), TIMEOUT_S)
-        data = cast("list[Any]", orjson.loads(answer.body)["data"])
+        data = list(orjson.loads(answer.body)["data"])
     except (UpstreamError, ValueError, KeyError, TypeError):
         return None
-    models = (cast("dict[str, Any]", model) for model in data if isinstance(model, dict) and "id" in model)
+    models = [cast("dict[str, Any]", model) for model in data if isinstance(model, dict) and "id" in model]
     return {str(model["id"]): model for model in models}
 
 

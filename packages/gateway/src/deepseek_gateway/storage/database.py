@@ -37,8 +37,8 @@ class Transaction(Protocol):
 class Database(Protocol):
     """A database that is open. Safe to use from several threads.
 
-    Every call may raise StoreUnavailableError (it cannot be reached, or is busy for too long: try again later) and
-    StoreConflictError (a constraint forbids the change).
+    Every call may raise StoreUnavailableError (it cannot be reached, or is busy for too long: try again later),
+    StoreConflictError (a constraint forbids the change) and StoreValueError (a value cannot be held).
     """
 
     kind: Literal["sqlite", "postgresql"]

@@ -17,7 +17,13 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from deepseek_gateway.config.secrets import ESCAPES, without_values
-from deepseek_gateway.errors import StoreConflictError, StoreError, StoreSlowError, StoreUnavailableError
+from deepseek_gateway.errors import (
+    StoreConflictError,
+    StoreError,
+    StoreSlowError,
+    StoreUnavailableError,
+    StoreValueError,
+)
 from deepseek_gateway.storage.database import NO_VALUES, Row, Transaction, Values
 
 MAX_CONNECTIONS = 5
@@ -134,6 +140,8 @@ class PostgresDatabase:
                 yield connection
         except psycopg.IntegrityError as error:
             raise StoreConflictError(f"the store refuses the change: {error}") from error
+        except (psycopg.DataError, UnicodeEncodeError) as error:
+            raise StoreValueError(f"the store cannot hold a value: {error}") from error
         except (psycopg.Error, PoolTimeout) as error:
             raise StoreUnavailableError(f"the store cannot be used now: {error}") from error
 

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from deepseek_gateway.errors import StoreConflictError, StoreSlowError, StoreUnavailableError
+from deepseek_gateway.errors import StoreConflictError, StoreSlowError, StoreUnavailableError, StoreValueError
 from deepseek_gateway.storage.database import NO_VALUES, Row, Transaction, Values
 
 BUSY_TIMEOUT_S = 5.0
@@ -152,6 +152,8 @@ def _translated() -> Generator[None]:
         yield
     except sqlite3.IntegrityError as error:
         raise StoreConflictError(f"the store refuses the change: {error}") from error
+    except (sqlite3.DataError, OverflowError, UnicodeEncodeError) as error:
+        raise StoreValueError(f"the store cannot hold a value: {error}") from error
     except sqlite3.Error as error:
         raise StoreUnavailableError(f"the store cannot be used now: {error}") from error
 

@@ -5,6 +5,7 @@ while the last bytes of this one still wait for a slow caller.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -61,9 +62,10 @@ class Answer:
     def retry_after_s(self) -> float | None:
         """What the engine asks callers to wait."""
         try:
-            return float(self.headers[b"retry-after"])
+            seconds = float(self.headers[b"retry-after"])
         except (KeyError, ValueError):
             return None
+        return seconds if 0 <= seconds < math.inf else None
 
     async def head(self) -> None:
         """Wait for the head.

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepseek_gateway.edge.context import context_of
-from deepseek_gateway.errors import ApiError, StoreSlowError, StoreUnavailableError
+from deepseek_gateway.errors import ApiError, StoreSlowError, StoreUnavailableError, StoreValueError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.routes.table import RouteTable
 from deepseek_gateway.web import views
@@ -132,6 +132,9 @@ class PageApp:
             answer = self._failure(page, error)
         except StoreSlowError:
             answer = self._failure(page, PageError(503, page.text("error.slow"), code="report_too_large"))
+        except StoreValueError as error:
+            logger.warning("a page failed: %s", error)
+            answer = self._failure(page, PageError(400, page.text("error.value"), code="invalid_value"))
         except StoreUnavailableError as error:
             logger.warning("a page failed: %s", error)
             failure = PageError(503, page.text("error.store"), code="store_unavailable", headers={"retry-after": "2"})

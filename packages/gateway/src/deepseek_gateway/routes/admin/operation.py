@@ -22,6 +22,7 @@ from deepseek_gateway.openapi.operation import Operation
 from deepseek_gateway.routes.access import administrator
 
 MAX_BODY_BYTES = 2**20
+MAX_PARAMETERS = 100
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -90,9 +91,11 @@ def _query(model: type[Model], query: bytes) -> Model:
     """Read parameters.
 
     Raises:
-        ApiError: 422, one is unknown, given twice, or wrong.
+        ApiError: 422, one is unknown, given twice, or wrong; or there are too many.
     """
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100, errors="replace")
+    if query.count(b"&") >= MAX_PARAMETERS:
+        raise ApiError(422, f"the query has more than {MAX_PARAMETERS} parameters")
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="replace")
     given: dict[str, str] = {}
     for name, value in pairs:
         if name in given:
