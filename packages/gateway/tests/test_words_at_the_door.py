@@ -299,3 +299,16 @@ async def test_a_trace_names_the_lists_that_judged_the_request_or_none(stack: St
     before, after = [(await asyncio.to_thread(find, OPERATOR, request_id))["list_version"] for request_id in ids]
     assert before == "none"
     assert after.startswith("demo@1#")
+
+
+async def test_a_prompt_that_is_counted_for_a_limit_is_filtered_before(stack: Stack) -> None:
+    await with_list(stack, LIST)
+    caller = stack.with_key(tokens_per_minute=3000)
+    refused = await caller.post(body={"prompt": "immeasurably " * 1000 + "bomb", "max_tokens": 8})
+    assert (refused.status, refused.error["code"]) == (400, "content_filter")
+    assert not stack.engine.paths
+    body = {"prompt": "immeasurably " * 1000 + "darn", "max_tokens": 8, "fake": {"tokens": 1, "prompt_tokens": 1001}}
+    assert (await caller.post(body=body)).status == 200
+    counted, made = stack.engine.bodies
+    assert counted["messages"][0]["content"].endswith("****")
+    assert made["prompt"].endswith("****")

@@ -25,7 +25,7 @@ from deepseek_gateway.limits.rules import LimitReached, LimitsUnavailable, Subje
 from deepseek_gateway.relay.allowance import Allowance, clamp_of
 from deepseek_gateway.relay.engine_body import body_maker
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts
-from deepseek_gateway.relay.holding import Terms
+from deepseek_gateway.relay.holding import CountPrompt, Terms
 from deepseek_gateway.relay.model_name import ModelNameStage
 from deepseek_gateway.relay.refusals import refusal_of
 from deepseek_gateway.relay.request import Dialect, GenerationRequest, parse_body, parse_request
@@ -132,14 +132,19 @@ class GenerationRoute:
         plan = gateway.rules.book.plan(subject, key.limits)
         price = gateway.price(plan, context.model)
         terms = Terms(gateway.limiter, plan, price, gateway.slices)
-        request, reservation = await self._hold(terms, context.request_id, request, route, key)
+        screening = _Screening(guard, request, context.body_bytes)
+
+        async def count() -> int | None:
+            await screening.done()  # no engine sees what is blocked, or what is masked
+            return await gateway.prompt_tokens.count(asked.request, route, key)
+
+        request, reservation = await self._hold(terms, context.request_id, request, count)
         longest = None if request.max_tokens is None else request.max_tokens * request.choices
         allowance = Allowance(gateway.limiter, reservation, price, gateway.slices, longest)
         admission = admission_of(context, subject, stream=request.stream)
         settlement = Settlement(gateway.ledger, gateway.metrics, allowance, admission, context)
         try:
-            if guard is not None:
-                await guard.screen(request.fields, context.body_bytes)
+            await screening.done()
             is_awaited = plan.tightest_nano is not None or settings.journal_wait == "always"
             try:
                 ticket = gateway.ledger.admit(admission, is_awaited=is_awaited)
@@ -174,14 +179,13 @@ class GenerationRoute:
             gateway.alerts.note(reservation)
 
     async def _hold(
-        self, terms: Terms, request_id: str, request: GenerationRequest, route: RouteAsk, key: KeyRecord
+        self, terms: Terms, request_id: str, request: GenerationRequest, count: CountPrompt
     ) -> tuple[GenerationRequest, Reservation]:
         """Hold what the request needs; gives it with its prompt counted, where that was to be known.
 
         Raises:
             ApiError: 402 or 429, a limit is reached; 503, a limit cannot be checked now.
         """
-        count = functools.partial(self.gateway.prompt_tokens.count, request, route, key)
         try:
             return await terms.hold(request_id, request, count)
         except LimitReached as limit:
@@ -210,6 +214,25 @@ class GenerationRoute:
         request = asked.request
         body_for = body_maker(request, key, route.model, clamp)
         return CallPlan(asked.prefix, request.dialect.path, route, body_for, key.public_id, request.stream, span)
+
+
+@dataclass(slots=True)
+class _Screening:
+    """The word filter on a request: once, and as late as may be."""
+
+    guard: WordGuard | None
+    request: GenerationRequest
+    body_bytes: int
+
+    async def done(self) -> None:
+        """Have the texts filtered.
+
+        Raises:
+            ApiError: see `WordGuard.screen`.
+        """
+        guard, self.guard = self.guard, None
+        if guard is not None:
+            await guard.screen(self.request.fields, self.body_bytes)
 
 
 def _require_model(key: KeyRecord, model: str | None) -> None:
