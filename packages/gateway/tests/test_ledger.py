@@ -1,5 +1,6 @@
 """The journal on disk, and what a start makes of it."""
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -197,6 +198,38 @@ async def test_segments_are_replaced_and_running_requests_are_carried_over(
         assert [(each.request_id, each.prompt_tokens) for each in orphans] == [("long", 9)]
         assert len(store.ledger.rows()) == 50
         ledger.settle(row("long"))
+
+
+async def test_a_disk_that_is_full_when_a_segment_is_replaced_loses_no_row(
+    tmp_path: Path, store: Store, monkeypatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "SEGMENT_BYTES", 2000)
+    async with opened(tmp_path / "j", store) as (ledger, journal):
+        ledger.admit(admission("long"))
+        for fault in ("open", "write"):
+            for number in range(10):
+                ledger.admit(admission(f"{fault}{number}"))
+                ledger.settle(row(f"{fault}{number}"))
+            with monkeypatch.context() as full:
+                full.setattr(os, fault, no_room)
+                await ledger.flush()
+            assert ledger.pending_rows == 0
+            recorded = [each.row.request_id for each in recovered(journal.read())]
+            assert set(recorded) >= {"long", *(f"{fault}{number}" for number in range(10))}
+            journal.probe()
+            assert ledger.failure is None
+        for number in range(20):
+            ledger.admit(admission(f"r{number}"))
+            ledger.settle(row(f"r{number}"))
+        await ledger.flush()
+        assert len(list((tmp_path / "j").glob("*.log"))) == 1
+        assert [each.row.request_id for each in recovered(journal.read())] == ["long"]
+        assert len(store.ledger.rows()) == 40
+        ledger.settle(row("long"))
+
+
+def no_room(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 async def test_replaying_a_journal_twice_bills_once(tmp_path: Path, store: Store) -> None:

@@ -84,6 +84,16 @@ async def test_a_place_is_free_again_after_a_disconnect(stack: Stack) -> None:
     assert (await caller.post()).status == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_whoever_sees_that_an_answer_failed_finds_its_place_free(stack: Stack, stream: bool) -> None:
+    caller = stack.with_key(concurrent_requests=1)
+    broken = {"prompt": "a", "stream": stream, "fake": {"tokens": 4, "cut_after": 2}}
+    for _ in range(5):
+        failed = await caller.post(body=broken)
+        assert (failed.status, b"upstream_cut" in failed.body) == ((200, True) if stream else (502, False))
+        assert (await caller.post()).status == 200
+
+
 async def test_the_months_budget_is_a_402_that_says_when_it_resets(stack: Stack) -> None:
     caller = stack.with_key(tokens_per_month=60)
     body = {"prompt": "a", "max_tokens": 50, "fake": {"tokens": 50, "prompt_tokens": 10}}

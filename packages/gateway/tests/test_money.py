@@ -221,6 +221,20 @@ async def test_streams_of_an_organisation_share_its_balance_and_end_before_it_is
         assert refused["balance_infos"][0]["total_balance"] == money_text(balance.total_nano)
 
 
+@pytest.mark.parametrize("script", [{"tokens": 4}, {"tokens": 4000, "delay_s": 0.001}, {"tokens": 4, "cut_after": 2}])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_whoever_sees_the_end_of_an_answer_finds_it_paid(
+    state_dir: Path, prices_path: Path, stream: bool, script: dict
+) -> None:
+    async with running_stack(state_dir, prices=str(prices_path), slice_tokens=32) as stack:
+        await top_up(stack, money_text(200 * 100_000), key_id=stack.caller.key_id)
+        body = {"prompt": "a", "stream": stream, "fake": {"prompt_tokens": 2, **script}}
+        await stack.caller.post(body=body)
+        (info,) = (await stack.caller.get("/user/balance")).json["balance_infos"]
+        (paid,) = await stack.running.rows(1)
+        assert info["total_balance"] == money_text(200 * 100_000 - paid.cost_nano)
+
+
 async def test_a_budget_in_money_needs_a_price(state_dir: Path, prices_path: Path) -> None:
     async with running_stack(state_dir) as stack:
         await top_up(stack, "1", key_id=stack.caller.key_id)

@@ -66,13 +66,21 @@ class Journal:
             yield from read_segment(path)
 
     def start_segment(self, carried: Iterable[Record] = ()) -> int:
-        """Go on in a new file that begins with `carried`; gives its number, for `drop_before`."""
-        self._sequence += 1
+        """Go on in a new file that begins with `carried`; gives its number, for `drop_before`.
+
+        Raises:
+            JournalError: the disk is full or broken; nothing older may be dropped.
+        """
+        path = self._folder / f"{self._sequence + 1:08d}.log"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        except OSError as error:
+            self.failure = error.strerror
+            raise JournalError(f"the journal cannot be written: {error.strerror}") from error
         if self._fd >= 0:
             self._retired_fds.append(self._fd)
-        path = self._folder / f"{self._sequence:08d}.log"
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._size = 0
+        self._fd, self._size = descriptor, 0
+        self._sequence += 1
         for record in carried:
             self.append(record)
         return self._sequence

@@ -192,7 +192,7 @@ class Ledger:
         settled, self._pending = self._pending, []
         refusals, self._refusals = self._refusals, []
         self._flying = settled
-        oldest = self._journal.start_segment(self._carried()) if self._journal.size > SEGMENT_BYTES else None
+        oldest = self._new_segment() if self._journal.size > SEGMENT_BYTES else None
         loop = asyncio.get_running_loop()
         try:
             if settled or refusals:
@@ -203,8 +203,17 @@ class Ledger:
         finally:
             self._flying = []
         if oldest is not None:
-            await self._journal.sync()  # what was carried over must be on the disk before the old files go
-            self._journal.drop_before(oldest)
+            with contextlib.suppress(JournalError):  # the next segment that can be begun drops them
+                await self._journal.sync()  # what was carried over must be on the disk before the old files go
+                self._journal.drop_before(oldest)
+
+    def _new_segment(self) -> int | None:
+        """Begin a segment with what runs; None while the disk is full: the old ones are kept then."""
+        try:
+            return self._journal.start_segment(self._carried())
+        except JournalError as error:
+            logger.warning("the journal's old files are kept for now: %s", error)
+            return None
 
     async def close(self) -> None:
         """Flush, then forget the journal when everything is in the store."""
@@ -214,8 +223,8 @@ class Ledger:
             await self._flusher
         with contextlib.suppress(Exception):  # the journal keeps what the store does not take
             await self.flush()
-        if not self._pending and not self._open:
-            self._journal.drop_before(self._journal.start_segment())
+        if not self._pending and not self._open and (oldest := self._new_segment()) is not None:
+            self._journal.drop_before(oldest)
         await self._journal.close()
 
     def _carried(self) -> list[dict[str, object]]:

@@ -76,7 +76,11 @@ class Exchange(abc.ABC):
 
     @abc.abstractmethod
     async def fail(self, error: ApiError) -> None:
-        """Tell the caller that its answer failed."""
+        """Tell the caller that its answer failed. One that has begun goes on until `end`."""
+
+    @abc.abstractmethod
+    async def end(self) -> None:
+        """End an answer that has begun, and failed."""
 
     async def run(self) -> None:
         """Relay, and close the books however that ends."""
@@ -122,6 +126,11 @@ class Exchange(abc.ABC):
         if self.parts.ticket is not None:
             await self.parts.ledger.durable(self.parts.ticket)
 
+    async def close_books(self, ending: Ending) -> None:
+        """Settle, and wait until all know it: whoever sees the answer's end finds its place free, and its bill."""
+        self.settle(ending)
+        await self.parts.settlement.allowance.settled()
+
     def settle(self, ending: Ending) -> None:
         """Close the books with what is known now; the first time counts."""
         if self.parts.settlement.is_settled:
@@ -152,11 +161,20 @@ class Exchange(abc.ABC):
         self.settle(ending)
 
     async def _cut_off(self, error: ApiError, reason: str) -> None:
+        ending = Ending("failed", reason, error.status)
+        if not self.has_begun and reason != "shutdown":  # then there may be no time left to tell it
+            await self._end_upstream()
+            await self.close_books(ending)
+            with contextlib.suppress(CallerGoneError, SlowCallerError, StoppingError):
+                await self.fail(error)
+            return
         async with asyncio.TaskGroup() as group:  # the engine stops now, however slowly the caller reads the error
             group.create_task(self._end_upstream())
             with contextlib.suppress(CallerGoneError, SlowCallerError, StoppingError):
                 await self.fail(error)
-        self.settle(Ending("failed", reason, error.status))
+        await self.close_books(ending)
+        with contextlib.suppress(CallerGoneError, SlowCallerError, StoppingError):
+            await self.end()
 
     async def _end_upstream(self) -> None:
         """Abort at the engine and read on to the exact usage, for `abort_drain_s` at most."""

@@ -94,7 +94,11 @@ class StreamExchange(Exchange):
             await send_failure(self.parts, error)
             return
         await watch.sending(send_part(send, self.parts.errors.event(self.parts.errors.body(error))))
-        await watch.sending(end_stream(send))
+
+    async def end(self) -> None:
+        """End the response after an error event."""
+        if self.has_begun:
+            await self.parts.watch.sending(end_stream(self.parts.send))
 
     async def _wait_quietly(self, wait: Callable[[], Awaitable[Result]]) -> Result:
         """Wait for the engine, with a comment to the caller at each silence.
@@ -135,8 +139,7 @@ class StreamExchange(Exchange):
         passed = b"".join(out) if self.stages is None else self.stages.pass_on(out)
         if tap.is_done:
             # The books are closed before the last byte leaves: a crash after it must find them closed.
-            self.settle(self._ending())
-            await self._allowance.settled()
+            await self.close_books(self._ending())
         if passed:
             await self._send(passed)
         return None if tap.is_done else limit
@@ -200,7 +203,7 @@ class StreamExchange(Exchange):
                 self._wire, self.parts.call.answer.taker = wire, self._pass_at_once
 
     async def _finish(self) -> None:
-        self.settle(self._ending())
+        await self.close_books(self._ending())
         await self.parts.watch.sending(end_stream(self.parts.send))
         if self._tap.is_done:
             await self._read_tail()
@@ -216,7 +219,7 @@ class StreamExchange(Exchange):
         assert self.stages.ended is not None
         if not self._tap.is_done:
             await self.stop_engine()
-        self.settle(self._ending())
+        await self.close_books(self._ending())
         await self._send(self.stages.finish(self._tap.closing(self.stages.ended.last)))
         await self.parts.watch.sending(end_stream(self.parts.send))
 
@@ -256,7 +259,7 @@ class StreamExchange(Exchange):
         answer = self.parts.call.answer
         body = await self.parts.watch.reading(answer.read_all(self.parts.settings.max_response_bytes))
         body = self.relayed(status, body)
-        self.settle(Ending("failed", "rejected", status))
+        await self.close_books(Ending("failed", "rejected", status))
         if self.has_begun:  # comments went out while the engine was silent
             await self.parts.watch.sending(send_part(self.parts.send, self.parts.errors.event(body)))
             await self.parts.watch.sending(end_stream(self.parts.send))

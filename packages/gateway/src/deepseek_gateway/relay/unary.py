@@ -46,12 +46,12 @@ class UnaryExchange(Exchange):
                 body = self.stages.body(body)
                 reason = self.stages.ended.reason if self.stages.ended is not None else reason
             nothing_said = "unknown" if self.parts.request.dialect.generates else "answered"
-            self.settle(Ending("finished", reason or nothing_said, 200))
+            ending = Ending("finished", reason or nothing_said, 200)
         else:
             body = self.relayed(answer.status, body)
-            self.settle(Ending("failed", "rejected", answer.status))
+            ending = Ending("failed", "rejected", answer.status)
+        await self.close_books(ending)
         parts, allowance = self.parts, self.parts.settlement.allowance
-        await allowance.settled()
         if parts.headers:  # of limits: what was held and not used is free again, so they say what is left now
             parts.headers.update(rate_limit_headers(allowance.limiter.standings(allowance.reservation)))
         self.has_begun = True
@@ -81,6 +81,9 @@ class UnaryExchange(Exchange):
             self.has_begun = True
             self.parts.settlement.context.status = error.status
             await send_failure(self.parts, error)
+
+    async def end(self) -> None:
+        """Nothing to do: a body has said how long it is."""
 
     async def _gather(self, *, watched: bool) -> None:
         """Read the body to its end; a wait that ends early loses nothing that was read."""
