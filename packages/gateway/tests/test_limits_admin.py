@@ -146,7 +146,7 @@ def test_commands_set_list_and_remove_limits_and_top_up_balances(tmp_path: Path,
         f"deepseek-gateway: org:{org} would have -92.75 CNY in all"
     )
     assert command("balance", "top-up", "0", "--org", "acme", *there)[2].startswith(
-        "deepseek-gateway: amount='0' changes nothing"
+        "deepseek-gateway: amount='0': it changes nothing"
     )
     (account,) = command.json("balance", "show", *there)
     assert (account["topped_up"], account["granted"], account["spent"]) == ("5.00", "1.25", "0.00")

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from deepseek_gateway.people.service import TeamDraft
 from deepseek_gateway.testing.caller import until
 from deepseek_gateway.testing.issuer import Issuer
 from deepseek_gateway.testing.serving import serving
-from deepseek_gateway.testing.stack import Stack, running_stack
+from deepseek_gateway.testing.stack import OPERATOR, Stack, running_stack
 from deepseek_gateway.testing.visitor import PASSWORD
 from deepseek_gateway.web.accounts import Accounts
 
@@ -128,6 +129,12 @@ async def test_a_key_lives_its_life_in_the_pages(stack: Stack, browser: Browser)
     await page.click("text=New key")
     await page.click("text=Create key")  # without a name
     assert "1 to 100" in await browser.text("#name-fault")
+    await page.fill("#name", "from the browser")
+    await page.fill("#cidrs", "10.0.0.1/8")
+    await page.click("text=Create key")
+    await page.wait_for_selector("#cidrs-fault")
+    assert await page.evaluate("document.activeElement.id") == "cidrs"  # the first fault is where one goes on
+    await page.fill("#cidrs", "")
     browser.forgive("422")
     await page.fill("#name", "from the browser")
     await page.fill("#requests_per_minute", "1,000")
@@ -368,14 +375,20 @@ NAMES = """() => [...document.querySelectorAll("input:not([type=hidden]), select
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_pages_fit_a_phone_have_contrast_and_names(stack: Stack, chromium, scheme: str) -> None:
     await asyncio.to_thread(Accounts(stack.gateway.store).create, "admin", PASSWORD)
-    await stack.caller.post()
+    request_id = (await stack.caller.post()).headers["x-request-id"]
     await stack.running.rows(1)
+    org_id = await asyncio.to_thread(stack.running.org, "An organisation with a name that is long")
+    people = stack.gateway.people
+    for name in ("research and development", "x" * 60):
+        await asyncio.to_thread(people.create_team, OPERATOR, TeamDraft(name=name, org_id=org_id))
+    await asyncio.to_thread(stack.running.key, tags=("a-tag-that-goes-on-and-on-and-on-and-on",), org_id=org_id)
+    details = (f"/ui/requests/{request_id}", f"/ui/keys/{stack.caller.key_id}", f"/ui/people/{org_id}")
     locale = {"light": "zh-CN", "dark": "en-US"}[scheme]
     context = await chromium.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, locale=locale)
     browser = Browser(stack, await context.new_page())
     page = browser.page
     await browser.sign_in()
-    for path in PAGES:
+    for path in (*PAGES, *details):
         await browser.open(path)
         width = await page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert width[0] <= width[1], path

@@ -54,13 +54,20 @@ async def test_a_limit_is_made_found_kept_and_removed(stack: Stack, visitor: Vis
         ({"org": "nobody"}, "org"),
         ({"team": "nobody"}, "team"),
         ({"key": "no key!"}, "key"),
+        ({"key": "abcdefghijkl"}, "key"),  # well-formed, and of nobody
+        ({"key": "KEY", "org": "Acme"}, "key"),  # a key of no organisation
         ({"model": "a*b"}, "model"),
+        ({"kind": "money_per_day", "limit": "12,5"}, "limit"),  # twelve and a half, in half of the world
+        ({"limit": "1,5"}, "limit"),
+        ({"limit": "10,00,000"}, "limit"),
     ],
 )
 @pytest.mark.parametrize("language", ["en", "zh"])
 async def test_a_limits_fault_stands_beside_its_field_in_the_pages_language(
-    visitor: Visitor, fields: dict[str, str], faulty: str, language: str
+    stack: Stack, visitor: Visitor, fields: dict[str, str], faulty: str, language: str
 ) -> None:
+    await asyncio.to_thread(stack.running.org, "Acme")
+    fields = {name: value.replace("KEY", stack.caller.key_id) for name, value in fields.items()}
     await visitor.submit("/ui/preferences", page="/ui/account", language=language)
     reply = await visitor.submit("/ui/limits/new", **{"kind": "requests_per_minute", "limit": "7", **fields})
     found = re.findall(r'class="fault" id="(\w+)-fault">([^<]+)<', reply.body.decode())
@@ -102,6 +109,7 @@ async def test_a_balance_is_topped_up_and_remembers_it(stack: Stack, visitor: Vi
         ({"key": "KEY", "amount": "0"}, "amount"),
         ({"key": "KEY", "amount": "much"}, "amount"),
         ({"key": "KEY", "amount": "-5"}, "amount"),
+        ({"key": "KEY", "amount": "12,50"}, "amount"),
         ({"key": "KEY", "kind": "theft"}, "kind"),
         ({"key": "KEY", "note": "x" * 201}, "note"),
     ],

@@ -4,6 +4,8 @@ import asyncio
 import csv
 import io
 import re
+from html import unescape
+from urllib.parse import quote
 
 import pytest
 
@@ -60,6 +62,33 @@ async def test_a_fault_stands_beside_its_field_and_nothing_is_lost(
     assert re.search(rf'id="{faulty}-fault">[A-Z]', text)
     assert len(re.findall(r'class="fault"', text)) == 1
     assert 'value="kept"' in text
+
+
+async def test_a_key_is_found_by_a_part_of_its_name_by_its_id_and_by_its_text(stack: Stack, visitor: Visitor) -> None:
+    org_id = await asyncio.to_thread(stack.running.org, "Acme")
+    form = {"scopes": "inference", "org": "Acme"}
+    made = {name: key_in(await visitor.submit("/ui/keys/new", name=name, **form)) for name in ("Search 100%", "cron_1")}
+    ids = {name: key.split("_")[1] for name, key in made.items()}
+    for wanted, found in (("search", {"Search 100%"}), ("0%", {"Search 100%"}), ("n_1", {"cron_1"}), ("_", {"cron_1"})):
+        page = (await visitor.get("/ui/keys?state=active&find=" + quote(wanted))).body.decode()
+        assert {name for name, key_id in ids.items() if key_id in page} == found, wanted
+    for wanted in (ids["cron_1"], made["cron_1"], f" {ids['cron_1']} "):
+        reply = await visitor.get("/ui/keys?find=" + quote(wanted))
+        assert reply.headers["location"] == f"/ui/keys/{ids['cron_1']}"
+    assert b"No key fits" in (await visitor.get("/ui/keys?find=nobody")).body
+    page = (await visitor.get(f"/ui/keys?org={org_id}")).body.decode()
+    assert (stack.caller.key_id in page, "<strong>Acme</strong>" in page) == (False, True)
+
+
+async def test_the_first_page_of_a_list_is_of_the_same_filter(stack: Stack, visitor: Visitor) -> None:
+    for _ in range(51):
+        await asyncio.to_thread(stack.running.key, tags=("many",))
+    page = (await visitor.get("/ui/keys?tag=many")).body.decode()
+    following = unescape(re.search(r'href="(/ui/keys\?[^"]*after=[^"]*)"', page)[1])
+    page = (await visitor.get(following)).body.decode()
+    assert len(re.findall('<td class="title">', page)) == 1
+    first = unescape(re.search(r'class="pager".*?href="([^"]*)"', page, re.DOTALL)[1])
+    assert len(re.findall('<td class="title">', (await visitor.get(first)).body.decode())) == 50
 
 
 async def test_a_key_rotates_rests_and_ends(stack: Stack, visitor: Visitor) -> None:
@@ -126,6 +155,29 @@ async def test_usage_adds_up_on_the_page_and_in_the_csv(stack: Stack, visitor: V
     (line,) = csv.DictReader(io.StringIO(reply.body.decode()))
     assert (line["key"], line["status"], line["requests"], line["failed"]) == (caller.key_id, "finished", "3", "0")
     assert int(line["total_tokens"]) == int(line["prompt_tokens"]) + int(line["completion_tokens"]) > 0
+
+
+async def test_a_sum_is_of_all_requests_once_however_many_lines_there_are(
+    stack: Stack, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tags in (("a", "b", "c"), ("a",), ()):
+        await stack.with_key(tags=tags).post()
+    await stack.running.rows(3)
+
+    async def shown(by: str) -> tuple[int, int]:
+        """Lines, and the requests of the sum."""
+        page = (await visitor.get(f"/ui/usage?by={by}")).body.decode()
+        body, foot = re.search("<tbody>(.*?)</tbody>.*?<tfoot>(.*?)</tfoot>", page, re.DOTALL).groups()
+        return body.count("<tr>"), int(re.search(r'class="number">(\d+)<', foot)[1])
+
+    assert [await shown("tag"), await shown("key")] == [(4, 3), (3, 3)]
+    monkeypatch.setattr("deepseek_gateway.web.views.usage.SHOWN_LINES", 2)
+    assert await shown("key") == (2, 3)
+    assert b"the CSV has all" in (await visitor.get("/ui/usage?by=key")).body
+    assert len((await visitor.get("/ui/usage.csv?by=key")).body.splitlines()) == 4
+    monkeypatch.setattr("deepseek_gateway.web.views.usage.MAX_EXPORTED", 2)
+    refused = await visitor.get("/ui/usage.csv?by=key")
+    assert (refused.status, b"choose a shorter time" in refused.body) == (422, True)
 
 
 async def test_the_playground_meters_to_the_key_that_was_chosen(stack: Stack, visitor: Visitor) -> None:
@@ -254,6 +306,9 @@ async def test_the_life_of_a_request_is_a_page(stack: Stack, visitor: Visitor) -
     assert request_id in (await visitor.get(f"/ui/requests?key={stack.caller.key_id}")).body.decode()
     assert (await visitor.get(f"/ui/requests?id={request_id}")).headers["location"] == f"/ui/requests/{request_id}"
     assert request_id in (await visitor.get("/ui/requests?id=order-7")).body.decode()
+    for outcome, told in (("finished", True), ("refused", False), ("failed", False)):
+        assert (request_id in (await visitor.get(f"/ui/requests?outcome={outcome}")).body.decode()) is told, outcome
+    assert refused.headers["x-request-id"] in (await visitor.get("/ui/requests?outcome=refused")).body.decode()
     assert (await visitor.get("/ui/requests/req-nothing")).status == 404
 
 

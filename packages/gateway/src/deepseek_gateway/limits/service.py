@@ -103,4 +103,5 @@ class LimitService:
 
 
 def _never_matches(field: str, value: str, org_id: str) -> ApiError:
-    return ApiError(422, f"{field}={value!r} is not of org_id={org_id!r}: no request would match", param=field)
+    message = f"{field}={value!r} is not of org_id={org_id!r}: no request would match"
+    return ApiError(422, message, param=field, code="never_matches")

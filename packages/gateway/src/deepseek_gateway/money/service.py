@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from deepseek_gateway.auth.acts import Act, record_act
 from deepseek_gateway.auth.fields import Draft, Id
@@ -18,10 +18,20 @@ from deepseek_gateway.storage.balances import Balance, BalanceError
 from deepseek_gateway.storage.store import Store
 
 
+def _amount(text: str) -> str:
+    if parse_money(text) == 0:
+        raise ValueError("it changes nothing")
+    return text
+
+
 class TopUpDraft(Draft):
     """Money for an organisation, or for a key that belongs to none. The first makes the account prepaid."""
 
-    amount: Annotated[str, Field(description='a decimal in quotes, such as "12.50"; below zero takes money out again')]
+    amount: Annotated[
+        str,
+        Field(description='a decimal in quotes, such as "12.50"; below zero takes money out again'),
+        AfterValidator(_amount),
+    ]
     org_id: Id | None = None
     key_id: Id | None = None
     kind: Annotated[Literal["top_up", "grant"], Field(description="paid, or given; what was given is spent first")] = (
@@ -33,8 +43,6 @@ class TopUpDraft(Draft):
     def _is_whole(self) -> Self:
         if (self.org_id is None) == (self.key_id is None):
             raise ValueError("give org_id, or key_id for a key without organisation")
-        if parse_money(self.amount) == 0:
-            raise ValueError(f"amount={self.amount!r} changes nothing")
         return self
 
     @property

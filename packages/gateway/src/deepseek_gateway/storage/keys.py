@@ -1,6 +1,7 @@
 """The table of API keys."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, get_args
@@ -58,6 +59,8 @@ class KeyFilter:
     user_id: str | None = None
     tag: str | None = None
     state: KeyState | None = None
+    name: str | None = None
+    """Any part of it; small letters or large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,13 @@ class KeyTable:
             conditions.append("key_tags.tag = :tag")
         if wanted.state is not None:
             conditions.append(_STATES[wanted.state])
+        if wanted.name is not None:
+            conditions.append(r"lower(api_keys.name) LIKE :like ESCAPE '\'")
         if after is not None:
             side = "<" if newest_first else ">"
             conditions.append(f"({order}.created, {order}.public_id) {side} (:after_created, :after_id)")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        values = {**asdict(wanted), "now": now, "limit": limit}
+        values = {**asdict(wanted), "now": now, "limit": limit, "like": _pattern(wanted.name or "")}
         if after is not None:
             values |= {"after_created": after.created, "after_id": after.id}
         way = "DESC" if newest_first else "ASC"
@@ -190,6 +195,12 @@ def _columns(values: Mapping[str, Any]) -> dict[str, object]:
 
 def _json(items: Sequence[str] | None) -> str | None:
     return None if items is None else json.dumps(items)
+
+
+def _pattern(part: str) -> str:
+    """What LIKE takes for texts that hold this one."""
+    literal = re.sub(r"([%_\\])", r"\\\1", part.lower())
+    return f"%{literal}%"
 
 
 def _values(record: KeyRecord) -> dict[str, object]:

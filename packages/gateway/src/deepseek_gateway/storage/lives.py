@@ -2,19 +2,27 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import orjson
 
 from deepseek_gateway.audit.actor import GATEWAY, Actor
 from deepseek_gateway.audit.chain import Draft, Entry, Fault, json_text
 from deepseek_gateway.audit.life import NODE, Life, batch_digest
+from deepseek_gateway.ledger.records import Status
 from deepseek_gateway.storage.audit import LOCK, AuditTable
 from deepseek_gateway.storage.database import Database, Row, Transaction
 
 ACTION = "requests.keep"
 PURGE = "requests.purge"
 
+Outcome = Literal["finished", "cancelled", "failed", "refused"]
+OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+_TOLD: Final[dict[Outcome, str]] = {
+    "refused": '%"ledger":null,%',
+    **{status: f'%"status":"{status}",%' for status in get_args(Status)},
+}
+"""What stands in the JSON of such lives only: quotes within its texts have a backslash."""
 _SELECT = "SELECT request_id, client_request_id, key_id, org_id, created, life FROM request_lives"
 _INSERT = """INSERT INTO request_lives
     (request_id, client_request_id, key_id, org_id, created, life, hash, batch, position)
@@ -67,22 +75,35 @@ class LifeTable:
         sql = f"{_SELECT} WHERE client_request_id = :name ORDER BY created DESC LIMIT :limit"
         return [Life(*row) for row in self.database.read(sql, {"name": client_request_id, "limit": limit})]
 
-    def listing(self, key_id: str | None, org_id: str | None, before: float | None, limit: int) -> list[Life]:
+    def listing(
+        self,
+        key_id: str | None,
+        org_id: str | None,
+        before: float | None,
+        limit: int,
+        *,
+        outcome: Outcome | None = None,
+    ) -> list[Life]:
         """Lives of a key, of an organisation or of all, the newest first.
 
-        `before` is the `created` of the page before's last one.
+        `before` is the `created` of the page before's last one. Only the lives themselves tell their outcome: of a rare
+        one many are read.
+
+        Raises:
+            StoreSlowError: too many.
         """
         conditions = [
             *(["key_id = :key_id"] if key_id is not None else []),
             *(["org_id = :org_id"] if org_id is not None else []),
             *(["created < :before"] if before is not None else []),
+            *(["life LIKE :told"] if outcome is not None else []),
         ]
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         sql = f"{_SELECT} {where} ORDER BY created DESC LIMIT :limit"
-        return [
-            Life(*row)
-            for row in self.database.read(sql, {"key_id": key_id, "org_id": org_id, "before": before, "limit": limit})
-        ]
+        values = {"key_id": key_id, "org_id": org_id, "before": before, "limit": limit}
+        values["told"] = None if outcome is None else _TOLD[outcome]
+        read = self.database.read if outcome is None else self.database.report
+        return [Life(*row) for row in read(sql, values)]
 
     def first_fault(self, entries: Iterator[Entry]) -> tuple[int, Fault | None]:
         """Check lives against the audit log's entries; gives how many are sound, and the first fault."""

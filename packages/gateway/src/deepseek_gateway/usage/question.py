@@ -1,7 +1,7 @@
 """A question about usage, and its answer's lines."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 MAX_LINES = 10_000
@@ -77,6 +77,11 @@ class Question:
     order: Order = Order.LABELS
     limit: int = MAX_LINES
     offset: int = 0
+
+    @property
+    def together(self) -> "Question":
+        """The same requests in at most three lines: of tags, a request counts in several lines."""
+        return replace(self, by=(Dimension.STATUS,), order=Order.LABELS, limit=MAX_LINES, offset=0)
 
     @property
     def dimensions(self) -> frozenset[Dimension]:

@@ -1,13 +1,24 @@
 """Numbers, times and durations as the pages write them."""
 
 import math
+import re
 import time
 from datetime import UTC, datetime
 
 from deepseek_gateway.money.amounts import NANO
 
 NONE = "–"
+_GROUPED = re.compile("(-?[0-9]{1,3}(?:([ ,_\u00a0\u202f\uff0c])[0-9]{3})(?:\\2[0-9]{3})*)((?:[.][0-9]+)?)")
 SIGNS = {"USD": "$", "CNY": "¥", "EUR": "€", "GBP": "£", "JPY": "¥"}
+
+
+def ungrouped(text: str) -> str:
+    """A number as it is written without marks between its thousands: 1,234.50 is 1234.50.
+
+    Any other text stays as it is: in much of Europe 12,5 is twelve and a half, so a comma must not just go.
+    """
+    match = _GROUPED.fullmatch(text)
+    return text if match is None else match[1].replace(match[2], "") + match[3]
 
 
 def number(value: float | None) -> str:
@@ -51,9 +62,10 @@ def money(nano: int | None, currency: str) -> str:
     return f"{'-' if nano < 0 else ''}{SIGNS.get(currency, currency + chr(0xA0))}{abs(value):,.{digits}f}"
 
 
-def moment(seconds: float | None) -> str:
-    """A Unix time in UTC, to the minute."""
-    return NONE if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+def moment(seconds: float | None, exactly: bool = False) -> str:
+    """A Unix time in UTC, to the minute or exactly: to the second."""
+    form = "%Y-%m-%d %H:%M:%S" if exactly else "%Y-%m-%d %H:%M"
+    return NONE if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
 def iso(seconds: float) -> str:

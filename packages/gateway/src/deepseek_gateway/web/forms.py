@@ -120,7 +120,7 @@ class KeyForm:
     def _limits(self, page: Page) -> dict[str, int]:
         numbers: dict[str, int] = {}
         for name, text in self.limits.items():
-            digits = "".join(character for character in text if character not in " ,_")
+            digits = formats.ungrouped(text)
             if digits.isascii() and digits.isdigit() and len(digits) <= 16:
                 numbers[name] = int(digits)
             elif digits:

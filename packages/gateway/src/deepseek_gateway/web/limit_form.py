@@ -5,7 +5,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from deepseek_gateway.errors import ApiError
 from deepseek_gateway.limits.drafts import LimitDraft
+from deepseek_gateway.web import formats
 from deepseek_gateway.web.owners import find_owners
 from deepseek_gateway.web.page import Page
 from deepseek_gateway.web.refusals import fault_of
@@ -44,7 +46,7 @@ class LimitForm:
         self.faults.update(owners.faults)
         values: dict[str, Any] = {
             "kind": self.kind,
-            "limit": "".join(character for character in self.limit if character not in " ,_"),
+            "limit": formats.ungrouped(self.limit),
             "key_id": self.key or None,
             "model": self.model or None,
             "time_zone": self.time_zone or "UTC",
@@ -55,7 +57,17 @@ class LimitForm:
         try:
             draft = LimitDraft(**values)
         except ValidationError as error:
-            fault = fault_of(page, error, "rule_")
-            self.faults.setdefault(fault.field or "limit", fault.message)
+            self.blame(page, error)
             return None
         return None if self.faults else draft
+
+    def blame(self, page: Page, error: ApiError | ValidationError) -> None:
+        """Put a refusal beside its field.
+
+        Raises:
+            ApiError: it is about none of the form's.
+        """
+        fault = fault_of(page, error, "rule_")
+        if isinstance(error, ApiError) and fault.field not in TEXTS:
+            raise error
+        self.faults.setdefault(fault.field or "limit", fault.message)

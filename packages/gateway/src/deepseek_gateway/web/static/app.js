@@ -37,6 +37,9 @@ function confirmed(question) {
   });
 }
 
+// A form that was refused is gone on with at its first fault.
+document.querySelector('[aria-invalid="true"]')?.focus();
+
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (button) copy(document.getElementById(button.dataset.copy).textContent, button);

@@ -33,6 +33,8 @@ async def listing(page: Page) -> ASGIApp:
         "audit.html",
         entries=[(entry, differences(entry)) for entry in shown],
         following=shown[-1].sequence if len(entries) > PAGE_SIZE else None,
+        since="" if since is None else formats.day(since),
+        until="" if until is None else formats.day(until),
         is_filtered=wanted != AuditFilter() or last is not None,
         is_later=last is not None,
     )

@@ -12,6 +12,7 @@ from deepseek_gateway.money.prices import PriceEntry
 from deepseek_gateway.money.service import TopUpDraft
 from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.storage.balances import Balance
+from deepseek_gateway.web import formats
 from deepseek_gateway.web.owners import choices, find_owners, names_of
 from deepseek_gateway.web.page import Page
 from deepseek_gateway.web.refusals import PageError, fault_of
@@ -47,7 +48,7 @@ class TopUpForm:
         owners = find_owners(page, {"org": self.org})
         self.faults.update(owners.faults)
         values = {
-            "amount": self.amount.replace(",", ""),
+            "amount": formats.ungrouped(self.amount),
             "org_id": owners.ids.get(OwnerKind.ORG),
             "key_id": self.key or None,
             "kind": self.kind,

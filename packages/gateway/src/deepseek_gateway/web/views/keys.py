@@ -10,7 +10,7 @@ from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.storage.keys import KEY_STATES, KeyFilter, KeyState
 from deepseek_gateway.storage.paging import Cursor
 from deepseek_gateway.web.forms import KeyForm
-from deepseek_gateway.web.owners import all_choices
+from deepseek_gateway.web.owners import all_choices, names_of
 from deepseek_gateway.web.page import Page
 
 PAGE_SIZE = 50
@@ -18,11 +18,11 @@ GRACES = {"0": 0.0, "1h": 3600.0, "24h": 86400.0, "7d": 7 * 86400.0}
 
 
 async def listing(page: Page) -> ASGIApp:
-    """Keys, the newest first, a page at a time."""
-    if wanted := page.query("id"):
-        return page.redirect(
-            f"/ui/keys/{wanted.removeprefix('dsk_').partition('_')[0]}" if wanted.isascii() else page.here
-        )
+    """Keys, the newest first, a page at a time; an id, or a key's whole text, leads to the key."""
+    wanted = page.query("find").strip()
+    public_id = wanted.removeprefix("dsk_").partition("_")[0]
+    if wanted and await page.web.call(page.gateway.store.keys.find, public_id) is not None:
+        return page.redirect(f"/ui/keys/{public_id}")
     states: dict[str, KeyState] = {state: state for state in KEY_STATES}
     chosen = KeyFilter(
         state=states.get(page.query("state")),
@@ -30,15 +30,20 @@ async def listing(page: Page) -> ASGIApp:
         org_id=page.query("org") or None,
         team_id=page.query("team") or None,
         user_id=page.query("user") or None,
+        name=wanted or None,
     )
     after = Cursor.parse(page.query("after")) if page.query("after") else None
     keys = page.gateway.keys
     records, following = await page.web.call(
         keys.page, page.principal, chosen, after=after, limit=PAGE_SIZE, newest_first=True
     )
+    owners = [(kind.value, getattr(record, kind.field)) for record in records for kind in OwnerKind]
+    chosen_owners = [(kind.value, getattr(chosen, kind.field)) for kind in OwnerKind]
     return page.html(
         "keys.html",
         keys=records,
+        names=await page.web.call(names_of, page, [*owners, *chosen_owners]),
+        chosen_owners=[(kind, owner) for kind, owner in chosen_owners if owner is not None],
         following=following,
         chosen=chosen,
         states=KEY_STATES,

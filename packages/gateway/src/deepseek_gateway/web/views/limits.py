@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp
 
+from deepseek_gateway.errors import ApiError
 from deepseek_gateway.limits.drafts import KindName
 from deepseek_gateway.limits.rules import Kind, LimitRule
 from deepseek_gateway.web.limit_form import SUBJECTS, LimitForm
@@ -59,7 +60,11 @@ async def create(page: Page) -> ASGIApp:
     draft = await page.web.call(given.draft, page)
     if draft is None:
         return await _form(page, given, 422)
-    await page.web.call(page.gateway.limits.set, page.principal, draft)
+    try:
+        await page.web.call(page.gateway.limits.set, page.principal, draft)
+    except ApiError as error:
+        given.blame(page, error)
+        return await _form(page, given, error.status)
     return page.redirect("/ui/limits", done="limit_created")
 
 

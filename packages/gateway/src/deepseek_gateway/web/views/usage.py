@@ -1,7 +1,7 @@
 """Usage by any dimension, as a table and as CSV."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -10,10 +10,14 @@ from deepseek_gateway.usage.lines import csv_of
 from deepseek_gateway.usage.question import Dimension, Order, Question, total_of
 from deepseek_gateway.web import formats
 from deepseek_gateway.web.page import Page
+from deepseek_gateway.web.refusals import PageError
 
 DAY_S = 86400
 DEFAULT_DAYS = 30
 SHOWN_LINES = 200
+MAX_EXPORTED = 100_000
+"""Lines of a CSV: one answer of the store, so that they are of one moment. About 10 MB."""
+
 DIMENSIONS = tuple(Dimension)
 
 
@@ -48,31 +52,41 @@ class UsageForm:
 async def page(page: Page) -> ASGIApp:
     """The page."""
     form = _form(page)
-    lines = await page.web.call(page.gateway.store.usage.answer, form.question)
-    names = await page.web.call(page.gateway.store.usage.names_in, form.question.by, lines)
+    question, table = form.question, page.gateway.store.usage
+    lines = await page.web.call(table.answer, replace(question, limit=SHOWN_LINES + 1))
+    shown = lines[:SHOWN_LINES]
+    is_whole = len(shown) == len(lines) and Dimension.TAG not in question.by
     return page.html(
         "usage.html",
         form=form,
-        lines=lines[:SHOWN_LINES],
-        hidden=max(0, len(lines) - SHOWN_LINES),
-        total=total_of(lines),
+        lines=shown,
+        has_more=len(lines) > len(shown),
+        total=total_of(lines if is_whole else await page.web.call(table.answer, question.together)),
         currency=page.gateway.prices.currency,
-        names=names,
+        names=await page.web.call(table.names_in, question.by, shown),
         dimensions=DIMENSIONS,
-        columns=form.question.by,
+        columns=question.by,
+        has_tags=Dimension.TAG in question.by,
         models=page.gateway.pool.known_models(),
     )
 
 
 async def export(page: Page) -> ASGIApp:
-    """The same as CSV: all lines, plain numbers."""
+    """The same as CSV: all lines, plain numbers.
+
+    Raises:
+        ApiError: 422, these are more than a file of ours holds.
+    """
     form = _form(page)
-    lines = await page.web.call(page.gateway.store.usage.answer, form.question)
-    names = await page.web.call(page.gateway.store.usage.names_in, form.question.by, lines)
+    question = replace(form.question, limit=MAX_EXPORTED + 1)
+    lines = await page.web.call(page.gateway.store.usage.answer, question)
+    if len(lines) > MAX_EXPORTED:
+        raise PageError(422, page.text("usage.too_many", number=f"{MAX_EXPORTED:,}"), code="report_too_large")
+    names = await page.web.call(page.gateway.store.usage.names_in, question.by, lines)
     filename = f"usage-{form.since}-{form.until}.csv"
     headers = {"content-disposition": f'attachment; filename="{filename}"'}
     return Response(
-        csv_of(form.question.by, lines, names, page.gateway.prices.currency),
+        csv_of(question.by, lines, names, page.gateway.prices.currency),
         media_type="text/csv; charset=utf-8",
         headers=headers,
     )
