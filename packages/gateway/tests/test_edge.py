@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
 import ssl
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from deepseek_gateway.state_dir import prepare_state
 from deepseek_gateway.testing.certificates import Authority
 
 HOST = b"host: h\r\n"
+HEALTH_CHECK = Path(__file__).parents[3] / "deploy/docker/healthy.py"
 
 
 @contextlib.asynccontextmanager
@@ -242,6 +245,29 @@ async def is_refused(port: int, ask: bytes, context: ssl.SSLContext) -> bool:
         return await exchange(port, ask, context=context) == (0, b"")
     except OSError:
         return True
+
+
+@pytest.mark.parametrize("protocol", ["http", "https", "mtls"])
+async def test_health_check_of_the_image_tells_a_gateway_from_none(
+    state_dir: Path, tmp_path: Path, protocol: str
+) -> None:
+    authority = Authority("one")
+    certificate, key = authority.issue("localhost").write(tmp_path)
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(authority.pem)
+    tls = {"tls_certificate": certificate, "tls_key": key} if protocol != "http" else {}
+    if protocol == "mtls":
+        tls["tls_client_ca"] = ca
+    async with listening(state_dir, **tls) as (_, port):
+        assert await health_check(port) == 0
+        assert await health_check(port, GATEWAY_TLS_CERTIFICATE="/some.pem") == (1 if protocol == "http" else 0)
+    assert await health_check(port) == 1
+
+
+async def health_check(port: int, **variables: str) -> int:
+    environment = os.environ | variables | {"GATEWAY_PORT": str(port)}
+    process = await asyncio.create_subprocess_exec(sys.executable, HEALTH_CHECK, env=environment)
+    return await process.wait()
 
 
 def test_half_of_tls_and_files_that_do_not_match_are_explained(tmp_path: Path) -> None:
