@@ -129,8 +129,8 @@ def test_replayed_requests_stay_in_their_batch(kept: Store) -> None:
         ("UPDATE request_lives SET request_id = 'x', batch = 3 WHERE request_id = 'r0-0'", 1, "removed"),
         ("UPDATE request_lives SET batch = 9 WHERE batch = 1", 1, "removed"),
         ("UPDATE request_lives SET position = 9 WHERE request_id = 'r1-0'", 2, "rewritten"),
-        ("INSERT INTO request_lives SELECT 'forged', client_request_id, key_id, org_id, created, life, hash, 77, 0 "
-         "FROM request_lives WHERE request_id = 'r0-0'", 77, "inserted"),
+        ("INSERT INTO request_lives SELECT 'forged', client_request_id, key_id, org_id, created, life, hash, 77, 0, "
+         "apart FROM request_lives WHERE request_id = 'r0-0'", 77, "inserted"),
     ],
 )  # fmt: skip
 def test_a_changed_life_is_found(

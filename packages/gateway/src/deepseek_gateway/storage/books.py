@@ -49,7 +49,8 @@ class Books:
                 self._keep_all(*part)
 
     def _keep(self, settled: Sequence[Settled], refusals: Sequence[Refusal]) -> None:
-        lives = [*map(life_of, settled), *map(refused_life, refusals)]
+        lives, refused = [*map(life_of, settled)], [*map(refused_life, refusals)]
         with self.ledger.database.transaction() as transaction:
-            self.ledger.insert([each.row for each in settled])
-            self.lives.insert(transaction, self.audit, lives)
+            pairs = self.ledger.insert([each.row for each in settled])
+            self.lives.insert(transaction, self.audit, lives, refused)
+        self.ledger.owners.remember(pairs)

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepseek_gateway.ledger.records import ROW_FIELDS, LedgerRow
 from deepseek_gateway.limits.rules import Scope, Unit
 from deepseek_gateway.storage.database import Database, Row, Transaction
+from deepseek_gateway.storage.owners import OwnerTable, Pair
 from deepseek_gateway.storage.rollups import HourMarks
+from deepseek_gateway.storage.spent import spent
 
 _NAMES = ROW_FIELDS
 _COLUMNS = ", ".join(_NAMES)
@@ -24,27 +26,31 @@ class LedgerTable:
     """One row an attempt that was served."""
 
     database: Database
+    owners: OwnerTable
     marks: HourMarks = field(default_factory=HourMarks)
 
-    def insert(self, rows: Sequence[LedgerRow]) -> None:
+    def insert(self, rows: Sequence[LedgerRow]) -> set[Pair]:
         """Keep rows, all or none, and book what they cost to prepaid balances.
 
-        A (request_id, attempt) that is there stays as it is, and costs nothing again: replays are harmless.
+        A (request_id, attempt) that is there stays as it is, and costs nothing again: replays are harmless. Gives what
+        `owners` may `remember` once the outermost transaction is over.
         """
         free = [row for row in rows if not row.cost_nano]
         paid = [row for row in rows if row.cost_nano]
-        spent: Counter[str] = Counter()
+        paid_by: Counter[str] = Counter()
         with self.database.transaction() as transaction:
             if free:
                 transaction.write_many(_INSERT, [_values(row) for row in free])
             for at in range(0, len(paid), _PAID_AT_A_TIME):
-                spent += _insert_paid(transaction, paid[at : at + _PAID_AT_A_TIME])
+                paid_by += _insert_paid(transaction, paid[at : at + _PAID_AT_A_TIME])
+            pairs = self.owners.insert(transaction, rows)
             self.marks.set(transaction, (row.created for row in rows))
-            for account in sorted(spent):  # in one order everywhere, so that two gateways never wait for each other
+            for account in sorted(paid_by):  # in one order everywhere, so that two gateways never wait for each other
                 transaction.write(
                     "UPDATE balances SET spent_nano = spent_nano + :cost WHERE account = :account",
-                    {"account": account, "cost": spent[account]},
+                    {"account": account, "cost": paid_by[account]},
                 )
+        return pairs
 
     def rows(self, key_id: str | None = None) -> list[LedgerRow]:
         """Rows of one key or of all, the oldest first."""
@@ -53,19 +59,7 @@ class LedgerTable:
 
     def spent(self, scope: Scope, unit: Unit, start: float, end: float) -> int:
         """Tokens, or money in nano-units, of the requests of a scope that were admitted in [start, end)."""
-        what = "cost_nano" if unit == "money" else "prompt_tokens + completion_tokens"
-        given = {name: value for name, value in asdict(scope).items() if value is not None}
-        conditions = [
-            "created >= :start",
-            "created < :end",
-            *(f"{name} = :{name}" for name in given if name != "model"),
-        ]
-        if scope.model is not None:
-            is_prefix = scope.model.endswith("*")
-            conditions.append("substr(model, 1, :length) = :model" if is_prefix else "model = :model")
-            given = {**given, "model": scope.model.removesuffix("*"), "length": len(scope.model) - 1}
-        sql = f"SELECT coalesce(sum({what}), 0) FROM ledger WHERE {' AND '.join(conditions)}"  # noqa: S608
-        return int(self.database.read(sql, {**given, "start": start, "end": end})[0][0])
+        return spent(self.database, scope, unit, start, end)
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:

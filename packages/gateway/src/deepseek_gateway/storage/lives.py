@@ -12,6 +12,8 @@ from deepseek_gateway.audit.life import NODE, Life, batch_digest
 from deepseek_gateway.ledger.records import Status
 from deepseek_gateway.storage.audit import LOCK, AuditTable
 from deepseek_gateway.storage.database import Database, Row, Transaction
+from deepseek_gateway.storage.newest import SELECT_LIVES, LifeFilter, newest_lives
+from deepseek_gateway.storage.owners import OwnerTable
 
 ACTION = "requests.keep"
 PURGE = "requests.purge"
@@ -23,10 +25,9 @@ _TOLD: Final[dict[Outcome, str]] = {
     **{status: f'%"status":"{status}",%' for status in get_args(Status)},
 }
 """What stands in the JSON of such lives only: quotes within its texts have a backslash."""
-_SELECT = "SELECT request_id, client_request_id, key_id, org_id, created, life FROM request_lives"
 _INSERT = """INSERT INTO request_lives
-    (request_id, client_request_id, key_id, org_id, created, life, hash, batch, position)
-    VALUES (:request_id, :client_request_id, :key_id, :org_id, :created, :life, :hash, :batch, :position)
+    (request_id, client_request_id, key_id, org_id, created, life, hash, batch, position, apart)
+    VALUES (:request_id, :client_request_id, :key_id, :org_id, :created, :life, :hash, :batch, :position, :apart)
     ON CONFLICT (request_id) DO NOTHING"""
 
 
@@ -35,10 +36,16 @@ class LifeTable:
     """Lives. A flush is a batch, which the audit log holds as one entry with the digest of the lives' hashes."""
 
     database: Database
+    owners: OwnerTable
 
-    def insert(self, transaction: Transaction, audit: AuditTable, lives: Sequence[Life]) -> None:
-        """Keep lives as a batch; those that are there stay in theirs. The last thing in a transaction."""
-        if not lives:
+    def insert(
+        self, transaction: Transaction, audit: AuditTable, lives: Sequence[Life], refused: Sequence[Life] = ()
+    ) -> None:
+        """Keep lives as a batch; those that are there stay in theirs. The last thing in a transaction.
+
+        `lives` are of requests that the ledger has, `refused` of those that it has not.
+        """
+        if not lives and not refused:
             return
         transaction.lock(LOCK)
         batch = transaction.read("SELECT sequence FROM audit_head")[0][0] + 1
@@ -55,8 +62,9 @@ class LifeTable:
                     "hash": life.hash,
                     "batch": batch,
                     "position": position,
+                    "apart": None if position < len(lives) else 1,
                 }
-                for position, life in enumerate(lives)
+                for position, life in enumerate((*lives, *refused))
             ],
         )
         sql = "SELECT hash FROM request_lives WHERE batch = :batch ORDER BY position"
@@ -67,12 +75,12 @@ class LifeTable:
 
     def find(self, request_id: str) -> Life | None:
         """The life of a request."""
-        rows = self.database.read(f"{_SELECT} WHERE request_id = :request_id", {"request_id": request_id})
+        rows = self.database.read(f"{SELECT_LIVES} WHERE request_id = :request_id", {"request_id": request_id})
         return Life(*rows[0]) if rows else None
 
     def find_by_client(self, client_request_id: str, limit: int) -> list[Life]:
         """Requests that callers gave a name, the newest first."""
-        sql = f"{_SELECT} WHERE client_request_id = :name ORDER BY created DESC LIMIT :limit"
+        sql = f"{SELECT_LIVES} WHERE client_request_id = :name ORDER BY created DESC LIMIT :limit"
         return [Life(*row) for row in self.database.read(sql, {"name": client_request_id, "limit": limit})]
 
     def listing(
@@ -92,18 +100,9 @@ class LifeTable:
         Raises:
             StoreSlowError: too many.
         """
-        conditions = [
-            *(["key_id = :key_id"] if key_id is not None else []),
-            *(["org_id = :org_id"] if org_id is not None else []),
-            *(["created < :before"] if before is not None else []),
-            *(["life LIKE :told"] if outcome is not None else []),
-        ]
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        sql = f"{_SELECT} {where} ORDER BY created DESC LIMIT :limit"
-        values = {"key_id": key_id, "org_id": org_id, "before": before, "limit": limit}
-        values["told"] = None if outcome is None else _TOLD[outcome]
-        read = self.database.read if outcome is None else self.database.report
-        return [Life(*row) for row in read(sql, values)]
+        told = None if outcome is None else _TOLD[outcome]
+        wanted = LifeFilter(key_id, org_id, before, told, None if outcome == "refused" else outcome)
+        return newest_lives(self.database, self.owners, wanted, limit)
 
     def first_fault(self, entries: Iterator[Entry]) -> tuple[int, Fault | None]:
         """Check lives against the audit log's entries; gives how many are sound, and the first fault."""

@@ -12,6 +12,7 @@ from deepseek_gateway.storage.ledger import LedgerTable
 from deepseek_gateway.storage.lives import LifeTable
 from deepseek_gateway.storage.meta import MetaTable
 from deepseek_gateway.storage.migrate import Migration, migrate, pending_migrations
+from deepseek_gateway.storage.owners import OwnerTable
 from deepseek_gateway.storage.payloads import PayloadTable
 from deepseek_gateway.storage.people import PeopleTables
 from deepseek_gateway.storage.rollups import RollupTable
@@ -40,8 +41,9 @@ class Store:
         self.balances = BalanceTable(database)
         self.keys = KeyTable(database)
         self.people = PeopleTables(database)
-        self.ledger = LedgerTable(database)
-        self.lives = LifeTable(database)
+        self.owners = OwnerTable(database)
+        self.ledger = LedgerTable(database, self.owners)
+        self.lives = LifeTable(database, self.owners)
         self.payloads = PayloadTable(database)
         self.books = Books(self.ledger, self.lives, self.audit)
         self.meta = MetaTable(database)
