@@ -49,7 +49,10 @@ class CallerCycle(RequestResponseCycle):
     def left(self) -> None:
         """The connection is gone."""
         self.changed()
-        if self.on_left is not None and not self.response_complete:
+        if self.response_complete:
+            return
+        self.disconnected = True
+        if self.on_left is not None:
             self.on_left()
 
     def whole_body(self) -> bytes | None:
@@ -143,6 +146,7 @@ class CallerCycle(RequestResponseCycle):
     def _take_body(self) -> bytes:
         self._has_news, body = False, bytes(self.body)
         self.body = bytearray()
+        self.flow.resume_reading()  # a large body stopped it; only who reads hears that the caller left
         return body
 
 

@@ -20,6 +20,9 @@ from deepseek_gateway.edge.cycle import CallerCycle
 LINGER_S = 5.0
 """Seconds in which the rest of a body may arrive after its request was answered, so that the answer gets through."""
 
+MAX_BEHIND = 32
+"""Requests that may wait behind the one that runs on their connection. Each costs a hundred times its bytes."""
+
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
 INVALID = "the request is not valid HTTP"
@@ -44,8 +47,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     limits = HeadLimits()
     parser: Any  # uvicorn sets it to None when the connection ends
-    cycle: Any  # a CallerCycle; None until the first request
+    cycle: Any  # a CallerCycle, the one that comes in; None until the first request
     app: Any
+    _served: CallerCycle | None = None
     _in_head = False
     _is_incomplete = False
     _head_bytes = _unparsed_bytes = 0
@@ -61,11 +65,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._start_timer(self.limits.timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clock, and tell the request that runs and those behind it."""
         self._stop_timer()
         super().connection_lost(exc)
-        if self.cycle is not None:
-            self.cycle.left()
+        for cycle in (self._served, *(behind for behind, _ in self.pipeline)):
+            if isinstance(cycle, CallerCycle):
+                cycle.left()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and see whether the caller takes its time."""
@@ -187,12 +192,17 @@ class GuardedProtocol(HttpToolsProtocol):
     def _begin(self, cycle: CallerCycle) -> None:
         """Run a request, after the one before it on this connection."""
         is_first = not self._is_running
+        if len(self.pipeline) >= MAX_BEHIND:
+            self._stop_parsing(400, f"more than {MAX_BEHIND} requests wait on this connection")
         self.cycle = cycle
         if is_first:
             self._start_asgi_task(cycle, self.app)
-        else:
-            self.flow.pause_reading()
+        else:  # reading goes on: else nobody would hear that the caller left
             self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _refuse(self, status: int, message: str) -> None:
         if self._is_running:

@@ -58,12 +58,20 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: Any, *, port: int = 0, uds: Path | None = None, tls: Mapping[str, Any] | None = None
+    app: Any,
+    *,
+    port: int = 0,
+    uds: Path | None = None,
+    tls: Mapping[str, Any] | None = None,
+    protocol: Any = "httptools",
 ) -> AsyncGenerator[Served]:
-    """Serve an app on a free port, on `port`, or on a unix socket, until the block ends; `tls` is for uvicorn."""
+    """Serve an app on a free port, on `port`, or on a unix socket, until the block ends.
+
+    `tls` is for uvicorn, as `protocol` is: the gateway's own, or uvicorn's for servers of others.
+    """
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -12,6 +12,7 @@ import aiohttp
 from deepseek_gateway.app import create_app
 from deepseek_gateway.auth.drafts import KeyDraft, LimitsDraft, ScopeName
 from deepseek_gateway.auth.principal import Principal
+from deepseek_gateway.edge.protocol import HeadLimits, guarded
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.local import LocalLimiter
@@ -90,7 +91,8 @@ async def running_gateway(
     source = ConfigSource(None, {"state_dir": state_dir, "upstreams": list(upstreams) or None, **settings})
     loaded = source.load()
     await asyncio.to_thread(prepare_state, loaded)
-    async with Gateway(loaded, source) as gateway, serving(create_app(gateway)) as served:
+    protocol = guarded(HeadLimits())
+    async with Gateway(loaded, source) as gateway, serving(create_app(gateway), protocol=protocol) as served:
         yield RunningGateway(gateway, served.url)
 
 
