@@ -24,6 +24,7 @@ from deepseek_gateway.dialects.prompt_tokens import PromptTokens
 from deepseek_gateway.edge.tracing import Tracing
 from deepseek_gateway.edge.watch import RequestWatch
 from deepseek_gateway.errors import ApiError, ConfigurationError, GatewayError, StoreUnavailableError
+from deepseek_gateway.guard.classifier import Classifier, ClassifierPlan
 from deepseek_gateway.guard.guard import WordFilter
 from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
@@ -95,6 +96,7 @@ class Gateway:
         self.ledger = Ledger(self._journal, self.store.books, self.executor, price=self._priced)
         self.rules = RuleDirectory(self.store.rules, self.store.balances, self.executor)
         self.words = WordFilter(self.store.words, self.pepper, self.executor, self.metrics, settings.word_review_days)
+        self.classifier: Classifier | None = None
         self.payloads = self._payload_keeper(settings)
         self.limits = LimitService(self.store)
         self.balances = BalanceService(self.store, self.prices.currency)
@@ -176,6 +178,8 @@ class Gateway:
         self.limiter.settle_recovered([*left_behind, *await self.ledger.start()])
         await self.rules.start()
         await self.words.start()
+        if settings.classifier_url:
+            self.classifier = Classifier(ClassifierPlan.of(settings), self.words.queue, self.metrics)
         await asyncio.gather(self.limiter.start(), self._warm())
         await self.payloads.start()
         await self.erasures.start()
@@ -211,6 +215,8 @@ class Gateway:
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
         await self.rules.close()
+        if self.classifier is not None:
+            await self.classifier.close()
         await self.words.close()
         await self.limiter.close()
         await self.alerts.close()
@@ -296,7 +302,8 @@ class Gateway:
 
     def faults(self) -> list[str]:
         """What is wrong, and does not keep traffic away."""
-        found = (self.words.failure, self.limiter.trouble, self.clock.fault)
+        classifier = None if self.classifier is None else self.classifier.failure
+        found = (self.words.failure, classifier, self.limiter.trouble, self.clock.fault)
         faults = [fault for fault in found if fault is not None]
         if self.is_store_away:
             faults.append(f"the store is away: {self.ledger.pending_rows} rows wait, the last rules stay in force")

@@ -98,6 +98,12 @@ class GatewayMetrics:
         self._word_hits = Counter(
             "deepseek_gateway_word_hits", "Hits of word lists", ["level", "direction"], registry=self._registry
         )
+        self._classified = Counter(
+            "deepseek_gateway_classified_texts",
+            "Texts that went to the classifier",
+            ["outcome", "direction"],
+            registry=self._registry,
+        )
         self._limits_alone = Gauge(
             "deepseek_gateway_shared_limits_unreachable",
             "1 while limits are not counted together with other gateways: Redis does not answer",
@@ -115,6 +121,10 @@ class GatewayMetrics:
     def word_hit(self, level: str, direction: str) -> None:
         """Count a hit of a word list."""
         self._word_hits.labels(level, direction).inc()
+
+    def classified(self, outcome: str, direction: str) -> None:
+        """Count a text that was to be classified: `passed`, `flagged`, `failed` or `dropped`."""
+        self._classified.labels(outcome, direction).inc()
 
     def word_lists_broken(self, are_broken: bool) -> None:
         """Say whether lists could not be loaded."""

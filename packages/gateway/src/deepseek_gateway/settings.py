@@ -18,6 +18,7 @@ from deepseek_gateway.config.sections import ModelSection, Section, UpstreamSect
 from deepseek_gateway.config.sources import find_config
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.ledger.orphans import journal_path
+from deepseek_gateway.upstream.address import UpstreamAddress
 
 LIVE = frozenset(
     {
@@ -147,6 +148,18 @@ class Settings(Section):
     web_session_s: float = Field(12 * 3600.0, gt=0, description="seconds that a sign-in to the pages lasts")
     web_idle_s: float = Field(3600.0, gt=0, description="seconds after which a sign-in that is not used ends")
     word_review_days: int = Field(90, ge=1, le=3650, description="days that hits stay in the review queue")
+    classifier_url: str = Field(
+        "", description="service that judges texts, of the form of OpenAI's https://…/v1/moderations; none if empty"
+    )
+    classifier_key: SecretStr | None = Field(None, description="its bearer key")
+    classifier_model: str = Field("", description="the model that it is asked for; its own choice if empty")
+    classifier_mode: Literal["review", "block"] = Field(
+        "review", description="what becomes of requests that it flags; block lets requests wait for it"
+    )
+    classifier_timeout_s: float = Field(2.0, gt=0, le=60, description="seconds that a request waits for it")
+    classifier_on_failure: Literal["closed", "open"] = Field(
+        "closed", description="whether requests that it did not judge pass (open) or get 503, where it may block"
+    )
     oidc_issuer: str = Field(
         "", description="OpenID Connect issuer for sign-ins to the pages, such as https://id.example/realm"
     )
@@ -166,6 +179,13 @@ class Settings(Section):
     @classmethod
     def _parse_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(parse_network(text)) for text in value)
+
+    @field_validator("classifier_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        if value and UpstreamAddress.parse(value).socket_path is not None:
+            raise ValueError(f"{value!r} is no URL such as https://moderation.example/v1/moderations")
+        return value
 
     @field_validator("state_dir")
     @classmethod

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -22,7 +21,7 @@ from deepseek_gateway.guard.policy import (
     Snapshot,
     Wish,
 )
-from deepseek_gateway.guard.reviews import ReviewQueue, Watched
+from deepseek_gateway.guard.reviews import Finding, ReviewQueue, Told, Watched
 from deepseek_gateway.guard.screen import Screening, screen_request
 from deepseek_gateway.guard.stage import WordStage
 from deepseek_gateway.metrics import GatewayMetrics
@@ -42,8 +41,6 @@ SWEEP_S = 3600.0
 """Seconds between looks for reviews whose days are over."""
 
 NO_LISTS = Snapshot({}, {}, frozenset(), 0.0)
-Told = Callable[[str, str], None]
-"""Takes a step for the request's trace: a name and a detail without the words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ class WordGuard:
         self.metrics.word_hit(level.value, direction)
         self.told("words", f"{level.value} {direction} {hit.rule.id} {where} {hit.start}-{hit.end}")
         if level is Level.REVIEW:
-            self.queue.add(self.watched, hit, direction, choice, where)
+            self.queue.add(self.watched, Finding.of(hit), direction, choice, where)
 
 
 @dataclass(frozen=True, slots=True)

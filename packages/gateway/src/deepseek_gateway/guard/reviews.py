@@ -5,7 +5,9 @@ import hmac
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from deepseek_gateway.guard.hits import Hit
 from deepseek_gateway.storage.words import ReviewRow, WordTables
@@ -23,6 +25,27 @@ class Watched:
     model: str | None
 
 
+Told = Callable[[str, str], None]
+"""Takes a step for the request's trace: a name and a detail without the words."""
+
+
+class Finding(NamedTuple):
+    """What was found: by which rule, from which character to which; equal words have equal `folded` texts."""
+
+    rule: str
+    category: str
+    level: str
+    start: int
+    end: int
+    folded: str
+
+    @classmethod
+    def of(cls, hit: Hit) -> Self:
+        """A hit of a word list."""
+        rule = hit.rule
+        return cls(rule.id, rule.entry.category, rule.level.value, hit.start, hit.end, hit.folded)
+
+
 class ReviewQueue:
     """See the module. A flood beyond `MAX_WAITING` is counted and dropped: requests never wait for the queue."""
 
@@ -32,8 +55,8 @@ class ReviewQueue:
         self._waiting: deque[ReviewRow] = deque()
         self.num_dropped = 0
 
-    def add(self, watched: Watched, hit: Hit, direction: str, choice: int, field: str) -> None:
-        """Note a hit. Equal words have equal HMACs, so that they can be counted without being kept."""
+    def add(self, watched: Watched, found: Finding, direction: str, choice: int, field: str) -> None:
+        """Note a finding. Equal words have equal HMACs, so that they can be counted without being kept."""
         if len(self._waiting) >= MAX_WAITING:
             self.num_dropped += 1
             return
@@ -46,12 +69,12 @@ class ReviewQueue:
             direction=direction,
             field=field[:200],
             choice=choice,
-            rule=hit.rule.id,
-            category=hit.rule.entry.category,
-            level=hit.rule.level.value,
-            hit_start=hit.start,
-            hit_end=hit.end,
-            hit_hmac=hmac.new(self._key, hit.folded.encode("utf-8", "replace"), hashlib.sha256).hexdigest(),
+            rule=found.rule,
+            category=found.category,
+            level=found.level,
+            hit_start=found.start,
+            hit_end=found.end,
+            hit_hmac=hmac.new(self._key, found.folded.encode("utf-8", "replace"), hashlib.sha256).hexdigest(),
         )
         self._waiting.append(row)
 

@@ -17,7 +17,6 @@ from deepseek_gateway.errors import ApiError, JournalError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.guard.guard import WordGuard
 from deepseek_gateway.guard.policy import NO_LISTS_VERSION
-from deepseek_gateway.guard.reviews import Watched
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.limits.headers import rate_limit_headers
 from deepseek_gateway.limits.limiter import Reservation
@@ -38,6 +37,7 @@ from deepseek_gateway.replay.serve import resume, serve_replayable
 from deepseek_gateway.replay.wish import digest_of, replay_wish
 from deepseek_gateway.routes.access import authenticate
 from deepseek_gateway.routes.asking import check_route, needs_of, route_ask
+from deepseek_gateway.routes.screening import Screening, watched_of
 from deepseek_gateway.upstream.call import UpstreamCall
 from deepseek_gateway.upstream.plan import CallPlan
 from deepseek_gateway.upstream.pool import RouteAsk
@@ -132,7 +132,8 @@ class GenerationRoute:
         plan = gateway.rules.book.plan(subject, key.limits)
         price = gateway.price(plan, context.model)
         terms = Terms(gateway.limiter, plan, price, gateway.slices)
-        screening = _Screening(guard, request, context.body_bytes)
+        screening = Screening(gateway, guard, request, context, key)
+        kept = screening.keeper()
 
         async def count() -> int | None:
             await screening.done()  # no engine sees what is blocked, or what is masked
@@ -158,7 +159,7 @@ class GenerationRoute:
                 call = UpstreamCall(gateway.pool, call_plan)
                 # What is kept is what the caller gets, in the engine's dialect.
                 captured = () if context.keeping is None else (context.keeping.answer,)
-                stages = (*self._stages(route), *_filters(guard), *captured, *asked.stages)
+                stages = (*self._stages(route), *_filters(guard), *kept, *captured, *asked.stages)
                 ticket = ticket if is_awaited else None
                 parts = ExchangeParts(
                     request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
@@ -171,6 +172,8 @@ class GenerationRoute:
                     gateway.watches.discard(watch)
                     watch.close()
             finally:
+                for answer in kept:
+                    answer.finish()
                 if context.keeping is not None:
                     context.keeping.finish()
                 settlement.settle(Ending("failed", "internal_error", 500), TokenCounts(), "exact", 0, None)
@@ -203,8 +206,7 @@ class GenerationRoute:
 
     async def _guard(self, context: RequestContext, key: KeyRecord) -> WordGuard | None:
         """The word filter of this request, if it has one."""
-        watched = Watched(context.request_id, key.public_id, context.model)
-        guard = await self.gateway.words.guard_of(watched, key.org_id, context.note)
+        guard = await self.gateway.words.guard_of(watched_of(context, key), key.org_id, context.note)
         context.list_version = NO_LISTS_VERSION if guard is None else guard.policy.version
         return guard
 
@@ -214,25 +216,6 @@ class GenerationRoute:
         request = asked.request
         body_for = body_maker(request, key, route.model, clamp)
         return CallPlan(asked.prefix, request.dialect.path, route, body_for, key.public_id, request.stream, span)
-
-
-@dataclass(slots=True)
-class _Screening:
-    """The word filter on a request: once, and as late as may be."""
-
-    guard: WordGuard | None
-    request: GenerationRequest
-    body_bytes: int
-
-    async def done(self) -> None:
-        """Have the texts filtered.
-
-        Raises:
-            ApiError: see `WordGuard.screen`.
-        """
-        guard, self.guard = self.guard, None
-        if guard is not None:
-            await guard.screen(self.request.fields, self.body_bytes)
 
 
 def _require_model(key: KeyRecord, model: str | None) -> None:

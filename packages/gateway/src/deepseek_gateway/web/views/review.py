@@ -39,7 +39,7 @@ async def decide(page: Page) -> ASGIApp:
         await page.web.call(words.confirm, by, review_id, note)
         return page.redirect("/ui/review", done="confirmed")
     row = await page.web.call(words.review, by, review_id)
-    if phrase:
+    if phrase and "@" in row.rule:  # what the classifier found is on no list
         try:
             name, _, _ = rule_place(row.rule)
             await page.web.call(words.allow, by, name, PhraseDraft(phrase=phrase, note=note))
