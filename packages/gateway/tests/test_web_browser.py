@@ -32,8 +32,10 @@ ANSWER = (
     {
         "content": "1. one\n2. two\n\n[good](https://example.org) [bad](javascript:alert(1)) ![pixel](https://evil.example/p)"
     },
-    {"content": "\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nprint('<b>')\n```"},
+    {"content": "\n\n- [x] done\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n```python\nprint('<b>')\n```"},
 )
+
+ANSWERED = ".turn.assistant:not([aria-busy])"
 
 HAS_COLOUR = """(name) => {
   const canvas = document.querySelector(`[data-chart=${name}] canvas`);
@@ -178,14 +180,18 @@ async def test_an_answer_streams_as_markdown_and_nothing_of_it_runs(stack: Stack
     await page.fill("#temperature", "0.3")
     await page.fill("#prompt", "Write a list")
     await page.keyboard.press("Enter")
-    await page.wait_for_selector(".turn.assistant .meta button")
+    await page.wait_for_selector(ANSWERED)
     assert "5 prompt + 4 completion tokens" in await browser.text(".turn .meta")
     answer = page.locator(".turn.assistant > .markdown")
     assert await answer.locator("h1").inner_text() == "Title"
     assert await answer.locator("strong").inner_text() == "bold"
     assert await answer.locator("ol li").count() == 2
     assert await answer.locator("td").count() == 2
+    assert await answer.locator("td.right").inner_text() == "2"
+    assert await answer.locator("li.task").inner_text() == "☑ done"
     assert await answer.locator("pre code").inner_text() == "print('<b>')"
+    await answer.locator(".code-block button").click()
+    assert await page.evaluate("navigator.clipboard.readText()") == "print('<b>')"
     assert "<script>alert(1)</script>" in await answer.inner_text()
     assert await answer.locator("a").evaluate_all("all => all.map((one) => one.href)") == ["https://example.org/"]
     assert await answer.locator("script, img, b").count() == 0
@@ -198,10 +204,80 @@ async def test_an_answer_streams_as_markdown_and_nothing_of_it_runs(stack: Stack
     assert (sent["temperature"], sent["max_tokens"]) == (0.3, 512)
     await page.fill("#prompt", "And again")
     await page.click("#send")
-    await page.locator(".turn.assistant .meta button").nth(1).wait_for()
+    await page.locator(ANSWERED).nth(1).wait_for()
     assert [one["role"] for one in stack.engine.bodies[-1]["messages"]] == ["system", "user", "assistant", "user"]
     assert all(url.startswith(stack.running.url) for url in requests)
     assert (await stack.row()).key_id == stack.caller.key_id
+
+
+async def test_an_answer_that_grows_keeps_the_blocks_that_are_whole(stack: Stack, browser: Browser) -> None:
+    pieces = ("whole\n\n", "```js\n", "a < b", " && c", "\n```\n")
+    stack.engine.script = {"deltas": [{"content": piece} for piece in pieces], "tokens": 5, "gated": True}
+    page = browser.page
+    await browser.open("/ui/playground")
+    await page.fill("#prompt", "Some code")
+    await page.click("#send")
+    await stack.engine.until_running()
+    stack.engine.allow(3)
+    await page.wait_for_selector("pre >> text=a < b")  # the fence is still open
+    first = await page.query_selector(".turn.assistant .markdown > p")
+    stack.engine.allow(2)
+    await page.wait_for_selector(ANSWERED)
+    assert await page.locator(".turn pre code").inner_text() == "a < b && c"
+    assert await first.evaluate("one => one.isConnected")
+
+
+async def test_a_new_conversation_knows_nothing_of_the_answer_that_it_cut(stack: Stack, browser: Browser) -> None:
+    stack.engine.script = {"tokens": 100, "gated": True}
+    page = browser.page
+    await browser.open("/ui/playground")
+    await page.fill("#prompt", "old")
+    await page.click("#send")
+    await stack.engine.until_running()
+    stack.engine.allow(3)
+    await page.wait_for_selector(".turn.assistant >> text=w3")
+    await page.click("#clear")
+    assert await page.locator(".hello").is_visible()
+    await stack.engine.until_finished()
+    stack.engine.script = {"tokens": 2}
+    await page.click("[data-idea] >> nth=0")
+    await page.wait_for_selector(ANSWERED)
+    (message,) = stack.engine.bodies[-1]["messages"]
+    assert message["content"].startswith("Explain quantum computing")
+    assert await page.locator(".turn").count() == 2
+
+
+async def test_a_conversation_outlasts_a_reload_but_no_sign_out(stack: Stack, browser: Browser) -> None:
+    page = browser.page
+    await browser.open("/ui/playground")
+    await page.fill("#system", "Be brief.")
+    await page.fill("#prompt", "one")
+    await page.click("#send")
+    await page.wait_for_selector(ANSWERED)
+    stack.engine.script = {"tokens": 100, "gated": True}
+    await page.fill("#prompt", "two")
+    await page.click("#send")
+    await stack.engine.until_running()
+    stack.engine.allow(3)
+    await page.wait_for_selector(".turn.assistant >> text=w3")
+    await page.reload()
+    assert await page.locator(".turn").count() == 4
+    assert "w3" in await page.locator(".turn.assistant").last.inner_text()
+    assert await page.locator(".turn.assistant").first.locator("h1").inner_text() == "Title"
+    await stack.engine.until_finished(2)
+    row = await stack.row()
+    assert (row.status, row.completion_tokens, row.accuracy) == ("cancelled", 3, "exact")
+    link = page.locator(".turn.assistant .meta a").last
+    assert await link.get_attribute("href") == f"/ui/requests/{row.request_id}"
+    stack.engine.script = {"tokens": 2}
+    await page.fill("#prompt", "three")
+    await page.click("#send")
+    await page.locator(ANSWERED).nth(2).wait_for()
+    sent = [one["content"] for one in stack.engine.bodies[-1]["messages"]]
+    assert (sent[0], sent[1], sent[3], sent[5]) == ("Be brief.", "one", "two", "three")
+    await page.click("[aria-label='Sign out']")
+    await page.wait_for_selector("#password")
+    assert await page.evaluate("sessionStorage.length") == 0
 
 
 async def test_the_request_can_be_taken_along_as_code(browser: Browser) -> None:
@@ -249,11 +325,32 @@ async def test_a_refusal_is_told_in_the_conversation(stack: Stack, browser: Brow
     await page.wait_for_selector(".turn [role=alert]")
     assert "may not use the model" in await browser.text(".turn [role=alert]")
     browser.forgive("403")
+    assert await page.locator(".turn.user.dropped").count() == 1
     await page.fill("#pasted", stack.caller.key)
-    await page.click("#clear")
-    await page.fill("#prompt", "Hello")
-    await page.click("#send")
-    await page.wait_for_selector(".turn.assistant .meta button")
+    await page.click("text=Try again")
+    await page.wait_for_selector(".turn.assistant .markdown h1")
+    assert (await page.locator(".turn").count(), await page.locator(".turn.user.dropped").count()) == (2, 0)
+    await page.click("text=Answer again")
+    await stack.engine.until_finished(2)
+    await page.wait_for_selector(ANSWERED)
+    (message,) = stack.engine.bodies[-1]["messages"]
+    assert message["content"] == "Hello"
+
+
+async def test_a_rate_says_when_to_try_again(stack: Stack, browser: Browser) -> None:
+    limited = stack.with_key(requests_per_minute=1)
+    page = browser.page
+    await browser.open("/ui/playground")
+    await page.select_option("#key", limited.key_id)
+    for number in (1, 2):
+        await page.fill("#prompt", "Hello")
+        await page.click("#send")
+        await page.locator(ANSWERED).nth(number - 1).wait_for()
+    browser.forgive("429")
+    assert "Too many requests" in await browser.text(".turn [role=alert]")
+    again = page.locator(".again")
+    assert "Try again in" in await again.inner_text()
+    assert await again.is_disabled()
 
 
 async def test_a_limit_and_a_word_list_are_made_in_the_browser(browser: Browser) -> None:

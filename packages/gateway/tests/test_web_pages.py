@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import re
+import time
 from html import unescape
 from urllib.parse import quote
 
@@ -323,7 +324,7 @@ async def test_a_hit_of_the_word_filter_is_reviewed(stack: Stack, visitor: Visit
         "choice": 0,
     }
     about = {"category": "demo", "level": "review", "hit_start": 3, "hit_end": 9, "hit_hmac": "00"}
-    rows = [ReviewRow(f"rev-{n}", 1.0, **place, rule="demo@1:1", **about) for n in "ab"]
+    rows = [ReviewRow(f"rev-{n}", time.time(), **place, rule="demo@1:1", **about) for n in "ab"]
     await asyncio.to_thread(words.add_reviews, rows)
     assert "rev-a" in (await visitor.get("/ui/review")).body.decode()
     assert "demo@1:1" in (await visitor.get("/ui/review/rev-a")).body.decode()

@@ -2,6 +2,9 @@
 
 const messages = JSON.parse(document.body.dataset.messages ?? "{}");
 
+/** Whether this page is left for good: nothing is to be kept any more. */
+export let isSigningOut = false;
+
 /** A text in the page's language, with its values. */
 export function text(key, values = {}) {
   return messages[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
@@ -47,6 +50,10 @@ document.addEventListener("click", (event) => {
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;
+  if (form.matches('[action="/ui/logout"]')) {
+    isSigningOut = true; // the next one at this tab is somebody else
+    sessionStorage.clear();
+  }
   const question = event.submitter?.dataset.confirm ?? form.dataset.confirm;
   if (!question || form.dataset.sure) return;
   event.preventDefault();

@@ -2,17 +2,35 @@
 // text. HTML in an answer is shown as it is written, and nothing is loaded from where an answer points to.
 
 import { lexer } from "./vendor/marked/marked.esm.js";
-import { text as message } from "./app.js";
+import { copy, text as message } from "./app.js";
 
 const SAFE_LINK = /^(https?:|mailto:)/i;
-const ENTITIES = { "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&nbsp;": "\u00a0", "&amp;": "&" };
+const ENTITIES = {
+  lt: "<", gt: ">", quot: '"', "#39": "'", nbsp: "\u00a0", amp: "&", copy: "©", reg: "®", trade: "™", deg: "°", times: "×",
+  ndash: "–", mdash: "—", hellip: "…", middot: "·", bull: "•", larr: "←", rarr: "→", le: "≤", ge: "≥", ne: "≠", plusmn: "±",
+};
 const SIMPLE = { strong: "strong", em: "em", del: "del", blockquote: "blockquote" };
 
-/** The elements of a text. */
-export function render(source) {
-  const fragment = document.createDocumentFragment();
-  fragment.append(...blocks(lexer(source, { gfm: true, breaks: true })));
-  return fragment;
+/** A text that grows: blocks that stay as they were keep their elements, and with them a selection, or how far they are scrolled. */
+export class MarkdownView {
+  #root; #shown = [];
+
+  constructor(root) {
+    this.#root = root;
+  }
+
+  show(source) {
+    const tokens = lexer(source, { gfm: true, breaks: true });
+    let same = 0;
+    while (same < this.#shown.length && this.#shown[same].raw === tokens[same]?.raw) same++;
+    if (tokens.some((token) => token.type === "def")) same = 0; // links that are defined below change what is above
+    for (const { made } of this.#shown.splice(same)) made?.remove();
+    for (const token of tokens.slice(same)) {
+      const made = block(token);
+      if (made !== null) this.#root.append(made);
+      this.#shown.push({ raw: token.raw, made });
+    }
+  }
 }
 
 function blocks(tokens) {
@@ -32,13 +50,15 @@ function block(token) {
     case "paragraph":
       return make("p", inline(token.tokens));
     case "code":
-      return make("pre", [make("code", [token.text])]);
+      return code(token);
     case "blockquote":
       return make("blockquote", blocks(token.tokens));
     case "list":
       return list(token);
     case "table":
       return table(token);
+    case "checkbox":
+      return make("span", [token.checked ? "☑ " : "☐ "], "tick");
     case "hr":
       return make("hr");
     case "text":
@@ -48,14 +68,25 @@ function block(token) {
   }
 }
 
+/** Code with its language, and a button to take it along. */
+function code(token) {
+  const button = make("button", [message("copy")]);
+  button.type = "button";
+  button.addEventListener("click", () => copy(token.text, button));
+  const language = make("span", [(token.lang ?? "").split(/\s/)[0].slice(0, 30)]);
+  const text = make("pre", [make("code", [token.text])]);
+  text.tabIndex = 0; // wide lines are scrolled by keyboard too
+  return make("div", [make("div", [language, button], "bar"), text], "code-block");
+}
+
 function list(token) {
-  const made = make(token.ordered ? "ol" : "ul", token.items.map((item) => make("li", blocks(item.tokens))));
+  const made = make(token.ordered ? "ol" : "ul", token.items.map((item) => make("li", blocks(item.tokens), item.task ? "task" : "")));
   if (token.ordered && token.start > 1) made.start = token.start;
   return made;
 }
 
 function table(token) {
-  const row = (cells, tag) => make("tr", cells.map((cell) => make(tag, inline(cell.tokens))));
+  const row = (cells, tag) => make("tr", cells.map((cell) => make(tag, inline(cell.tokens), cell.align ?? "")));
   const head = make("thead", [row(token.header, "th")]);
   return make("table", [head, make("tbody", token.rows.map((cells) => row(cells, "td")))]);
 }
@@ -79,6 +110,8 @@ function inline(tokens = []) {
         return token.tokens ? make("span", inline(token.tokens)) : plain(token.text);
       case "escape":
         return token.text;
+      case "checkbox":
+        return make("span", [token.checked ? "☑ " : "☐ "], "tick");
       default:
         return token.raw;
     }
@@ -95,11 +128,12 @@ function link(token) {
 }
 
 function plain(value) {
-  return value.replace(/&(lt|gt|quot|#39|nbsp|amp);/g, (entity) => ENTITIES[entity]);
+  return value.replace(/&(#39|\w{2,8});/g, (entity, name) => ENTITIES[name] ?? entity);
 }
 
-function make(tag, children = []) {
+function make(tag, children = [], className = "") {
   const made = document.createElement(tag);
+  if (className) made.className = className;
   made.append(...children);
   return made;
 }

@@ -1,21 +1,26 @@
 // The playground: several turns with a model, streamed, stopped when asked.
 
-import { copy, formToken, text } from "./app.js";
-import { milliseconds } from "./formats.js";
-import { render } from "./markdown.js";
-import { curlOf, pythonOf } from "./snippets.js";
+import { formToken, text } from "./app.js";
 import { eventsOf } from "./events.js";
+import { milliseconds } from "./formats.js";
+import { keep, kept } from "./kept_talk.js";
+import { breakOf, ChatError, lossOf, refusalOf } from "./refusals.js";
+import { curlOf, pythonOf } from "./snippets.js";
+import { Answer, Question } from "./turns.js";
 
 const NUMBERS = ["max_tokens", "temperature", "top_p", "seed"];
+const KEPT_FIELDS = ["key", "model", "other_model", "system", ...NUMBERS, "thinking"];
 const $ = (id) => document.getElementById(id);
-const turns = [];
+const { account, baseUrl } = document.querySelector(".playground").dataset;
+
+let turns = []; // what is said: each with role and content, answers with what they took
+let last = null; // the newest answer as it is shown
 let running = null;
 
-/** The request as it stands in the form, without the turns that failed. */
+/** The request as it stands in the form. */
 function requestBody(messages) {
   const body = { messages };
-  const model = $("model").value.trim();
-  if (model) body.model = model;
+  if (modelNow()) body.model = modelNow();
   for (const name of NUMBERS) {
     const value = $(name).valueAsNumber;
     if (Number.isFinite(value)) body[name] = value;
@@ -23,6 +28,10 @@ function requestBody(messages) {
   const thinking = $("thinking").value;
   if (thinking) body.thinking = { type: thinking };
   return body;
+}
+
+function modelNow() {
+  return $("model").value || $("other_model").value.trim();
 }
 
 function messagesNow() {
@@ -42,154 +51,165 @@ function destination() {
 }
 
 async function ask() {
-  const question = $("prompt").value.trim();
-  if (!question || running) return;
+  const content = $("prompt").value.trim();
+  if (!content || running) return;
   if (!$("key").value && !$("pasted").value.trim()) {
     $("pasted").hidden = false;
+    $("pasted").setAttribute("aria-invalid", "true");
     $("pasted").focus();
-    fail(addAnswer(), text("need_key"));
     return;
   }
+  $("pasted").removeAttribute("aria-invalid");
   $("prompt").value = "";
-  turns.push({ role: "user", content: question });
-  addTurn("user").textContent = question;
-  await answer();
+  $("hello").hidden = true;
+  const turn = { role: "user", content };
+  turns.push(turn);
+  await answer(turn, new Question($("turns"), content));
 }
 
-async function answer() {
-  const view = addAnswer();
+/** Answer the last question; what is said meanwhile in a new conversation is none of this one's. */
+async function answer(asked, question) {
+  last?.settle();
+  const talk = turns;
+  const turn = { role: "assistant", content: "", reasoning: "", model: modelNow() };
+  const view = new Answer($("turns"), turn.model, () => {
+    if (running) return;
+    view.root.remove();
+    if (turns.at(-1) === turn) turns.pop();
+    if (turns.at(-1) !== asked) turns.push(asked);
+    question.root.classList.remove("dropped");
+    answer(asked, question);
+  });
+  last = view;
   const stop = new AbortController();
-  const state = { content: "", reasoning: "", began: performance.now(), first: null, usage: null, finish: null };
-  setRunning(stop);
-  view.meta.textContent = text("waiting");
+  setRunning({ stop, turn });
+  view.begin();
   try {
-    const { url, headers } = destination();
-    const body = { ...requestBody(messagesNow()), stream: true, stream_options: { include_usage: true } };
-    const reply = await fetch(url, { method: "POST", headers, body: JSON.stringify(body), signal: stop.signal });
-    if (!reply.ok) throw new Error(await errorOf(reply));
-    for await (const event of eventsOf(reply.body)) take(event, state, view);
-    if (state.finish === null) throw new Error(text("cut"));
-    draw(view, state);
-    tell(view, state);
+    await stream(turn, view, stop.signal);
+    view.end(turn);
   } catch (error) {
-    draw(view, state);
-    if (error.name === "AbortError") tell(view, state, text("stopped"));
-    else fail(view, error instanceof TypeError ? text("unreachable") : error.message);
+    if (error.name === "AbortError") {
+      turn.parts = [text("stopped")];
+      view.end(turn);
+    } else {
+      view.fail(turn, lossOf(error));
+    }
   }
-  view.root.removeAttribute("aria-busy");
-  if (state.content) turns.push({ role: "assistant", content: state.content });
-  else turns.pop(); // the question got no answer: it is not part of the next request
+  if (turn.content) talk.push(turn);
+  else if (talk.at(-1) === asked) {
+    talk.pop(); // it got no answer, so it is not part of the next request
+    question.drop();
+  }
+  if (talk !== turns) return;
   setRunning(null);
+  keepTalk();
 }
 
-function take({ name, data }, state, view) {
-  if (data === "[DONE]") return;
-  const chunk = JSON.parse(data);
-  if (name === "error" || chunk.error) throw new Error(chunk.error?.message ?? text("cut"));
-  if (chunk.usage) state.usage = chunk.usage;
-  const choice = chunk.choices?.[0];
-  if (!choice) return;
-  state.reasoning += choice.delta?.reasoning_content ?? "";
-  state.content += choice.delta?.content ?? "";
-  state.finish = choice.finish_reason ?? state.finish;
-  if (state.first === null && (state.content || state.reasoning)) {
-    state.first = performance.now();
-    view.meta.textContent = state.reasoning ? text("thinking") : "";
+async function stream(turn, view, signal) {
+  const times = { began: performance.now(), first: null, said: null };
+  const { url, headers } = destination();
+  const body = { ...requestBody(messagesNow()), stream: true, stream_options: { include_usage: true } };
+  const reply = await fetch(url, { method: "POST", headers, body: JSON.stringify(body), signal });
+  turn.requestId = reply.headers.get("x-request-id");
+  if (!reply.ok) throw await refusalOf(reply);
+  let finish = null;
+  let usage = null;
+  for await (const { name, data } of eventsOf(reply.body)) {
+    if (data === "[DONE]") continue;
+    const chunk = JSON.parse(data);
+    if (name === "error" || chunk.error) throw breakOf(chunk.error);
+    usage = chunk.usage ?? usage;
+    const choice = chunk.choices?.[0];
+    if (!choice) continue;
+    finish = choice.finish_reason ?? finish;
+    turn.reasoning += choice.delta?.reasoning_content ?? "";
+    turn.content += choice.delta?.content ?? "";
+    if (turn.content || turn.reasoning) times.first ??= performance.now();
+    if (turn.content && times.said === null) {
+      times.said = performance.now();
+      if (turn.reasoning) turn.thought = milliseconds(times.said - times.first);
+    }
+    view.update(turn);
   }
-  if (!view.isDue) {
-    view.isDue = true; // many chunks, one drawing
-    requestAnimationFrame(() => draw(view, state));
-  }
+  if (finish === null) throw new ChatError(text("fault_cut"));
+  turn.thought ??= turn.reasoning ? milliseconds(performance.now() - times.first) : null;
+  turn.parts = figuresOf(finish, usage, times);
 }
 
-function draw(view, state) {
-  view.isDue = false;
-  const isAtEnd = $("turns").scrollHeight - $("turns").scrollTop - $("turns").clientHeight < 60;
-  if (state.reasoning) {
-    view.reasoning.hidden = false;
-    view.reasoning.lastElementChild.replaceChildren(render(state.reasoning));
-  }
-  view.content.replaceChildren(render(state.content));
-  if (isAtEnd) $("turns").scrollTop = $("turns").scrollHeight;
-}
-
-/** What the answer took, under it. */
-function tell(view, state, note = "") {
+/** What an answer took, to be told under it. */
+function figuresOf(finish, usage, { began, first }) {
   const parts = [];
-  if (note) parts.push(note);
-  if (state.finish === "length") parts.push(text("length"));
-  if (state.finish === "content_filter") parts.push(text("filtered"));
-  if (state.usage) {
-    parts.push(text("figures", {
-      prompt: state.usage.prompt_tokens,
-      completion: state.usage.completion_tokens,
-      ttft: milliseconds(state.first === null ? null : state.first - state.began),
-      total: milliseconds(performance.now() - state.began),
-    }));
-  }
-  view.meta.replaceChildren(...parts.map((part) => {
-    const made = document.createElement("span");
-    made.textContent = part;
-    return made;
+  if (finish === "length") parts.push(text("length"));
+  if (finish === "content_filter") parts.push(text("filtered"));
+  if (!usage) return parts;
+  const now = performance.now();
+  parts.push(text("figures", {
+    prompt: usage.prompt_tokens,
+    completion: usage.completion_tokens,
+    ttft: milliseconds(first === null ? null : first - began),
+    total: milliseconds(now - began),
   }));
-  if (!state.content) return;
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = text("copy");
-  button.addEventListener("click", () => copy(state.content, button));
-  view.meta.append(button);
+  if (usage.completion_tokens > 1 && now > first) {
+    parts.push(text("rate", { rate: Math.round(((usage.completion_tokens - 1) / (now - first)) * 1000) }));
+  }
+  return parts;
 }
 
-function fail(view, message) {
-  const made = document.createElement("p");
-  made.className = "fault box";
-  made.setAttribute("role", "alert");
-  made.textContent = message;
-  view.meta.replaceChildren(made);
+function setRunning(now) {
+  const wasStopFocused = document.activeElement === $("stop");
+  running = now;
+  $("send").hidden = now !== null;
+  $("stop").hidden = now === null;
+  if (now === null && wasStopFocused) $("prompt").focus();
 }
 
-async function errorOf(reply) {
-  try {
-    return (await reply.json()).error.message;
-  } catch {
-    return `HTTP ${reply.status}`;
+function keepTalk() {
+  const isOpen = running?.turn.content && !turns.includes(running.turn);
+  const open = isOpen ? [{ ...running.turn, parts: [text("stopped")] }] : [];
+  const fields = Object.fromEntries(KEPT_FIELDS.map((name) => [name, $(name).value]));
+  keep(account, { fields, turns: [...turns, ...open] });
+}
+
+/** Go on where this tab was before it went to another page. */
+function restore() {
+  const { fields = {}, turns: before = [] } = kept(account) ?? {};
+  for (const [name, value] of Object.entries(fields)) {
+    const field = $(name);
+    if (field instanceof HTMLSelectElement && ![...field.options].some((option) => option.value === value)) continue;
+    field.value = value;
+  }
+  turns = before;
+  $("hello").hidden = turns.length > 0;
+  for (const turn of turns) {
+    if (turn.role === "user") new Question($("turns"), turn.content);
+    else new Answer($("turns"), turn.model, null).end(turn);
   }
 }
 
-function addTurn(role) {
-  $("hello")?.remove();
-  const made = document.createElement("div");
-  made.className = `turn ${role}`;
-  $("turns").append(made);
-  $("turns").scrollTop = $("turns").scrollHeight;
-  return made;
+function clear() {
+  const before = running;
+  turns = [];
+  last = null;
+  setRunning(null);
+  before?.stop.abort();
+  for (const turn of $("turns").querySelectorAll(".turn")) turn.remove();
+  $("hello").hidden = false;
+  keepTalk();
+  $("prompt").focus();
 }
 
-function addAnswer() {
-  const root = addTurn("assistant");
-  root.setAttribute("aria-busy", "true");
-  const reasoning = document.createElement("details");
-  reasoning.className = "reasoning";
-  reasoning.hidden = true;
-  const summary = document.createElement("summary");
-  summary.textContent = text("reasoning");
-  const thoughts = document.createElement("div");
-  thoughts.className = "markdown";
-  reasoning.append(summary, thoughts);
-  const content = document.createElement("div");
-  content.className = "markdown";
-  const meta = document.createElement("div");
-  meta.className = "meta";
-  root.append(reasoning, content, meta);
-  return { root, reasoning, content, meta, isDue: false };
+function showChosen() {
+  $("pasted").hidden = $("key").value !== "";
+  $("other_model").hidden = $("model").value !== "";
 }
 
-function setRunning(stop) {
-  const wasStopFocused = document.activeElement === $("stop");
-  running = stop;
-  $("send").hidden = stop !== null;
-  $("stop").hidden = stop === null;
-  if (stop === null && wasStopFocused) $("prompt").focus();
+/** The model that a key may use: the chosen one, else the first of those that are known. */
+function fitModel() {
+  const allowed = JSON.parse($("key").selectedOptions[0].dataset.models ?? "null");
+  const mayUse = (model) => allowed === null || allowed.some((one) => (one.endsWith("*") ? model.startsWith(one.slice(0, -1)) : model === one));
+  if (mayUse(modelNow())) return;
+  const known = [...$("model").options].map((option) => option.value).filter(Boolean);
+  $("model").value = known.find(mayUse) ?? $("model").value;
 }
 
 function showSnippet(title, code) {
@@ -220,14 +240,24 @@ $("prompt").addEventListener("keydown", (event) => {
     ask();
   }
 });
-$("stop").addEventListener("click", () => running?.abort());
-$("key").addEventListener("change", () => { $("pasted").hidden = $("key").value !== ""; });
-$("clear").addEventListener("click", () => {
-  running?.abort();
-  turns.length = 0;
-  $("turns").replaceChildren();
-  $("prompt").focus();
+for (const idea of document.querySelectorAll("[data-idea]")) {
+  idea.addEventListener("click", () => {
+    $("prompt").value = idea.textContent;
+    $("prompt").focus();
+    ask();
+  });
+}
+$("stop").addEventListener("click", () => running?.stop.abort());
+$("clear").addEventListener("click", clear);
+$("key").addEventListener("change", () => { fitModel(); showChosen(); });
+$("model").addEventListener("change", () => {
+  showChosen();
+  if (!$("model").value) $("other_model").focus();
 });
-const baseUrl = document.querySelector(".playground").dataset.baseUrl;
 $("as-curl").addEventListener("click", () => showSnippet(text("as_curl"), curlOf(baseUrl, snippetRequest())));
 $("as-python").addEventListener("click", () => showSnippet(text("as_python"), pythonOf(baseUrl, snippetRequest())));
+addEventListener("pagehide", keepTalk);
+
+restore();
+fitModel();
+showChosen();
