@@ -130,6 +130,25 @@ def test_text_comes_back_as_it_went_in(store: Store) -> None:
     assert store.meta.get("none") is None
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_every_text_is_refused(
+    postgres: PostgresServer, tmp_path: Path, encoding: str
+) -> None:
+    url = postgres.new_database(migrated=False, encoding=encoding)
+    with pytest.raises(StoreError, match=f"encoded in {encoding}: make one with .*'UTF8'"):
+        migrate_store(tmp_path, url)
+    postgres.drop_database(url)
+
+
+def test_texts_come_back_whatever_encoding_the_environment_asks_for(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    database = open_database(tmp_path / "s", postgres.new_database())
+    assert database.read("SELECT :text", {"text": "深度"}) == [("深度",)]
+    database.close()
+
+
 def test_a_server_that_restarts_is_used_again(postgres: PostgresServer, tmp_path: Path) -> None:
     database = open_database(tmp_path / "s", postgres.new_database())
     assert database.read("SELECT 1") == [(1,)]

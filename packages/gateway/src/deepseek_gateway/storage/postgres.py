@@ -42,7 +42,7 @@ class PostgresDatabase:
         url: `postgresql://user:password@host/name`, as libpq reads it.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: it cannot be read, or the database is not one of UTF-8.
         StoreUnavailableError: the server cannot be reached.
     """
 
@@ -51,6 +51,7 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         _check(url)
         settings = {"connect_timeout": "5", "options": f"-c statement_timeout={int(WAIT_S * 1000)}"}
+        settings["client_encoding"] = "utf8"  # whatever PGCLIENTENCODING says
         self._pool = ConnectionPool(
             url,
             min_size=1,
@@ -67,6 +68,21 @@ class PostgresDatabase:
             self._pool.close()
             raise StoreUnavailableError(f"PostgreSQL cannot be reached within {WAIT_S:g} s: see its log") from error
         self._mine = threading.local()
+        try:
+            self._check_encoding()
+        except BaseException:
+            self._pool.close()
+            raise
+
+    def _check_encoding(self) -> None:
+        """A database of another encoding has no place for many characters, and SQL_ASCII gives bytes for texts."""
+        with self._connection() as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise StoreError(
+                f"the PostgreSQL database is encoded in {encoding}: make one with "
+                "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+            )
 
     def read(self, sql: str, values: Values = NO_VALUES) -> list[Row]:
         """All rows of a SELECT."""

@@ -54,14 +54,15 @@ class PostgresServer:
         """How to reach a database."""
         return f"postgresql://tests@/{name}?host={self.folder}"
 
-    def new_database(self, *, migrated: bool = True) -> str:
+    def new_database(self, *, migrated: bool = True, encoding: str = "UTF8") -> str:
         """The URL of a fresh database; a migrated one is a copy of a template, which is quick."""
         if not self.databases:
             self._run("CREATE DATABASE template")
             migrate_store(self.folder, self.url("template"))
         self.databases += 1
         name = f"tests_{self.databases}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE {'template' if migrated else 'template1'}")
+        template = "template" if migrated else "template0"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING '{encoding}'")
         return self.url(name)
 
     def drop_database(self, url: str) -> None:
