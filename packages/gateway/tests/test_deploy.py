@@ -68,6 +68,13 @@ def of_image(name: str) -> tuple[list[str], dict[str, str]]:
     return [*entry, *arguments], dict(pair.split("=", 1) for pair in shlex.split(variables))
 
 
+def image_of(tag: str) -> str:
+    """The name of the Dockerfile that an image is built from."""
+    name, version = tag.split(":")
+    assert version == tomllib.loads((ROOT / "packages/gateway/pyproject.toml").read_text())["project"]["version"]
+    return {"deepseek-server": "engine", "deepseek-gateway": "gateway"}[name]
+
+
 SECRETS = {"GATEWAY_STORE_URL": "postgresql://db/x", "GATEWAY_REDIS_URL": "redis://r", "GATEWAY_KEY_PEPPER": "p" * 64}
 
 
@@ -88,8 +95,8 @@ def commands() -> Iterator[tuple[str, list[str], dict[str, str]]]:
         yield f"{name}.Dockerfile", *of_image(name)
     (compose,) = documents(DEPLOY / "compose.yaml")
     for name, service in compose["services"].items():
-        if "build" in service:
-            command, variables = of_image(Path(service["build"]["dockerfile"]).stem)
+        if service["image"].startswith("deepseek-"):
+            command, variables = of_image(image_of(service["image"]))
             given = {
                 key: re.sub(r"\$\{\w+:\?\}", "secret", value) for key, value in service.get("environment", {}).items()
             }
@@ -98,9 +105,7 @@ def commands() -> Iterator[tuple[str, list[str], dict[str, str]]]:
         pod = workload.get("spec", {}).get("template", {}).get("spec", {})
         links = service_links() if pod.get("enableServiceLinks", True) else {}
         for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
-            command, variables = of_image(
-                {"deepseek-server": "engine"}.get(container["image"].split(":")[0], "gateway")
-            )
+            command, variables = of_image(image_of(container["image"]))
             given = {each["name"]: each["value"] for each in container.get("env", ())}
             secrets = SECRETS if "envFrom" in container else {}
             yield (
@@ -270,7 +275,6 @@ def test_compose_services_wait_for_each_other_and_keep_their_data() -> None:
     services = compose["services"]
     assert services.keys() >= {"engine", "gateway", "postgres", "valkey", "prometheus", "grafana"}
     for name, service in services.items():
-        assert ("build" in service) != ("image" in service), name
         for other in service.get("depends_on", ()):
             assert other in services
         for volume in service.get("volumes", ()):
@@ -280,9 +284,13 @@ def test_compose_services_wait_for_each_other_and_keep_their_data() -> None:
             assert network in compose["networks"]
         for published in service.get("ports", ()):
             assert published.startswith("127.0.0.1:"), "nothing is open to the network by default"
+        if service["image"].startswith("deepseek-"):
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["read_only"] is True, name
         if "build" in service:
             assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).exists()
-            assert service["cap_drop"] == ["ALL"]
+    built = [service["image"] for service in services.values() if "build" in service]
+    assert sorted(built) == ["deepseek-gateway:0.1.0", "deepseek-server:0.1.0"], "of each image one build, never two"
     # On its socket answers the server that the image runs while it makes the database: `migrate` would come too early.
     assert "-h" in services["postgres"]["healthcheck"]["test"]
     (prometheus,) = documents(DEPLOY / "prometheus/prometheus.yml")
