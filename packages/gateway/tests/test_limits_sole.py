@@ -1,7 +1,8 @@
-"""Gateways of one PostgreSQL that would not count limits together: one is refused, whenever it comes."""
+"""Gateways of one PostgreSQL that would not count limits together: one is refused, whenever it comes, or it is told."""
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.errors import ConfigurationError, StoreUnavailableError
 from deepseek_gateway.limits import sole
-from deepseek_gateway.storage.claim import Claim
+from deepseek_gateway.storage.claim import Claim, marks_of, number_of
 from deepseek_gateway.testing.caller import until
+from deepseek_gateway.testing.command import Command
 from deepseek_gateway.testing.postgres import PostgresServer
+from deepseek_gateway.testing.redis_server import RedisServer
 from deepseek_gateway.testing.stack import running_gateway, running_stack
 
 ENGINE = "http://127.0.0.1:9"
@@ -132,3 +135,112 @@ async def test_a_lost_claim_is_taken_again_or_told(
         is_hindered = False
         await until(lambda: stack.gateway.sole.trouble is None)
         assert await is_ready()
+
+
+def others_of(redis_url: str, number: int) -> str:
+    """The URL of another database of the same server."""
+    return f"{redis_url}?db={number}"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_gateway_that_would_count_in_another_redis_is_refused_and_told_the_way_out(
+    tmp_path: Path, shared: dict[str, Any], redis_url: str
+) -> None:
+    other = others_of(redis_url, 1)
+    async with running_gateway(tmp_path / "one", ENGINE, **shared, redis_url=redis_url) as one:
+        with pytest.raises(ConfigurationError, match=r"in another Redis, .*: give all gateways .* the same GATEWAY_RE"):
+            async with running_gateway(tmp_path / "two", ENGINE, **shared, redis_url=other):
+                pass
+        async with running_gateway(tmp_path / "two", ENGINE, **shared, redis_url=redis_url):
+            pass
+        async with running_gateway(tmp_path / "two", ENGINE, **shared, redis_url=other, allow_local_limits=True):
+            pass
+        assert one.gateway.sole.apart is None
+    await until(lambda: marks_of(shared["store_url"]) == frozenset())
+    async with running_gateway(tmp_path / "two", ENGINE, **shared, redis_url=other):
+        pass  # nobody counts in the first any more
+
+
+async def test_check_says_that_gateways_count_in_another_redis(
+    tmp_path: Path, shared: dict[str, Any], redis_url: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_STORE_URL", shared["store_url"])
+    monkeypatch.setenv("GATEWAY_KEY_PEPPER", shared["key_pepper"])
+    async with running_gateway(tmp_path / "one", ENGINE, **shared, redis_url=redis_url):
+        for url, is_fault in ((redis_url, False), (others_of(redis_url, 1), True)):
+            monkeypatch.setenv("GATEWAY_REDIS_URL", url)
+            _, said, _ = await asyncio.to_thread(command, "check", "--state", tmp_path / "two")
+            assert ("fault: other gateways that use this store count limits in another Redis" in said) == is_fault
+
+
+async def test_gateways_that_come_to_count_apart_tell_it_and_serve_on(
+    tmp_path: Path, shared: dict[str, Any], redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setattr(sole, "CHECK_S", 0.02)
+    patient = {**shared, "redis_url": redis_url, "redis_timeout_s": 5.0}
+    other = claim_of(shared, is_shared=True)
+    async with running_stack(tmp_path / "one", **patient) as stack:
+        assert await asyncio.to_thread(other.take)
+        assert not await asyncio.to_thread(other.mark, "another memory")
+        await until(lambda: stack.gateway.sole.apart is not None)
+        ready = await stack.caller.get("/ready")
+        assert (ready.status, ready.json["faults"]) == (200, [sole.APART])
+        assert sole.ONE_WAY_OUT in caplog.text
+        assert "deepseek_gateway_limits_kept 0.0" in (await stack.caller.get("/metrics")).body.decode()
+        assert (await stack.caller.post()).status == 200
+        await asyncio.to_thread(other.close)
+        await until(lambda: stack.gateway.sole.apart is None)
+        assert "faults" not in (await stack.caller.get("/ready")).json
+
+
+async def test_gateways_of_one_redis_stay_together_when_it_loses_its_memory_or_goes(
+    tmp_path: Path, shared: dict[str, Any], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setattr(sole, "CHECK_S", 0.02)
+    patient = {**shared, "redis_url": redis_server.url, "redis_timeout_s": 5.0, "redis_beat_s": 0.02}
+    monkeypatch.setattr(sole, "PATIENCE", 1000)  # between two looks of one, the other may not get its turn
+    async with (
+        running_gateway(tmp_path / "one", ENGINE, **patient) as one,
+        running_gateway(tmp_path / "two", ENGINE, **patient) as two,
+    ):
+        nodes = [one.gateway.sole, two.gateway.sole]
+        memories = [one.gateway._redis_memory, two.gateway._redis_memory]
+
+        def is_together() -> bool:
+            return all(memory() not in {None, before} for memory in memories) and memories[0]() == memories[1]()
+
+        for lose in (redis_server.flush, redis_server.kill):
+            before = memories[0]()
+            lose()
+            if lose == redis_server.kill:
+                await until(lambda: not any(memory() for memory in memories))
+                await until(lambda: marks_of(shared["store_url"]) == frozenset())  # who counts nowhere shows nothing
+                redis_server.restart()
+            await until(is_together)
+            await until(lambda: marks_of(shared["store_url"]) == {number_of(str(memories[0]()))})
+        assert [node.apart for node in nodes] == [None, None]
+
+
+def test_claims_show_what_they_stand_for_until_their_session_ends(shared: dict[str, Any]) -> None:
+    url, claims = shared["store_url"], [claim_of(shared, is_shared=True) for _ in range(3)]
+    first, second, third = claims
+    for each in claims:
+        assert each.take()
+    assert first.mark("a", if_alone=True)
+    assert second.mark("a", if_alone=True)
+    assert not third.mark("b", if_alone=True)
+    assert marks_of(url) == {number_of("a")}  # it was not shown
+    assert not third.mark("b")
+    assert marks_of(url) == {number_of("a"), number_of("b")}
+    assert not first.mark("b")  # the second still stands for the other
+    assert second.mark("b")
+    assert second.mark("b")
+    third.close()
+    assert not first.mark(None)
+    second.close()
+    deadline = time.monotonic() + 30
+    while marks_of(url):  # the server ends a session in its own time
+        assert time.monotonic() < deadline
+    with pytest.raises(StoreUnavailableError):
+        second.mark("b")
+    first.close()

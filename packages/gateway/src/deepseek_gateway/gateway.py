@@ -103,7 +103,7 @@ class Gateway:
         self.alerts = Alerts(self.store.rules, self.executor, self.metrics.soft_limit_reached)
         self.slices = SliceSizes(settings.slice_tokens, settings.overrun_tokens, settings.default_max_tokens)
         self.limiter = self._limiter(settings)
-        self.sole = SoleCounter(settings, self.executor)
+        self.sole = SoleCounter(settings, self.executor, self._redis_memory)
         self.pool = UpstreamPool(self.snapshot, self.metrics.routing)
         self.prompt_tokens = PromptTokens(self.pool, self.metrics)
         self.loop_lag = LoopLag()
@@ -169,8 +169,10 @@ class Gateway:
         """Recover the journal, read the rules, meet the engines."""
         settings = self.settings
         try:
+            await self.limiter.start()
             await self.sole.start()
         except GatewayError:
+            await self.limiter.close()
             await self._journal.close()
             self.store.close()
             raise
@@ -180,7 +182,7 @@ class Gateway:
         await self.words.start()
         if settings.classifier_url:
             self.classifier = Classifier(ClassifierPlan.of(settings), self.words.queue, self.metrics)
-        await asyncio.gather(self.limiter.start(), self._warm())
+        await self._warm()
         await self.payloads.start()
         await self.erasures.start()
         await self.pool.start()
@@ -257,7 +259,7 @@ class Gateway:
     @property
     def limits_trouble(self) -> str | None:
         """Why limits are not kept as written just now, or None: traffic may come all the same."""
-        if (trouble := self.limiter.trouble or self.sole.trouble) is not None:
+        if (trouble := self.limiter.trouble or self.sole.trouble or self.sole.apart) is not None:
             return trouble
         return "the store is away: the last rules stay in force" if self.rules.is_stale else None
 
@@ -303,7 +305,7 @@ class Gateway:
     def faults(self) -> list[str]:
         """What is wrong, and does not keep traffic away."""
         classifier = None if self.classifier is None else self.classifier.failure
-        found = (self.words.failure, classifier, self.limiter.trouble, self.clock.fault)
+        found = (self.words.failure, classifier, self.limiter.trouble, self.sole.apart, self.clock.fault)
         faults = [fault for fault in found if fault is not None]
         if self.is_store_away:
             faults.append(f"the store is away: {self.ledger.pending_rows} rows wait, the last rules stay in force")
@@ -367,6 +369,9 @@ class Gateway:
         link = RedisLink(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
         times = RedisTimes(settings.redis_beat_s, settings.redis_lease_s, 3 * settings.redis_beat_s)
         return RedisLimiter(link, self._spent, self.ledger.flush, times=times, crossed=self.alerts.note)
+
+    def _redis_memory(self) -> str | None:
+        return self.limiter.memory if isinstance(self.limiter, RedisLimiter) else None
 
     async def _spent(self, meter: Meter, window: Window) -> int:
         """What was spent of a budget, with all that this gateway has settled."""

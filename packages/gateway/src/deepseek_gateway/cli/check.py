@@ -11,6 +11,7 @@ from deepseek_gateway.config.effective import effective_settings
 from deepseek_gateway.edge.tls import tls_files
 from deepseek_gateway.errors import ConfigurationError, GatewayError, UpstreamError
 from deepseek_gateway.limits.redis_link import RedisLink, RedisUnavailableError
+from deepseek_gateway.limits.sole import APART, ONE_WAY_OUT
 from deepseek_gateway.money.prices import load_prices
 from deepseek_gateway.policy.snapshot import UpstreamPlan, plan_upstreams
 from deepseek_gateway.settings import Settings
@@ -92,7 +93,8 @@ def _faults(settings: Settings) -> Iterator[str]:
             yield str(error)
     if settings.redis_url is not None:
         try:
-            asyncio.run(_ping_redis(settings.redis_url.get_secret_value()))
+            memory = asyncio.run(_redis_memory(settings.redis_url.get_secret_value()))
+            yield from _apart(settings, memory)
         except GatewayError as error:
             yield str(error)
         except RedisUnavailableError as error:
@@ -124,12 +126,23 @@ def _unpriced(settings: Settings) -> Iterator[str]:
                 yield f"the model {model.name} has no price in {settings.prices}: it costs nothing, whatever serves it"
 
 
-async def _ping_redis(url: str) -> None:
+async def _redis_memory(url: str) -> str | None:
     link = RedisLink(url, REDIS_TIMEOUT_S)
     try:
-        await link.ping()
+        return await link.memory()
     finally:
         await link.close()
+
+
+def _apart(settings: Settings, memory: str | None) -> Iterator[str]:
+    """Gateways that run on this store, and count limits in another Redis than this one would."""
+    _, url = settings.store_address
+    if url is None or settings.allow_local_limits:
+        return
+    from deepseek_gateway.storage.claim import marks_of, number_of  # its driver is an extra
+
+    if marks_of(url) - (set() if memory is None else {number_of(memory)}):
+        yield f"{APART}: {ONE_WAY_OUT}"
 
 
 async def _engine_faults(plans: Sequence[UpstreamPlan]) -> list[str]:

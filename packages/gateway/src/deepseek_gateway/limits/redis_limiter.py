@@ -63,6 +63,11 @@ class RedisLimiter:
         return f"Redis is away: rates are kept by shares of one in {self._node.num_nodes}, budgets are refused"
 
     @property
+    def memory(self) -> str | None:
+        """The name of the server's memory, which all gateways of this server share; None while it does not answer."""
+        return None if self.link.failure is not None else self._node.epoch or None
+
+    @property
     def num_settling(self) -> int:
         """Settlements that the server does not know yet."""
         return len(self._node.settling)

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from deepseek_gateway.config.secrets import ESCAPES, without_values
 from deepseek_gateway.errors import ConfigurationError
+from deepseek_gateway.limits.redis_steps import GATEWAYS
 
 logger = logging.getLogger(__name__)
 
@@ -113,15 +114,15 @@ class RedisLink:
             return False
         return True
 
-    async def ping(self) -> None:
-        """See whether the server answers.
+    async def memory(self) -> str | None:
+        """The name of the server's memory; None where no gateway counts in it.
 
         Raises:
-            RedisUnavailableError: it does not.
+            RedisUnavailableError: it does not answer.
         """
         try:
             async with asyncio.timeout(self.timeout_s):
-                await cast("Any", self._client.ping())
+                return cast("str | None", await cast("Any", self._client.get(f"{GATEWAYS}epoch")))
         except self._errors as error:
             raise RedisUnavailableError(str(error) or type(error).__name__) from error
 

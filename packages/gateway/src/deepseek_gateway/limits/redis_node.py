@@ -83,7 +83,8 @@ class RedisNode:
         self._flush = flush
         self._clocks = clocks
         self._name = secrets.token_hex(8)
-        self._epoch = ""
+        self.epoch = ""
+        """The name of the server's memory, as last known."""
         self._offset_us = 0.0
         self._beating = asyncio.Lock()
         self._beater: asyncio.Task[None] | None = None
@@ -125,10 +126,10 @@ class RedisNode:
 
     async def run(self, script: str, keys: Sequence[str], tail: Sequence[str | int]) -> list[str]:
         """Run a step under the epoch; when the server has another, learn it first."""
-        reply = await self.link.run(script, keys, [self._epoch, 0, *tail])
+        reply = await self.link.run(script, keys, [self.epoch, 0, *tail])
         if reply[0] == "epoch":
             await self.beat()
-            reply = await self.link.run(script, keys, [self._epoch, 1, *tail])
+            reply = await self.link.run(script, keys, [self.epoch, 1, *tail])
         return reply
 
     async def beat(self, *, is_probe: bool = False) -> None:
@@ -138,27 +139,27 @@ class RedisNode:
             now, epoch, nodes = await self.link.run(
                 "beat",
                 [f"{GATEWAYS}epoch", f"{GATEWAYS}nodes"],
-                [self._name, secrets.token_hex(8), int(self.times.settling_s * 1e6), int(bool(self._epoch))],
+                [self._name, secrets.token_hex(8), int(self.times.settling_s * 1e6), int(bool(self.epoch))],
                 is_probe=is_probe,
             )
             self._offset_us = int(now) - began_us
             if self.num_nodes != max(1, int(nodes)):
                 self.num_nodes = max(1, int(nodes))
                 self.shares = Shares(self._clocks, self.num_nodes, self._running)
-            if epoch == self._epoch:
+            if epoch == self.epoch:
                 return
-            if self._epoch:
+            if self.epoch:
                 logger.warning("Redis lost its memory: %d running requests are put back", len(self.live))
                 with contextlib.suppress(Exception):  # budgets cannot be read either while the ledger is away
                     await self._flush()
                 for request_id, hold in list(self.live.items()):
                     await self.register(request_id, hold, epoch)
-            self._epoch = epoch  # only now: if the server fails in between, all of it is done again
+            self.epoch = epoch  # only now: if the server fails in between, all of it is done again
 
     async def register(self, request_id: str, hold: Hold, epoch: str | None = None) -> None:
         """Put a running request back; in a new epoch if one is given."""
         steps, lease_us = hold.steps, int(self.times.lease_s * 1e6)
-        head = [self._epoch, 0] if epoch is None else [epoch, 1]
+        head = [self.epoch, 0] if epoch is None else [epoch, 1]
         arguments = [*head, request_id, lease_us, hold.tokens, hold.nano, *steps.meters()]
         await self.link.run("register", [*steps.head, steps.orphan, *steps.keys], arguments)
 
