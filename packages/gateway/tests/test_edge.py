@@ -87,7 +87,6 @@ LAST = b"connection: close\r\n\r\n"
         (b"x: a\r\n b\r\n", 400, ""),
         (b"x\x00y: a\r\n", 400, ""),
         (b"host: other\r\n", 400, "Host"),
-        (b"connection: upgrade\r\nupgrade: h2c\r\n", 400, "Upgrade"),
         (b"x: " + b"a" * 40_000 + b"\r\n", 431, "32768"),
         (b"".join(b"x%d: a\r\n" % number for number in range(200)), 431, "100 headers"),
     ],

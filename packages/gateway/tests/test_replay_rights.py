@@ -11,6 +11,7 @@ import pytest
 
 from deepseek_gateway.app import create_app
 from deepseek_gateway.auth.drafts import KeyChanges
+from deepseek_gateway.edge.protocol import GuardedProtocol
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.guard.entries import Direction, Entry, Level, Match
 from deepseek_gateway.settings import ConfigSource
@@ -121,7 +122,10 @@ async def test_a_model_that_nobody_serves_any_more_is_a_404(tmp_path: Path, stat
         write("fake-model")
         source = ConfigSource(file)
         await asyncio.to_thread(prepare_state, source.load())
-        async with Gateway(source.load(), source) as gateway, serving(create_app(gateway)) as front:
+        async with (
+            Gateway(source.load(), source) as gateway,
+            serving(create_app(gateway), protocol=GuardedProtocol) as front,
+        ):
             running = RunningGateway(gateway, front.url)
             caller = Caller(session, front.url, running.key())
             first = await first_answer(caller)

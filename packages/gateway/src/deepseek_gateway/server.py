@@ -15,7 +15,8 @@ from typing import cast
 import uvicorn
 
 from deepseek_gateway.app import create_app
-from deepseek_gateway.edge.protocol import GuardedProtocol, HeadLimits, guarded
+from deepseek_gateway.edge.head import HeadLimits
+from deepseek_gateway.edge.protocol import GuardedProtocol, guarded
 from deepseek_gateway.edge.tls import tls_files
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.gateway import Gateway

@@ -14,7 +14,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: f
     """The whole body.
 
     Raises:
-        ApiError: 413, it is larger than `max_bytes`; 400, it took longer than `timeout_s`.
+        ApiError: 413, it is larger than `max_bytes`; 400, it took longer than `timeout_s`, or is broken.
         CallerGoneError: the caller left before it was complete.
     """
     declared = header(scope, b"content-length")
@@ -40,7 +40,10 @@ async def _read(receive: Receive, max_bytes: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise CallerGoneError
+            caller = caller_of(receive)
+            if caller is None or caller.fault is None:
+                raise CallerGoneError
+            raise ApiError(caller.fault.status, f"the body cannot be read: {caller.fault.message}")
         part: bytes = message.get("body", b"")
         size += len(part)
         if size > max_bytes:

@@ -11,6 +11,8 @@ from typing import Any
 from starlette.types import Message, Receive, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from deepseek_gateway.edge.head import RefusalError
+
 _CONTROLS = bytes({*range(32), 127} - {ord("\t")})
 _WITHOUT_BODY = frozenset({204, 304})
 _UNUSED = asyncio.Event()
@@ -36,6 +38,9 @@ class CallerCycle(RequestResponseCycle):
         )
         self.on_left: Callable[[], None] | None = None
         """Called when the caller leaves before its answer is whole."""
+        self.fault: RefusalError | None = None
+        """What is wrong with the body: nothing more of it comes."""
+        self._ends_with_connection = False
         self._has_news = False
         self._news: asyncio.Event | None = None
         self._start: Message | None = None
@@ -55,6 +60,11 @@ class CallerCycle(RequestResponseCycle):
         if self.on_left is not None:
             self.on_left()
 
+    def break_off(self, fault: RefusalError) -> None:
+        """No more of the body can be read."""
+        self.fault, self.keep_alive = fault, False
+        self.changed()
+
     def whole_body(self) -> bytes | None:
         """The body, if all of it has come and nobody took any; else None, and `receive` gives it."""
         if self.more_body or not self._has_news or self.disconnected or self.response_complete:
@@ -62,8 +72,8 @@ class CallerCycle(RequestResponseCycle):
         return self._take_body()
 
     async def receive(self) -> Message:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The next of the body, or that the caller left."""
-        if self.waiting_for_100_continue and not self.transport.is_closing():
+        """The next of the body, or that the caller left, or that no more can be read: then there is a `fault`."""
+        if self.waiting_for_100_continue and not (self.transport.is_closing() or self.disconnected):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         while not (self._has_news or self.disconnected or self.response_complete):
@@ -72,7 +82,7 @@ class CallerCycle(RequestResponseCycle):
                 self._news = asyncio.Event()
             self._news.clear()
             await self._news.wait()
-        if self.disconnected or self.response_complete:
+        if self.disconnected or self.response_complete or self.fault is not None:
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": self._take_body(), "more_body": self.more_body}
 
@@ -84,8 +94,7 @@ class CallerCycle(RequestResponseCycle):
             return
         kind = message["type"]
         if kind == "http.response.start" and not self.response_started:
-            self.response_started, self.waiting_for_100_continue = True, False
-            self._start = message
+            self._begin(message)
         elif kind == "http.response.body" and self.response_started and not self.response_complete:
             self._write(message.get("body", b""), is_last=not message.get("more_body", False))
         else:
@@ -98,9 +107,14 @@ class CallerCycle(RequestResponseCycle):
 
     def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a whole answer, while `is_ready`."""
-        self.response_started, self.waiting_for_100_continue = True, False
-        self._start = {"type": "http.response.start", "status": status, "headers": headers}
+        self._begin({"type": "http.response.start", "status": status, "headers": headers})
         self._write(body, is_last=True)
+
+    def _begin(self, start: Message) -> None:
+        self.response_started, self._start = True, start
+        if self.waiting_for_100_continue and self.more_body:
+            self.keep_alive = False  # nobody knows whether the body still comes: RFC 9110, section 10.1.1
+        self.waiting_for_100_continue = False
 
     def _write(self, body: bytes, *, is_last: bool) -> None:
         head = b""
@@ -112,7 +126,7 @@ class CallerCycle(RequestResponseCycle):
         elif self.chunked_encoding:
             piece = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             body = piece + b"0\r\n\r\n" if is_last else piece
-        else:
+        elif not self._ends_with_connection:
             self.expected_content_length -= len(body)
         if self.expected_content_length < 0 or (is_last and self.expected_content_length):
             raise RuntimeError(f"the answer's length is wrong by {-self.expected_content_length} bytes")
@@ -121,8 +135,6 @@ class CallerCycle(RequestResponseCycle):
         if is_last:
             self.response_complete = True
             self.changed()
-            if not self.keep_alive:
-                self.transport.close()
             self.on_response()
 
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -135,6 +147,8 @@ class CallerCycle(RequestResponseCycle):
             self.chunked_encoding, self.expected_content_length = False, int(length)
         elif given.get(b"transfer-encoding") == b"chunked":
             self.chunked_encoding = True
+        elif self.scope["http_version"] == "1.0":
+            self._ends_with_connection = True  # there are no chunks in HTTP/1.0, and it is never kept alive
         elif self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
             self.chunked_encoding, more = True, b"\r\ntransfer-encoding: chunked"
         if b"close" in given.get(b"connection", b"").lower():

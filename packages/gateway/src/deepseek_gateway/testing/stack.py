@@ -12,7 +12,7 @@ import aiohttp
 from deepseek_gateway.app import create_app
 from deepseek_gateway.auth.drafts import KeyDraft, LimitsDraft, ScopeName
 from deepseek_gateway.auth.principal import Principal
-from deepseek_gateway.edge.protocol import HeadLimits, guarded
+from deepseek_gateway.edge.protocol import GuardedProtocol
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.local import LocalLimiter
@@ -86,13 +86,14 @@ async def running_gateway(
 ) -> AsyncGenerator[RunningGateway]:
     """Migrate, start and serve a gateway in front of these engines; more settings by name.
 
-    Without engines here they are those of `gateway.toml` in the state directory.
+    Without engines here they are those of `gateway.toml` in the state directory. A busy machine makes the event loop
+    late: unless a test wants it, nobody is turned away for that.
     """
-    source = ConfigSource(None, {"state_dir": state_dir, "upstreams": list(upstreams) or None, **settings})
+    flags = {"state_dir": state_dir, "upstreams": list(upstreams) or None, "shed_loop_lag_s": 0.0, **settings}
+    source = ConfigSource(None, flags)
     loaded = source.load()
     await asyncio.to_thread(prepare_state, loaded)
-    protocol = guarded(HeadLimits())
-    async with Gateway(loaded, source) as gateway, serving(create_app(gateway), protocol=protocol) as served:
+    async with Gateway(loaded, source) as gateway, serving(create_app(gateway), protocol=GuardedProtocol) as served:
         yield RunningGateway(gateway, served.url)
 
 
