@@ -6,11 +6,11 @@ import orjson
 
 from deepseek_client.types import error_body
 from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
-from deepseek_gateway.dialects.chat_chunks import Fields, json_object
 from deepseek_gateway.dialects.messages_request import chat_fields
 from deepseek_gateway.dialects.translation import Translated
 from deepseek_gateway.edge.error_shape import ErrorShape, OpenAIErrors
 from deepseek_gateway.errors import ApiError
+from deepseek_gateway.foreign import Fields, json_object
 from deepseek_gateway.relay.request import Dialect, parse_request, read_request
 
 MISSING = frozenset({404, 405, 501})

@@ -1,27 +1,14 @@
 """The engine's chat events and bodies, as far as a translation reads them."""
 
-import json
 import secrets
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import orjson
-
+from deepseek_gateway.dialects.calls import CallDelta, CallReader
+from deepseek_gateway.foreign import Fields, json_object
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.relay.frames import DONE_DATA, data_of, is_error_event
 from deepseek_gateway.relay.usage_tap import counts_of
-
-Fields = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class CallDelta:
-    """A piece of a tool call; `id` and `name` come with its first."""
-
-    index: int
-    id: str | None
-    name: str | None
-    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +31,18 @@ class ChatReader:
     created: int = 0
     counts: TokenCounts = field(default_factory=TokenCounts)
     reasoning_tokens: int = 0
-    finish_reason: str | None = None
     stop: str | None = None
+    _reason: str | None = None
+    _calls: CallReader = field(default_factory=CallReader)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended. Servers that were told which tool to call say `stop`, as OpenAI's do."""
+        return "tool_calls" if self._reason == "stop" and self._calls.num_calls else self._reason
+
+    def rest(self) -> tuple[CallDelta, ...]:
+        """At the end: pieces of tool calls that waited for others."""
+        return self._calls.rest()
 
     def read(self, chunk: Fields) -> ChatDelta:
         """One chunk, or a whole answer, whose message reads as one big delta."""
@@ -61,12 +58,13 @@ class ChatReader:
             return ChatDelta()
         choice = cast("Fields", choices[0])
         delta = cast("Fields", choice.get("delta") or choice.get("message") or {})
-        self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        self._reason = choice.get("finish_reason") or self._reason
         stop = choice.get("stop_reason") or choice.get("matched_stop")  # vLLM's name, SGLang's
         self.stop = stop if isinstance(stop, str) else self.stop
-        reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
-        calls = tuple(_call(call, at) for at, call in enumerate(delta.get("tool_calls") or ()))
-        return ChatDelta(str(reasoning), str(delta.get("content") or ""), calls, self.finish_reason, self.stop)
+        text, thought = _parts_of(delta.get("content") or delta.get("refusal"))
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning") or thought
+        calls = self._calls.read(delta.get("tool_calls"))
+        return ChatDelta(str(reasoning), text, calls, self.finish_reason, self.stop)
 
     def _note_usage(self, usage: Fields) -> None:
         self.counts = counts_of(usage)
@@ -89,33 +87,11 @@ def is_done(frame: bytes) -> bool:
 
 
 def error_data_of(frame: bytes) -> bytes | None:
-    """The error body in an event that carries one, named or not."""
-    if is_error_event(frame):
-        lines = [line[5:].strip() for line in frame.split(b"\n") if line.startswith(b"data:")]
-        return b"\n".join(lines)
-    data = data_of(frame)
-    if data is None or b'"error"' not in data:
+    """The error body in an event that carries one."""
+    if not is_error_event(frame):
         return None
-    chunk = json_object(data)
-    return data if chunk is not None and "choices" not in chunk and isinstance(chunk.get("error"), dict) else None
-
-
-def json_object(data: bytes | str) -> Fields | None:
-    """A JSON object, or None for anything else."""
-    try:
-        value = orjson.loads(data)
-    except ValueError:
-        value = _without_surrogates(data)
-    return cast("Fields", value) if isinstance(value, dict) else None
-
-
-def _without_surrogates(data: bytes | str) -> Any:
-    """JSON with an escaped half of a character, which orjson refuses, with a question mark there; None for no JSON."""
-    try:
-        text = json.dumps(json.loads(data), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return None
-    return orjson.loads(text.encode(errors="replace"))
+    lines = [line[5:].strip() for line in frame.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
 
 
 def new_id(prefix: str) -> str:
@@ -123,10 +99,15 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
-def _call(value: Any, at: int) -> CallDelta:
-    call = cast("Fields", value)
-    function = cast("Fields", call.get("function") or {})
-    index = call.get("index")
-    return CallDelta(
-        index if isinstance(index, int) else at, call.get("id"), function.get("name"), function.get("arguments") or ""
-    )
+def _parts_of(content: Any) -> tuple[str, str]:
+    """Text and reasoning of a content that is a text, or Mistral's list of parts."""
+    if not isinstance(content, list):
+        return str(content or ""), ""
+    text, thought = "", ""
+    for item in cast("list[object]", content):
+        part = cast("Fields", item) if isinstance(item, dict) else {}
+        if part.get("type") == "thinking":
+            thought += _parts_of(part.get("thinking"))[0]
+        else:
+            text += str(part.get("text") or "")
+    return text, thought

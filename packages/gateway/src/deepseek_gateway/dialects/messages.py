@@ -5,23 +5,22 @@ from typing import Any, Literal
 import orjson
 
 from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS, PING
+from deepseek_gateway.dialects.calls import CallDelta
 from deepseek_gateway.dialects.chat_chunks import (
-    CallDelta,
     ChatDelta,
     ChatReader,
     chunk_of,
     error_data_of,
     is_done,
-    json_object,
     new_id,
 )
 from deepseek_gateway.dialects.messages_request import chat_fields, hides_thinking
 from deepseek_gateway.dialects.translation import Translated
 from deepseek_gateway.edge.error_shape import ErrorShape
+from deepseek_gateway.foreign import Fields, json_object
 from deepseek_gateway.relay.request import Dialect, read_request
 from deepseek_gateway.relay.usage_tap import UsageWish
 
-Fields = dict[str, Any]
 Kind = Literal["thinking", "text", "tool_use"]
 
 STOP_REASONS = {
@@ -100,7 +99,7 @@ class MessagesStage:
             content.append({"type": "text", "text": delta.text})
         content.extend(
             {"type": "tool_use", "id": _id(call), "name": call.name or "", "input": _input(call.arguments)}
-            for call in delta.calls
+            for call in (*delta.calls, *reader.rest())
         )
         return orjson.dumps({**self._message(), "content": content, **self._stop(), "usage": self._usage()})
 
@@ -152,6 +151,8 @@ class MessagesStage:
 
     def _finish(self) -> bytes:
         self._start()
+        for call in self._reader.rest():
+            self._call(call)
         self._close()
         self._emit("message_delta", delta=self._stop(), usage=self._usage())
         self._emit("message_stop")

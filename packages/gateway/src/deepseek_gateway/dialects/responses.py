@@ -7,23 +7,21 @@ from typing import Any
 import orjson
 
 from deepseek_client.sse import KEEP_ALIVE, encode_event
+from deepseek_gateway.dialects.calls import CallDelta
 from deepseek_gateway.dialects.chat_chunks import (
-    CallDelta,
     ChatReader,
     chunk_of,
     error_data_of,
     is_done,
-    json_object,
     new_id,
 )
 from deepseek_gateway.dialects.responses_request import chat_fields
 from deepseek_gateway.dialects.translation import Translated
 from deepseek_gateway.edge.error_shape import OPENAI_ERRORS, ErrorShape
 from deepseek_gateway.errors import ApiError
+from deepseek_gateway.foreign import Fields, json_object
 from deepseek_gateway.relay.request import Dialect, read_request
 from deepseek_gateway.relay.usage_tap import UsageWish
-
-Fields = dict[str, Any]
 
 _ECHOED: Fields = {
     "instructions": None, "max_output_tokens": None, "metadata": {}, "parallel_tool_calls": True, "reasoning": None,
@@ -124,7 +122,7 @@ class ResponsesStage:
             self._new("reasoning").parts.append(delta.reasoning)
         if delta.text:
             self._new("message").parts.append(delta.text)
-        for call in delta.calls:
+        for call in (*delta.calls, *self._reader.rest()):
             self._new("function_call", _with_id(call)).parts.append(call.arguments)
         status = self._status()
         self._done = [item.to_json(self._item_status(item)) for item in self._items]
@@ -215,6 +213,8 @@ class ResponsesStage:
 
     def _finish(self) -> bytes:
         self._start()
+        for call in self._reader.rest():
+            self._call(call)
         status = self._status()
         self._close(status)
         self._emit(f"response.{status}", response=self._response(status))

@@ -17,6 +17,7 @@ from deepseek_gateway.edge.error_shape import ErrorShape
 from deepseek_gateway.edge.respond import send_error
 from deepseek_gateway.edge.watch import CallerGoneError, RequestWatch, SlowCallerError, StoppingError
 from deepseek_gateway.errors import ApiError, JournalError, UpstreamError
+from deepseek_gateway.foreign import native_refusal
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.relay.model_name import renamed
@@ -145,7 +146,7 @@ class Exchange(abc.ABC):
         served = next((each.model for each in reversed(call.attempts) if each.upstream == call.upstream_name), None)
         if asked is not None and served is not None:
             body = renamed(body, served, asked)
-        return self.parts.errors.relayed(status, body)
+        return self.parts.errors.relayed(status, native_refusal(status, body))
 
     async def refuse_tokens(self, error: ApiError, reason: str) -> None:
         """End a stream that can hold no more of a limit."""

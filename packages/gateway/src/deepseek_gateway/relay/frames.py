@@ -8,14 +8,14 @@ DONE_DATA = b"[DONE]"
 class FrameSplitter:
     """Gathers bytes and gives whole events, each ending in LF LF.
 
-    CRLF line ends, which JSON cannot hold unescaped, become LF. Bytes that are no UTF-8 become U+FFFD: characters are
-    only looked at in whole events, so one that is split over two reads comes out whole.
+    CRLF and CR line ends, which JSON cannot hold unescaped, become LF. Bytes that are no UTF-8 become U+FFFD:
+    characters are only looked at in whole events, so one that is split over two reads comes out whole.
     """
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
         self._rest = b""
-        self._held_cr = False
+        self._was_cr = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take bytes; gives the events that they complete.
@@ -23,7 +23,7 @@ class FrameSplitter:
         Raises:
             UpstreamCutError: an event is larger than the limit.
         """
-        if self._held_cr or b"\r" in data:
+        if self._was_cr or b"\r" in data:
             data = self._without_cr(data)
         if (frame := self.whole(data)) is not None:
             return [frame]
@@ -35,17 +35,15 @@ class FrameSplitter:
 
     def whole(self, data: bytes) -> bytes | None:
         """Bytes that are one whole event, as engines write them; None for all others, of which nothing is taken."""
-        if self._rest or self._held_cr or b"\r" in data or not data.find(b"\n\n") == len(data) - 2 > 0:
+        if self._rest or self._was_cr or b"\r" in data or not data.find(b"\n\n") == len(data) - 2 > 0:
             return None
         return data if data.isascii() else _valid(data)
 
     def _without_cr(self, data: bytes) -> bytes:
-        if self._held_cr:
-            data = b"\r" + data
-        self._held_cr = data.endswith(b"\r")
-        if self._held_cr:
-            data = data[:-1]
-        return data.replace(b"\r\n", b"\n")
+        if self._was_cr and data.startswith(b"\n"):  # the CR was a line end already
+            data = data[1:]
+        self._was_cr = data.endswith(b"\r") if data else self._was_cr
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _valid(frame: bytes) -> bytes:

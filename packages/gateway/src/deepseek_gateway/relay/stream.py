@@ -32,7 +32,7 @@ class StreamExchange(Exchange):
     def __init__(self, parts: ExchangeParts) -> None:
         super().__init__(parts)
         self._frames = FrameSplitter(parts.settings.max_response_bytes)
-        self._tap = UsageTap(parts.request.wish)
+        self._tap = UsageTap(parts.request.wish, parts.request.prompt.estimate)
         self._heard_s = self._observe_at_s = time.monotonic()
         self._is_refused = False
         self._has_head = False
@@ -83,8 +83,8 @@ class StreamExchange(Exchange):
 
     def _estimate(self, ahead: int = 0) -> tuple[int, int] | None:
         """Tokens of prompt and answer where the server tells them at the end only: an event is a token."""
-        events = self._tap.content_events + ahead
-        return (self.parts.request.prompt.estimate, events) if events else None
+        usage = self._tap.estimate(ahead)
+        return None if usage is None else spent_of(usage)
 
     async def fail(self, error: ApiError) -> None:
         """An error body, or an error event once the stream began."""
@@ -133,11 +133,15 @@ class StreamExchange(Exchange):
 
     async def _copy(self, data: bytes) -> LimitReached | LimitsUnavailable | None:
         """Send on what bytes from the engine complete. Gives the limit that was reached, if one was."""
-        tap = self._tap
-        out = [tap.pass_on(frame) for frame in self._frames.feed(data)]
+        tap, out = self._tap, list[bytes]()
+        for frame in self._frames.feed(data):
+            out.append(tap.pass_on(frame))
+            if tap.is_done or tap.is_failed:  # what may follow is no part of the answer
+                break
         limit = None if self._is_covered() else await self._extend()
         passed = b"".join(out) if self.stages is None else self.stages.pass_on(out)
         if tap.is_done:
+            self._note_first_text()
             # The books are closed before the last byte leaves: a crash after it must find them closed.
             await self.close_books(self._ending())
         if passed:
@@ -192,15 +196,21 @@ class StreamExchange(Exchange):
         return self._tap.counts or TokenCounts(*(self._estimate() or ()))
 
     async def _send(self, data: bytes) -> None:
-        watch, send, context = self.parts.watch, self.parts.send, self.parts.settlement.context
+        watch, send = self.parts.watch, self.parts.send
         if not self.has_begun:
             self.has_begun = True
             await watch.sending(start_stream(send, self.parts.headers))
         await watch.sending(send_part(send, data))
-        if context.ttft_ms is None and self._tap.content_events:
+        if self._note_first_text() and self.stages is None and (wire := wire_of(send)) is not None:
+            self._wire, self.parts.call.answer.taker = wire, self._pass_at_once
+
+    def _note_first_text(self) -> bool:
+        """Note when the first text was there; whether that is now."""
+        context = self.parts.settlement.context
+        is_first = context.ttft_ms is None and self._tap.content_events > 0
+        if is_first:
             context.ttft_ms = context.elapsed_ms()
-            if self.stages is None and (wire := wire_of(send)) is not None:
-                self._wire, self.parts.call.answer.taker = wire, self._pass_at_once
+        return is_first
 
     async def _finish(self) -> None:
         await self.close_books(self._ending())
@@ -264,5 +274,4 @@ class StreamExchange(Exchange):
             await self.parts.watch.sending(send_part(self.parts.send, self.parts.errors.event(body)))
             await self.parts.watch.sending(end_stream(self.parts.send))
             return
-        kind = answer.content_type.encode("latin-1")
-        await self.parts.watch.sending(send_body(self.parts.send, status, body, kind, self.parts.headers))
+        await self.parts.watch.sending(send_body(self.parts.send, status, body, headers=self.parts.headers))

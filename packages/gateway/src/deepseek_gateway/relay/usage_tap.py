@@ -1,7 +1,7 @@
 """Reads usage out of stream events as they pass, and cuts out what the caller did not ask for.
 
-Our engine ends each chunk with `,"usage":{…}}`, so the cut is a slice of bytes. Other servers may put it elsewhere:
-then the chunk is parsed and encoded again.
+Our engine ends each chunk with `,"usage":{…}}`, so the cut is a slice of bytes. Other servers may put it elsewhere, or
+write spaces between: then the chunk is parsed and encoded again.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import orjson
 
-from deepseek_client.sse import DONE
+from deepseek_client.sse import DONE, encode_event
+from deepseek_gateway.foreign import compacted, error_in, is_spaced, json_object
 from deepseek_gateway.ledger.records import TokenCounts
 from deepseek_gateway.relay.frames import DONE_DATA, data_of, is_error_event
 
@@ -18,6 +19,8 @@ _MARK_BYTES = len(_MARK)
 _NULL = b',"usage":null}'
 _EMPTY_CHOICES = b'"choices":[]'
 _FINISH = b'"finish_reason":"'
+_EMPTY = (b'"content":""', b'"delta":{}', b'"content":null', b'"text":""')
+_SAID = (b'"tool_calls":[{', b'"reasoning_content":"', b'"reasoning":"')
 MAX_REASON = 32
 
 
@@ -38,10 +41,16 @@ class UsageWish:
 
 
 class UsageTap:
-    """One stream's usage."""
+    """One stream's usage.
 
-    def __init__(self, wish: UsageWish) -> None:
+    Args:
+        wish: what the caller asked for.
+        prompt_estimate: tokens of the prompt, for servers that never tell.
+    """
+
+    def __init__(self, wish: UsageWish, prompt_estimate: int = 0) -> None:
         self._wish = wish
+        self._prompt_estimate = prompt_estimate
         self._usage: dict[str, Any] | None = None
         self._last_chunk = b""
         self._sent_trailing = False
@@ -63,6 +72,14 @@ class UsageTap:
         """Tokens of prompt and answer by the last usage; None before the first."""
         return None if self._usage is None else spent_of(self._usage)
 
+    def estimate(self, ahead: int = 0) -> dict[str, Any] | None:
+        """Usage of a server that tells none, now or never: a piece is a token. None before the first."""
+        completion = self.content_events + ahead
+        if not completion:
+            return None
+        prompt = self._prompt_estimate
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
     def pass_on(self, frame: bytes) -> bytes:
         """What of an event goes to the caller: all, a part, nothing; before [DONE] the trailer that is missing."""
         data = data_of(frame)
@@ -72,9 +89,12 @@ class UsageTap:
         if data == DONE_DATA:
             self.is_done = True
             return self._missing_trailer() + frame
-        if b'"error"' in data and _is_error(data):
+        if is_spaced(data):
+            data = compacted(data)
+            frame = b"data: " + data + b"\n\n"
+        if b'"error"' in data and (error := _error_event(data)) is not None:
             self.is_failed = True
-            return frame
+            return error
         return self._take(frame, data)
 
     def look(self, frame: bytes) -> Piece | None:
@@ -84,6 +104,8 @@ class UsageTap:
         if _FINISH in frame or _EMPTY_CHOICES in frame or b'"error"' in frame:
             return None
         data = frame[6:-2]
+        if is_spaced(data):
+            return None
         without, usage = split_usage(data)
         is_cut = without is not data and not self._wish.continuous
         return (b"data: %b\n\n" % without if is_cut else frame), without, usage
@@ -91,7 +113,8 @@ class UsageTap:
     def take(self, piece: Piece) -> None:
         """Note a plain piece of the answer that goes to the caller."""
         _, self._last_chunk, usage = piece
-        self.content_events += 1
+        if usage is not None or not says_nothing(self._last_chunk):
+            self.content_events += 1
         if usage is not None:
             self._usage, self._counts = usage, None
 
@@ -113,8 +136,9 @@ class UsageTap:
             self._usage, self._counts = usage, None
         is_trailer = _EMPTY_CHOICES in data
         if not is_trailer:
-            self.content_events += 1
             self._last_chunk = without
+            if usage is not None or not says_nothing(without):
+                self.content_events += 1
         if without is data or self._wish.continuous or (self._wish.in_finish and is_finish):
             self._sent_trailing = self._sent_trailing or (is_trailer and usage is not None)
             return frame
@@ -134,14 +158,20 @@ class UsageTap:
         return True
 
     def _missing_trailer(self) -> bytes:
-        """The last usage as a chunk of its own, where a server sent it only within others."""
-        if not self._wish.trailing or self._wish.in_finish or self._sent_trailing or self._usage is None:
+        """The last usage as a chunk of its own, where a server sent it only within others; an estimate if never."""
+        if not self._wish.trailing or self._wish.in_finish or self._sent_trailing:
             return b""
-        try:
-            chunk = cast("dict[str, Any]", orjson.loads(self._last_chunk))
-        except ValueError:
+        usage, chunk = self._usage or self.estimate(), json_object(self._last_chunk)
+        if usage is None or chunk is None:
             return b""
-        return b"data: " + orjson.dumps({**chunk, "choices": [], "usage": self._usage}) + b"\n\n"
+        return b"data: " + orjson.dumps({**chunk, "choices": [], "usage": usage}) + b"\n\n"
+
+
+def says_nothing(data: bytes) -> bool:
+    """Whether a chunk only tells of the role, or of the end: no token was made for it."""
+    if not any(empty in data for empty in _EMPTY):
+        return False
+    return not any(said in data for said in _SAID)
 
 
 def split_usage(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
@@ -150,14 +180,14 @@ def split_usage(data: bytes) -> tuple[bytes, dict[str, Any] | None]:
     if at > 0 and data.startswith(b"{") and data.endswith(b"}"):
         # A quote inside a JSON string is escaped, so the mark is a key; if all that follows is one object and the
         # chunk's own brace, it is the chunk's last key.
-        usage = _object(data[at + _MARK_BYTES : -1])
+        usage = json_object(data[at + _MARK_BYTES : -1])
         if usage is not None:
             return data[:at] + b"}", usage
     if b'"usage"' not in data:
         return data, None
     if data.endswith(_NULL):
         return data[: -len(_NULL)] + b"}", None
-    chunk = _object(data)
+    chunk = json_object(data)
     if chunk is None or "usage" not in chunk:
         return data, None
     usage = chunk.pop("usage")
@@ -194,7 +224,7 @@ def spent_of(usage: dict[str, Any]) -> tuple[int, int]:
 
 def usage_of_body(body: bytes) -> tuple[TokenCounts | None, str | None]:
     """Counts and finish_reason of an answer that is not streamed; None where it does not say."""
-    answer = _object(body)
+    answer = json_object(body)
     if answer is None:
         return None, None
     usage = answer.get("usage")
@@ -214,14 +244,8 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) and 0 <= value < 2**40 else 0
 
 
-def _object(data: bytes) -> dict[str, Any] | None:
-    try:
-        value: dict[str, Any] | list[Any] | str | float | None = orjson.loads(data)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _is_error(data: bytes) -> bool:
-    value = _object(data)
-    return value is not None and isinstance(value.get("error"), dict) and "choices" not in value
+def _error_event(data: bytes) -> bytes | None:
+    """A chunk that tells of an error, as the event that our engine would send; None for a piece of an answer."""
+    chunk = json_object(data)
+    error = None if chunk is None else error_in(chunk, 500)
+    return None if error is None else encode_event(error.model_dump_json(), event="error")
