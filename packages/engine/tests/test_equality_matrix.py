@@ -74,7 +74,9 @@ ROWS: Final[dict[str, Row]] = {
     "mixtral 16x2 int8, kernels": Row(MixtralConfig(**TINY, num_local_experts=16), INT8_KERNELS, is_exact=True),
 }
 
-SPECULATIVE: Final = {"speculation": "ngram", "ngram_min": 1, "num_speculative_tokens": 4}
+SPECULATIVE: Final = {
+    "speculation": "ngram", "ngram_min": 1, "num_speculative_tokens": 4, "adaptive_speculation": False
+}  # fmt: skip
 COLUMNS: Final[dict[str, dict[str, Any]]] = {
     "batched": {"max_num_seqs": 16},
     "chunked": {"max_num_seqs": 6, "max_num_batched_tokens": 19},

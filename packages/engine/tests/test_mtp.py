@@ -44,6 +44,7 @@ REQUESTS: Final = [
     SamplingParams(temperature=0.5, max_tokens=24, ignore_eos=True, seed=3, top_p=0.9, n=3),
     SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True),
 ]
+MTP = {"speculation": "mtp", "adaptive_speculation": False}
 WAYS: Final[dict[str, dict[str, Any]]] = {
     "one draft": {},
     "three drafts": {"num_speculative_tokens": 3},
@@ -84,7 +85,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def runner_of(folder: Path, **settings: Any) -> ModelRunner:
     sizes = {"dtype": "float32", "num_kv_blocks": 32, "block_size": BLOCK_SIZE, "max_model_len": 256}
-    runner = build_runner(EngineConfig(model=str(folder), **{"speculation": "mtp", **sizes, **settings}))
+    runner = build_runner(EngineConfig(model=str(folder), **{**MTP, **sizes, **settings}))
     assert isinstance(runner, ModelRunner)
     return runner
 
@@ -156,7 +157,7 @@ def test_sparse_attention_guesses_without_changing_an_answer(tmp_path: Path) -> 
     config = DeepseekV32Config(**V32, index_topk=20)
     folder = write_mtp_checkpoint(tmp_path, config=config, damping=0.1, rightness=0.9)
     plain = LLM(str(folder), dtype="float32")
-    guessing = LLM(str(folder), dtype="float32", speculation="mtp", num_speculative_tokens=2)
+    guessing = LLM(str(folder), dtype="float32", **MTP, num_speculative_tokens=2)
     expected = [request.outputs for request in plain.generate(PROMPTS, GREEDY, use_tqdm=False)]
     assert [request.outputs for request in guessing.generate(PROMPTS, GREEDY, use_tqdm=False)] == expected
     assert guessing.engine.step().stats.num_accepted_tokens > 0
@@ -194,7 +195,7 @@ def expected(half_right: Path) -> list[list[tuple[list[int], str | None]]]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_answer_changes_and_every_guess_is_the_oracles(half_right: Path, expected: list[Any], way: str) -> None:
-    llm = LLM(str(half_right), dtype="float32", speculation="mtp", **WAYS[way])
+    llm = LLM(str(half_right), dtype="float32", **MTP, **WAYS[way])
     witness = Witness(llm.engine._runner.model)
     assert answers(llm) == expected
     stats = llm.engine.step().stats
@@ -225,7 +226,7 @@ def row_of(oracle: MtpOracle, tokens: list[int]) -> Tensor:
 
 
 def test_steps_that_fail_and_are_run_again_leave_every_guess_as_it_was(half_right: Path) -> None:
-    llm = LLM(str(half_right), dtype="float32", speculation="mtp", num_speculative_tokens=2)
+    llm = LLM(str(half_right), dtype="float32", **MTP, num_speculative_tokens=2)
     runner, num_calls = llm.engine._runner, itertools.count(1)
     witness, sample = Witness(runner.model), runner.sample
 
@@ -254,7 +255,7 @@ def test_a_stop_token_among_the_drafts_ends_the_answer_where_it_would_have(
     half_right: Path, dtype: str, min_tokens: int
 ) -> None:
     plain = LLM(str(half_right), dtype=dtype)
-    guessing = LLM(str(half_right), dtype=dtype, speculation="mtp", num_speculative_tokens=3)
+    guessing = LLM(str(half_right), dtype=dtype, **MTP, num_speculative_tokens=3)
     free = [request.outputs[0].token_ids for request in plain.generate(PROMPTS, GREEDY, use_tqdm=False)]
     params = [
         SamplingParams(
@@ -279,7 +280,7 @@ def test_a_stop_token_among_the_drafts_ends_the_answer_where_it_would_have(
 
 
 def test_guesses_that_fail_cost_no_answer(half_right: Path, caplog: pytest.LogCaptureFixture) -> None:
-    llm = LLM(str(half_right), dtype="float32", speculation="mtp")
+    llm = LLM(str(half_right), dtype="float32", **MTP)
 
     def fail(wanted: object) -> list[list[int]]:
         raise RuntimeError("no guess today")

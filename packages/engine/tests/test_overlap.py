@@ -247,7 +247,7 @@ class EveryToken:
 def test_what_depends_on_a_pending_token_waits_for_it_and_overlaps_again_afterwards(reason: str):
     bench = Bench(
         "vocab_size=4" if reason == "speculation" else "", penalises_on_host=reason == "penalties",
-        speculation="ngram" if reason == "speculation" else None, ngram_min=1,
+        speculation="ngram" if reason == "speculation" else None, ngram_min=1, adaptive_speculation=False,
     )  # fmt: skip
     vocab_size = 4 if reason == "speculation" else 512
     prompt = [token_id % vocab_size for token_id in PROMPT]
@@ -275,7 +275,7 @@ def test_what_depends_on_a_pending_token_waits_for_it_and_overlaps_again_afterwa
     num_sync = bench.sync_points.pop(reason)
     assert num_sync == {"reading": 1, "thinking": 1}.get(reason, num_sync)
     if reason == "speculation":
-        assert bench.num_overlapped == 0
+        assert bench.num_overlapped > 0, "a sequence whose guesses were wrong has none for a while"
     else:
         assert num_sync <= 8
         assert bench.num_overlapped >= 20 - num_sync

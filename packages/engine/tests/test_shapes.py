@@ -101,7 +101,7 @@ def test_the_large_shapes_have_the_sizes_that_their_names_say():
 
 
 def test_the_layer_of_a_shape_guesses_right():
-    llm = LLM("shape:tiny-v3", dtype="float32", speculation="mtp")
+    llm = LLM("shape:tiny-v3", dtype="float32", speculation="mtp", adaptive_speculation=False)
     prompts = [{"prompt_token_ids": [start, 9]} for start in range(4)]
     guessed = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=24, ignore_eos=True))
     plain = LLM("shape:tiny-v3", dtype="float32").generate(

@@ -18,6 +18,8 @@ from deepseek_engine.speculation.speculator import FIRST_PAUSE_TOKENS, Speculato
 from deepseek_engine.testing.checkpoints import TINY_MOE, TinyModel, write_tiny_checkpoint
 from deepseek_engine.testing.fake_runner import build_fake_runner, expected_tokens
 
+NGRAM = {"speculation": "ngram", "ngram_min": 1, "adaptive_speculation": False}
+
 
 def guess_by_definition(tokens: list[int], min_n: int, max_n: int, count: int) -> list[int]:
     """The latest of the longest agreements among the latest few places, continued as a loop if it runs out."""
@@ -87,7 +89,8 @@ def decoding(tokens: list[int], **params: object) -> Sequence:
 
 def drafts_of(speculator: Speculator, sequence: Sequence) -> tuple[int, ...]:
     sequence.num_computed_tokens = len(sequence.token_ids) - 1
-    return speculator.add_drafts([ScheduledSequence(sequence, 1)], 1000, unlimited)[0].draft_token_ids
+    batch = [ScheduledSequence(sequence, 1)]
+    return speculator.add_drafts(batch, speculator.plan(batch), 1000, unlimited)[0].draft_token_ids
 
 
 def test_a_sequence_whose_guesses_are_wrong_pauses_for_longer_each_time() -> None:
@@ -117,7 +120,7 @@ def test_a_sequence_whose_guesses_are_right_never_pauses() -> None:
 def test_prompts_come_before_guesses_in_a_steps_budget() -> None:
     batch = [ScheduledSequence(decoding([1, 2] * 5), 1), ScheduledSequence(decoding([1, 2] * 5), 1)]
     prompt = Sequence("p", 0, [7] * 20, SamplingParams(), 0, max_total_tokens=100)
-    planned = guessing(4).add_drafts([*batch, ScheduledSequence(prompt, 6)], 10, unlimited)
+    planned = guessing(4).add_drafts([*batch, ScheduledSequence(prompt, 6)], 4, 10, unlimited)
     assert [len(scheduled.draft_token_ids) for scheduled in planned] == [2, 0, 0]
 
 
@@ -128,8 +131,8 @@ def test_a_sequence_with_penalties_gets_no_drafts(penalty: str) -> None:
 
 def test_drafts_take_no_block_from_anyone() -> None:
     config = EngineConfig(
-        model="fake?vocab_size=2", num_kv_blocks=6, block_size=4, max_model_len=24, speculation="ngram", ngram_min=1,
-        num_speculative_tokens=8, enable_prefix_caching=False,
+        model="fake?vocab_size=2", num_kv_blocks=6, block_size=4, max_model_len=24, num_speculative_tokens=8,
+        enable_prefix_caching=False, **NGRAM,
     )  # fmt: skip
     engine = Engine(config, build_fake_runner(config))
     for index, prompt in enumerate(([1, 0, 1], [0, 0, 1])):
@@ -171,9 +174,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 def test_no_answer_changes_by_speculation_and_fewer_steps_are_taken(checkpoint: Path) -> None:
     plain = LLM(str(checkpoint), dtype="float32")
-    guessing = LLM(
-        str(checkpoint), dtype="float32", speculation="ngram", num_speculative_tokens=4, ngram_min=1, ngram_max=3
-    )
+    guessing = LLM(str(checkpoint), dtype="float32", **NGRAM, num_speculative_tokens=4, ngram_max=3)
     params = [SamplingParams(**({"max_tokens": 48, "ignore_eos": True} | fields)) for fields in REQUESTS.values()]
     for prompt in PROMPTS[:3]:
         expected = [request.outputs for request in plain.generate([prompt] * len(params), params)]
@@ -194,7 +195,7 @@ def test_no_answer_changes_by_speculation_and_fewer_steps_are_taken(checkpoint: 
 @pytest.mark.parametrize("min_tokens", [0, 12])
 def test_a_stop_token_among_the_drafts_ends_the_answer_where_it_would_have(checkpoint: Path, min_tokens: int) -> None:
     plain = LLM(str(checkpoint), dtype="float32")
-    guessing = LLM(str(checkpoint), dtype="float32", speculation="ngram", ngram_min=1)
+    guessing = LLM(str(checkpoint), dtype="float32", **NGRAM)
     for prompt in PROMPTS:
         free = plain.generate(prompt, SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True))[0].outputs[0]
         for stop in {free.token_ids[8], free.token_ids[20], free.token_ids[-1]}:
@@ -210,7 +211,7 @@ def test_a_stop_token_among_the_drafts_ends_the_answer_where_it_would_have(check
 
 def test_drafts_that_were_wrong_leave_nothing_in_the_prefix_cache(checkpoint: Path) -> None:
     plain = LLM(str(checkpoint), dtype="float32", enable_prefix_caching=False)
-    guessing = LLM(str(checkpoint), dtype="float32", speculation="ngram", ngram_min=1, num_speculative_tokens=20)
+    guessing = LLM(str(checkpoint), dtype="float32", **NGRAM, num_speculative_tokens=20)
     greedy = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
     for prompt in PROMPTS[:3]:
         first = guessing.generate(prompt, greedy)[0].outputs[0].token_ids

@@ -105,7 +105,7 @@ def test_blocks_that_others_share_stay_right_when_one_of_them_fails(caplog):
 def test_readings_and_drafts_are_the_same_when_a_step_is_run_again(caplog):
     caplog.set_level(logging.CRITICAL)
     loop = [1, 2, 3] * 5
-    engine, runner = make("vocab_size=2&fail_token=7", speculation="ngram", ngram_min=1)
+    engine, runner = make("vocab_size=2&fail_token=7", speculation="ngram", ngram_min=1, adaptive_speculation=False)
     plain, _ = make("vocab_size=2")
     forward = runner.forward
     failures = iter([True, False] * 1000)

@@ -19,7 +19,13 @@ IN_PROMPT = ThinkingMarkers((END,), is_open=True)
 
 def run(markers: ThinkingMarkers | None, budget: int | None, *, model: str = "fake", **params: object) -> list[Delta]:
     config = EngineConfig(
-        model=model, num_kv_blocks=64, max_model_len=256, speculation="ngram", ngram_min=1, num_speculative_tokens=6
+        model=model,
+        num_kv_blocks=64,
+        max_model_len=256,
+        speculation="ngram",
+        ngram_min=1,
+        num_speculative_tokens=6,
+        adaptive_speculation=False,
     )
     engine = Engine(config, build_fake_runner(config))
     fields = {"temperature": 0.0, "max_tokens": 24, "thinking_token_budget": budget} | params

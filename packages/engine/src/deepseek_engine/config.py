@@ -67,6 +67,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         speculation: `ngram` guesses tokens from what came before, `mtp` with the model's layer for multi-token
             prediction, and several are verified in one step, which changes no answer; None is off.
         num_speculative_tokens: guesses of one sequence and step at most; None is 5 for `ngram` and 1 for `mtp`.
+        adaptive_speculation: fewer guesses, or none, where measured steps say that they do not pay.
         ngram_min: tokens that have to have come before for a guess.
         ngram_max: longest agreement that is looked for.
         enable_lora: whether requests may name LoRA adapters.
@@ -104,6 +105,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int | None = None
     speculation: str | None = None
     num_speculative_tokens: int | None = None
+    adaptive_speculation: bool = True
     ngram_min: int = 2
     ngram_max: int = 4
     enable_lora: bool = False

@@ -83,12 +83,12 @@ class Engine:
             priority_ageing_steps=config.priority_ageing_steps,
             preempt_every_steps=config.preempt_every_steps,
         )
-        self._speculator = build_speculator(config, runner.drafter)
+        self._speculator = build_speculator(config, self.info, runner.drafter, clock)
         self._pool = None if runner.adapters is None else AdapterPool(runner.adapters, config.max_loras, wake)
         self.adapters: list[AdapterInfo] = [self._adapter_pool().load_now(*named) for named in config.lora_modules]
         self._grammars = GrammarDesk(grammars)
         self._computation = Computation(runner, self._grammars, self.journal)
-        self._overlap = Overlap(runner.launcher, self.journal, speculates=self._speculator is not None)
+        self._overlap = Overlap(runner.launcher, self.journal)
         self._book = RequestBook(clock, self._scheduler.finish, self._leave)
         self._answers = Answers(self._book, self._scheduler, self._speculator)
         self._leaving: list[Request] = []
@@ -171,10 +171,9 @@ class Engine:
         return describe_core(self.journal, self._scheduler, num_open=len(self._book), num_inbox=len(self.inbox))
 
     def _advance(self, batch: Seq[ScheduledSequence]) -> None:
+        planned = self._speculator.plan(batch) if self._speculator is not None else 0
         was_under_way = self._overlap.is_under_way
-        is_short_of_memory = self._scheduler.budget.tokens < self._scheduler.budget.full
-        if batch and self._overlap.launch(batch, self._clock(), is_short_of_memory=is_short_of_memory):
-            self._num_steps += 1
+        if not planned and self._launch(batch):
             if was_under_way:
                 self._take_up()
             return
@@ -182,11 +181,23 @@ class Engine:
             if not self._take_up():
                 return  # the batch goes on from a step that did not count: the next one is scheduled anew
             batch = [scheduled for scheduled in batch if not scheduled.sequence.is_finished]
-        if self._speculator is not None:
+        if planned and self._speculator is not None:
             self.journal.enter("draft")
-            batch = self._speculator.add_drafts(batch, self._scheduler.budget.tokens, self._scheduler.reserve_drafts)
+            reserve = self._scheduler.reserve_drafts
+            batch = self._speculator.add_drafts(batch, planned, self._scheduler.budget.tokens, reserve)
+            if self._launch(batch, planned):
+                return
         if batch:
-            self._compute(batch)
+            self._compute(batch, planned)
+
+    def _launch(self, batch: Seq[ScheduledSequence], planned: int = 0) -> bool:
+        """Launch the batch, if there is anything in it and it may be; `planned` guesses a sequence were looked for."""
+        is_short_of_memory = self._scheduler.budget.tokens < self._scheduler.budget.full
+        is_launched = bool(batch) and self._overlap.launch(
+            batch, self._clock(), is_short_of_memory=is_short_of_memory, planned=planned
+        )
+        self._num_steps += is_launched
+        return is_launched
 
     def _take_up(self) -> bool:
         """Take up the step that was launched first. If it failed, compute it again, by itself, and say False."""
@@ -205,10 +216,10 @@ class Engine:
         self._read_inbox()  # a cancel that came meanwhile goes before this step's tokens
         self._book.end_overdue()
         self._answers.resolve(step.rows, tokens)
-        self.journal.count(step.batch)
+        self._count(step.batch, step.planned)
         return True
 
-    def _compute(self, batch: Seq[ScheduledSequence]) -> None:
+    def _compute(self, batch: Seq[ScheduledSequence], planned: int = 0) -> None:
         self._num_steps += 1
         began_s = self._clock()
         outcome = self._computation.run(batch)
@@ -232,7 +243,13 @@ class Engine:
             if not scheduled.sequence.is_finished:
                 self._answers.append(scheduled, tokens)
         if outcome.computed:
-            self.journal.count(outcome.computed)
+            self._count(outcome.computed, planned)
+
+    def _count(self, batch: Seq[ScheduledSequence], planned: int) -> None:
+        """A batch's tokens are there."""
+        self.journal.count(batch)
+        if self._speculator is not None:
+            self._speculator.note_step(batch, planned)
 
     def _read_inbox(self) -> None:
         while self.inbox:
@@ -354,9 +371,8 @@ class Engine:
             max_step_tokens=self._scheduler.budget.tokens,
             num_failed_steps=self._num_failed_steps,
             num_oom_events=self._num_oom_events,
-            num_draft_tokens=self._speculator.num_draft_tokens if self._speculator is not None else 0,
-            num_accepted_tokens=self._speculator.num_accepted_tokens if self._speculator is not None else 0,
             num_adapters=0 if self._pool is None else self._pool.num_resident,
             num_overlapped_steps=self._overlap.num_overlapped_steps,
             sync_points={**self._overlap.sync_points},
+            **({} if self._speculator is None else self._speculator.stats()),
         )

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 GRAPH_BYTES: Final = 2 << 30
 """Kept free of the cache for CUDA graphs and what libraries take as they are first used."""
+MAX_NGRAM_ROWS: Final = 256
+"""Rows of a step that verifies n-grams: about as many as a GPU multiplies while it reads the weights. Each row beyond
+them costs what a token does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,14 @@ class GpuPlan:
     @property
     def max_rows(self) -> int:
         """Rows that one step samples at most."""
-        return min(self.config.max_num_seqs * (1 + self.config.num_drafts), self.config.max_num_batched_tokens)
+        return max(self.config.max_num_seqs, self.max_draft_rows)
+
+    @property
+    def max_draft_rows(self) -> int:
+        """The same of a step with drafts; all of those are CUDA graphs."""
+        config = self.config
+        num_rows = min(config.max_num_seqs * (1 + config.num_drafts), config.max_num_batched_tokens)
+        return min(num_rows, MAX_NGRAM_ROWS) if config.speculation == "ngram" else num_rows
 
     @property
     def max_blocks(self) -> int:
@@ -106,16 +116,17 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
         kernels=decoder.kernels(),
         kv_cache_bytes=cache_bytes,
         max_prefix_len=config.max_num_batched_tokens if config.prompt_attention == "bidirectional" else None,
+        max_draft_rows=plan.max_draft_rows,
+        drafts_beside_prompts=not decoder.has_static_chunks,  # or else they would take its graph from a chunk
     )
     runner = _make_runner(decoder, info, report, plan)
     if plan.device.type == "cuda":
         chunk_sizes = [size for size in CHUNK_SIZES if size <= config.max_num_batched_tokens]
         _rehearse(runner, decoder, plan, computes=True)
         with clock.part("capture"):
-            if runner.drafter is None:
-                runner.capture(graph_sizes(config.max_num_seqs), chunk_sizes)
-            else:
-                runner.capture(graph_sizes(plan.max_rows), chunk_sizes, graph_sizes(config.max_num_seqs))
+            sizes = graph_sizes(config.max_num_seqs)
+            draft_sizes = graph_sizes(plan.max_draft_rows) if config.num_drafts else []
+            runner.capture(sizes, chunk_sizes, draft_sizes)
     runner.load_report = replace(report, seconds_by_part=clock.seconds)
     logger.info(
         "loaded %s: %s, %d tensors, %.0f MB of weights as %s, %d KV blocks of %d tokens (%.0f MB), ready in %s",

@@ -109,10 +109,9 @@ class GpuRunner:
         self._prompt_reader = PromptReader(lambda hidden: decoder.logits(hidden).float(), info.vocab_size)
         if isinstance(decoder, GpuMtpDecoder):
             self.drafter = GpuDrafter(decoder, inputs, self._sampler, max_num_seqs, max_drafts, info.block_size)
-        self._max_drafts = max_drafts
-        self._graphs: dict[tuple[int, bool], _Graph] = {}
-        """By rows, and whether these need each other's keys, as a sequence's drafts do."""
-        self._sizes: list[int] = []
+        self._graphs: dict[bool, dict[int, _Graph]] = {False: {}, True: {}}
+        """Of single tokens, by whether rows need each other's keys, as a sequence's drafts do, then by rows."""
+        self._max_singles = 0
         self._mixed: dict[tuple[int, int], _Graph] = {}
         self._chunk_sizes: list[int] = []
 
@@ -127,13 +126,13 @@ class GpuRunner:
         return False
 
     @torch.inference_mode()
-    def capture(self, sizes: Seq[int], chunk_sizes: Seq[int], guess_sizes: Seq[int] = ()) -> None:
+    def capture(self, sizes: Seq[int], chunk_sizes: Seq[int], draft_sizes: Seq[int] = ()) -> None:
         """Make the graphs of these batch sizes; the largest first, so that the others find their memory.
 
         Args:
-            sizes: rows of steps of single tokens.
+            sizes: rows of steps of single tokens, and sequences that are guessed for at once.
             chunk_sizes: tokens of prefill chunks, each with and without a full batch of single tokens.
-            guess_sizes: sequences that are guessed for at once.
+            draft_sizes: rows of steps with drafts.
         """
         began = time.monotonic()
         pool = torch.cuda.graph_pool_handle()
@@ -146,17 +145,23 @@ class GpuRunner:
             for num_singles in (max(sizes), 0):
                 step = self._inputs.mixed(num_singles, num_tokens)
                 self._mixed[num_singles, num_tokens] = self._captured(step, pool)
-        for size in sorted(sizes, reverse=True):
-            has_own = self._max_drafts > 0 and not self._decoder.has_static_drafts and size > 1
-            for has_drafts in (False, True) if has_own else (False,):
-                step = GpuStep(self._inputs.singles(size), None, has_drafts, None, size, {})
-                self._graphs[size, has_drafts] = self._captured(step, pool)
-        self._sizes, self._chunk_sizes = sorted(sizes), sorted(chunk_sizes)
+        for size, has_drafts in self._single_graphs(sizes, draft_sizes):
+            step = GpuStep(self._inputs.singles(size), None, has_drafts, None, size, {})
+            self._graphs[has_drafts][size] = self._captured(step, pool)
+        self._max_singles, self._chunk_sizes = max(sizes), sorted(chunk_sizes)
         if self.drafter is not None:
-            self.drafter.capture(sorted(guess_sizes, reverse=True), lambda compute: _capture(compute, pool)[0])
+            self.drafter.capture(sorted(sizes, reverse=True), lambda compute: _capture(compute, pool)[0])
         torch.cuda.synchronize()
-        num_graphs = len(self._graphs) + len(self._mixed) + len(guess_sizes)
+        num_guesses = 0 if self.drafter is None else len(sizes)
+        num_graphs = sum(map(len, self._graphs.values())) + len(self._mixed) + num_guesses
         logger.info("captured %d CUDA graphs in %.1f s", num_graphs, time.monotonic() - began)
+
+    def _single_graphs(self, sizes: Seq[int], draft_sizes: Seq[int]) -> list[tuple[int, bool]]:
+        """Rows of each graph of single tokens, and whether it is for drafts alone; the most rows first."""
+        if self._decoder.has_static_drafts:
+            return [(size, False) for size in sorted({*sizes, *draft_sizes}, reverse=True)]
+        drafts = [(size, True) for size in draft_sizes if size > 1]
+        return sorted([*drafts, *((size, False) for size in sizes)], reverse=True)
 
     def _captured(self, step: GpuStep, pool: Any) -> _Graph:
         with self._decoder.few_layers():  # what is done at a first launch is done outside of the capture
@@ -229,9 +234,9 @@ class GpuRunner:
         self._is_closed = True
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-        self._graphs.clear()
+        self._graphs = {False: {}, True: {}}
         self._mixed.clear()
-        self._sizes, self._chunk_sizes = [], []
+        self._chunk_sizes = []
         if self.drafter is not None:
             self.drafter.release()
         self._decoder.release()
@@ -257,24 +262,24 @@ class GpuRunner:
                 return step, *self._replayed(self._mixed[graph_key], step.num_rows)
         num_rows = len(batch) + num_drafts
         is_read = len(batch) == 1 and bool(batch[0].read_positions)
+        graphs = self._graphs[has_drafts and not self._decoder.has_static_drafts]
         has_graph = num_singles == len(batch) and not is_read
-        size = next((size for size in self._sizes if size >= num_rows), None) if has_graph else None
+        size = min((size for size in graphs if size >= num_rows), default=None) if has_graph else None
         step = self._inputs.prepare(batch, size, previous)
         if size is None or step.row_ids is not None:
             return step, self._hidden(step), None
-        of_drafts = has_drafts and not self._decoder.has_static_drafts
-        return step, *self._replayed(self._graphs[size, of_drafts], num_rows)
+        return step, *self._replayed(graphs[size], num_rows)
 
     def _mixed_key(self, batch: Seq[ScheduledSequence], num_singles: int) -> tuple[int, int] | None:
         """Which graph serves a step with prefill chunks; None if none does."""
         chunks = [s for s in batch if s.num_new_tokens > 1]
         num_tokens = sum(s.num_new_tokens for s in chunks)
         size = next((size for size in self._chunk_sizes if size >= num_tokens), None)
-        if size is None or len(chunks) > MAX_GRAPHED_CHUNKS or num_singles > self._sizes[-1]:
+        if size is None or len(chunks) > MAX_GRAPHED_CHUNKS or num_singles > self._max_singles:
             return None
         if any(s.sequence.prefix_len or s.read_positions for s in batch):
             return None
-        return (self._sizes[-1] if num_singles else 0), size
+        return (self._max_singles if num_singles else 0), size
 
     def _logits(self, hidden: Tensor | None, logits: Tensor | None) -> Tensor:
         """Those that a graph has made, or else of the hidden states."""

@@ -191,6 +191,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         max_step_tokens: the token budget of a step; lower than configured after memory ran out.
         num_draft_tokens: guessed tokens that were verified.
         num_accepted_tokens: how many of them were right, each a step saved for one sequence.
+        num_guesses: that each sequence might have in the last step of decodes; 0 where they do not pay.
+        num_off_steps: steps of decodes without guesses for that reason.
         num_adapters: LoRA adapters in memory.
         num_failed_steps: steps of which something could not be computed.
         num_oom_events: steps that memory did not suffice for, and that were made smaller.
@@ -210,6 +212,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     max_step_tokens: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_guesses: int = 0
+    num_off_steps: int = 0
     num_adapters: int = 0
     num_failed_steps: int = 0
     num_oom_events: int = 0

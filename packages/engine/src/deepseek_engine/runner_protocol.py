@@ -27,6 +27,8 @@ class RunnerInfo:
         hidden_size: numbers of an embedding.
         max_prefix_len: tokens of the longest prompt whose tokens may attend to each other in both directions; None
             where prompts are causal.
+        max_draft_rows: rows that a step with drafts samples at most; None where any number is as good.
+        drafts_beside_prompts: whether a step with chunks of prompts may have drafts.
     """
 
     max_model_len: int
@@ -39,6 +41,8 @@ class RunnerInfo:
     kv_cache_bytes: int
     hidden_size: int = 0
     max_prefix_len: int | None = None
+    max_draft_rows: int | None = None
+    drafts_beside_prompts: bool = True
     weight_bytes_by_dtype: dict[str, int] = field(default_factory=dict[str, int])
     kernels: dict[str, str] = field(default_factory=dict[str, str])
 

@@ -26,6 +26,7 @@ from deepseek_engine.testing.mtp import V3, write_mtp_checkpoint
 IS_CUDA: Final = DEVICE.type == "cuda"
 SETTINGS: Final[dict[str, Any]] = {
     "num_kv_blocks": 24, "max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 64, "speculation": "mtp",
+    "adaptive_speculation": False,
 }  # fmt: skip
 SMALL: Final = {
     "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32, "moe_intermediate_size": 16,

@@ -22,6 +22,7 @@ def answers(folder: Path, speculation: str | None) -> tuple[list[list[int]], Eng
     config = EngineConfig(
         model=str(folder), dtype="float32", num_kv_blocks=32, block_size=8, max_model_len=64, max_num_seqs=4,
         max_num_batched_tokens=64, speculation=speculation, ngram_min=1, num_speculative_tokens=3,
+        adaptive_speculation=False,
     )  # fmt: skip
     engine = Engine(config, gpu_runner(config))
     found: dict[str, list[int]] = {}

@@ -138,6 +138,13 @@ def build_parser() -> argparse.ArgumentParser:
         const=False,
         help="do not reuse KV of equal prompts",
     )
+    parser.add_argument(
+        "--no-speculation-adaptive",
+        dest="speculation_adaptive",
+        action="store_const",
+        const=False,
+        help="guess as many tokens as may be, whether that pays or not",
+    )
     return parser
 
 

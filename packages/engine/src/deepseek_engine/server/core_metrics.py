@@ -60,6 +60,8 @@ def _of_stats(stats: EngineStats) -> Iterator[Metric]:
     yield _counter("oom_events", "Steps that memory did not suffice for, made smaller", stats.num_oom_events)
     yield _counter("spec_draft_tokens", "Guessed tokens that were verified", stats.num_draft_tokens)
     yield _counter("spec_accepted_tokens", "Guessed tokens that were right", stats.num_accepted_tokens)
+    yield _counter("spec_off_steps", "Decoding steps whose guesses would not have paid", stats.num_off_steps)
+    yield _gauge("spec_tokens_per_sequence", "Guesses that a sequence may have now; 0 is off", stats.num_guesses)
 
 
 def _of_vitals(vitals: CoreVitals) -> Iterator[Metric]:

@@ -65,6 +65,9 @@ class ServerSettings(BaseSettings):
     num_speculative_tokens: int | None = Field(
         None, ge=1, description="guesses of one sequence and step at most; 5 for ngram, 1 for mtp"
     )
+    speculation_adaptive: bool = Field(
+        True, description="fewer guesses, or none, where measured steps say that they do not pay"
+    )
     speculation_ngram_min: int = Field(2, ge=1, description="tokens that have to have come before for a guess")
     speculation_ngram_max: int = Field(4, ge=1, description="longest agreement that is looked for")
     pooling: Literal["mean", "last"] = Field("mean", description="how embeddings are made, if a request does not say")
@@ -182,6 +185,7 @@ class ServerSettings(BaseSettings):
             num_threads=self.threads,
             speculation=self.speculation,
             num_speculative_tokens=self.num_speculative_tokens,
+            adaptive_speculation=self.speculation_adaptive,
             ngram_min=self.speculation_ngram_min,
             ngram_max=self.speculation_ngram_max,
             enable_lora=self.enable_lora,

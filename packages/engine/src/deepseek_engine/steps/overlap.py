@@ -34,12 +34,18 @@ PAUSE_STEPS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class StepUnderWay:
-    """A step that was launched and has not been taken up; `began_s` is the engine's clock at its launch."""
+    """A step that was launched and has not been taken up.
+
+    Attributes:
+        began_s: the engine's clock at its launch.
+        planned: guesses that each of its sequences might have had, and for which none were found.
+    """
 
     batch: Seq[ScheduledSequence]
     rows: list[LaunchedRow]
     launched: Launched
     began_s: float
+    planned: int
 
 
 class Overlap:
@@ -47,19 +53,17 @@ class Overlap:
 
     Args:
         launcher: None where the runner cannot launch; then nothing is ever under way.
-        speculates: whether batches get drafts, which follow from the tokens before.
 
     Attributes:
         num_overlapped_steps: steps that were launched while the one before was under way.
         sync_points: steps that were computed by themselves, by what they had to wait for.
     """
 
-    def __init__(self, launcher: Launcher[Any] | None, journal: StepJournal, *, speculates: bool) -> None:
+    def __init__(self, launcher: Launcher[Any] | None, journal: StepJournal) -> None:
         self.num_overlapped_steps = 0
         self.sync_points: dict[SyncReason, int] = {} if launcher is None else dict.fromkeys(get_args(SyncReason), 0)
         self._launcher = launcher
         self._journal = journal
-        self._speculates = speculates
         self._steps: deque[StepUnderWay] = deque()
         self._pause_steps = 0
 
@@ -68,8 +72,17 @@ class Overlap:
         """Whether a step has to be taken up."""
         return bool(self._steps)
 
-    def launch(self, batch: Seq[ScheduledSequence], began_s: float, *, is_short_of_memory: bool) -> bool:
-        """Launch the batch. False if it has to be computed by itself, or was not launched because of a failure."""
+    def launch(
+        self, batch: Seq[ScheduledSequence], began_s: float, *, is_short_of_memory: bool, planned: int = 0
+    ) -> bool:
+        """Launch the batch. False if it has to be computed by itself, or was not launched because of a failure.
+
+        Args:
+            batch: with drafts it is not launched: the step behind it follows from what becomes of them.
+            began_s: the engine's clock.
+            is_short_of_memory: whether the step budget is lowered.
+            planned: see `StepUnderWay`.
+        """
         if self._launcher is None:
             return False
         reason = self._why_paused(is_short_of_memory) or why_alone(batch, self._launcher)
@@ -84,7 +97,7 @@ class Overlap:
             logger.exception("a step of %d sequences could not be launched", len(batch))
             self._pause()
             return False
-        self._steps.append(StepUnderWay(batch, advance(batch), launched, began_s))
+        self._steps.append(StepUnderWay(batch, advance(batch), launched, began_s, planned))
         self.num_overlapped_steps += before is not None
         return True
 
@@ -119,8 +132,6 @@ class Overlap:
         self._pause_steps = PAUSE_STEPS
 
     def _why_paused(self, is_short_of_memory: bool) -> SyncReason | None:
-        if self._speculates:
-            return "speculation"
         if is_short_of_memory:
             return "memory"  # two steps at a time take more of it
         if self._pause_steps:
@@ -134,6 +145,8 @@ def why_alone(batch: Seq[ScheduledSequence], launcher: Launcher[Any]) -> SyncRea
     penalises_on_host = launcher.penalises_on_host
     for scheduled in batch:
         sequence = scheduled.sequence
+        if scheduled.draft_token_ids:
+            return "speculation"
         if sequence.grammar is not None:
             return "grammar"
         if sequence.reading is not None and scheduled.read_positions:
