@@ -113,7 +113,9 @@ class EngineMachine(RuleBasedStateMachine):
         max_num_seqs=st.integers(1, 6),
         extra_budget=st.integers(0, 12),
         caching=st.booleans(),
-        mode=st.sampled_from(("plain", "ngram", "ngram", "ngram", "ngram", "calm overlap", "overlap", "overlap")),
+        mode=st.sampled_from(
+            ("plain", "ngram", "ngram", "ngram", "ngram overlap", "calm overlap", "overlap", "overlap")
+        ),
         preempt_every_steps=st.sampled_from((None, None, None, 1, 2, 5)),
     )
     def start(
@@ -130,7 +132,7 @@ class EngineMachine(RuleBasedStateMachine):
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_seqs + extra_budget,
             enable_prefix_caching=caching,
-            speculation="ngram" if mode == "ngram" else None,
+            speculation="ngram" if mode.startswith("ngram") else None,
             preempt_every_steps=preempt_every_steps,
             priority_ageing_steps=5,
             num_speculative_tokens=6,  # more than a block
@@ -151,7 +153,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.is_calm = mode == "calm overlap"
         if mode.endswith("overlap"):
             self.runner.launcher = FakeLauncher(self.runner)
-        self.engine = Engine(config, self.runner)
+        self.engine = Engine(config, self.runner, clock=count().__next__)
         self.runner.inbox = self.engine.inbox
         self.answers: dict[tuple[str, int], Answer] = {}
         self.num_requests = 0

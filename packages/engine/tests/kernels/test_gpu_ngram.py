@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Final
 
+from torch import Tensor
+
 from deepseek_engine.config import EngineConfig
 from deepseek_engine.engine import Engine
+from deepseek_engine.gpu_step import GpuStep
 from deepseek_engine.messages import EngineStats, Submit
 from deepseek_engine.sampling_params import SamplingParams
 from deepseek_engine.testing.checkpoints import TinyModel, write_tiny_checkpoint
@@ -24,7 +27,17 @@ def answers(folder: Path, speculation: str | None) -> tuple[list[list[int]], Eng
         max_num_batched_tokens=64, speculation=speculation, ngram_min=1, num_speculative_tokens=3,
         adaptive_speculation=False,
     )  # fmt: skip
-    engine = Engine(config, gpu_runner(config))
+    runner = gpu_runner(config)
+    assert not runner.info.drafts_beside_prompts, "a chunk has a graph of its own"
+    engine = Engine(config, runner)
+    steps: list[GpuStep] = []
+    compute = runner._decoder.hidden
+
+    def hidden(step: GpuStep, x_TH: Tensor) -> Tensor:
+        steps.append(step)
+        return compute(step, x_TH)
+
+    runner._decoder.hidden = hidden
     found: dict[str, list[int]] = {}
     for index, prompt in enumerate(PROMPTS):
         found[str(index)] = []
@@ -33,6 +46,7 @@ def answers(folder: Path, speculation: str | None) -> tuple[list[list[int]], Eng
         for delta in engine.step().deltas:
             assert delta.error is None
             found[delta.request_id] += delta.token_ids
+    assert not (IS_CUDA and any(step.has_drafts for step in steps)), "launched one by one, without a graph"
     return list(found.values()), engine.step().stats
 
 
@@ -42,4 +56,4 @@ def test_no_answer_changes_by_guesses(tmp_path: Path) -> None:
     expected, _ = answers(folder, None)
     found, stats = answers(folder, "ngram")
     assert found == expected
-    assert stats.num_draft_tokens > 0
+    assert stats.num_draft_tokens > stats.num_steps, "several rows of several sequences"

@@ -3,19 +3,23 @@
 Summaries, edits of code and answers that quote their prompt repeat long stretches of it; nothing is loaded or trained.
 """
 
+from array import array
 from collections.abc import Sequence as Seq
 from typing import Final
 
 MAX_CANDIDATES: Final = 8
 """Earlier places that one guess looks at; a text that repeats itself endlessly must not make it slow."""
+MAX_STRANGERS: Final = 8
+"""Places of other n-grams with the same hash that one guess passes by; nor must one that was made to collide."""
+MIN_SLOTS: Final = 64
 
 
 class NgramIndex:
-    """Where a growing sequence's n-grams have come before, kept up by O(1) a new token.
+    """Where a growing sequence's n-grams have come before, kept up by O(1) a new token, in 12 to 20 bytes of it.
 
-    As in LZ77 compressors, a table leads from `min_n` tokens to the last place that ended in them, and each place to
-    the one before it. A guess follows that chain and takes the place that agrees with the end of the sequence for
-    longest, up to `max_n` tokens, and of equal ones the latest.
+    As in LZ77 compressors, a table leads from the hash of `min_n` tokens to the last place that ended in them, and each
+    place to the one before it. A guess follows that chain and takes the place that agrees with the end of the sequence
+    for longest, up to `max_n` tokens, and of equal ones the latest.
 
     Args:
         min_n: tokens that have to agree at least.
@@ -25,23 +29,27 @@ class NgramIndex:
     def __init__(self, min_n: int, max_n: int) -> None:
         self._min_n = min_n
         self._max_n = max_n
-        self._latest: dict[tuple[int, ...], int] = {}  # n-gram to the index after its last occurrence
-        self._before: list[int] = []  # the same n-gram's occurrence before; -1 if there is none
-        self._num_indexed = 0
+        self._latest = array("i")  # by hash: the index after an n-gram's last occurrence; -1 if there is none
+        self._before = array("i")  # of each index: the one of the occurrence before
 
     def propose(self, token_ids: Seq[int], num_tokens: int) -> list[int]:
         """The next `num_tokens` tokens as a guess, or none; `token_ids` may only have grown since the last call."""
-        self._catch_up(token_ids)
         if len(token_ids) <= self._min_n:
             return []
-        place = self._latest.get(tuple(token_ids[-self._min_n :]), -1)
+        self._catch_up(token_ids)
+        place = self._latest[hash(tuple(token_ids[-self._min_n :])) & (len(self._latest) - 1)]
         best, best_length = -1, 0
-        for _ in range(MAX_CANDIDATES):
-            if place < 0 or best_length == self._max_n:
-                break
+        num_candidates = num_strangers = 0
+        while place >= 0 and num_candidates < MAX_CANDIDATES and num_strangers < MAX_STRANGERS:
             length = self._agreement(token_ids, place)
-            if length > best_length:
-                best, best_length = place, length
+            if length < self._min_n:
+                num_strangers += 1
+            else:
+                num_candidates += 1
+                if length > best_length:
+                    best, best_length = place, length
+                    if length == self._max_n:
+                        break
             place = self._before[place]
         if best < 0:
             return []
@@ -54,17 +62,23 @@ class NgramIndex:
 
     def _catch_up(self, token_ids: Seq[int]) -> None:
         """Index all n-grams but the last one, which is what is looked for."""
-        size = self._min_n
-        for end in range(self._num_indexed, len(token_ids)):
-            gram = tuple(token_ids[end - size : end]) if end >= size else ()
-            self._before.append(self._latest.get(gram, -1) if gram else -1)
-            if gram:
-                self._latest[gram] = end
-        self._num_indexed = max(self._num_indexed, len(token_ids))
+        size, before = self._min_n, self._before
+        if 2 * len(token_ids) > len(self._latest):
+            num_slots = max(1 << (2 * len(token_ids)).bit_length(), MIN_SLOTS)
+            self._latest = array("i", [-1]) * num_slots
+            before[:] = array("i", [-1]) * size  # nothing ends before them
+        latest, mask = self._latest, len(self._latest) - 1
+        begin = len(before) - size
+        for end, gram in enumerate(
+            zip(*(token_ids[begin + i : i - size] for i in range(size)), strict=True), begin + size
+        ):
+            slot = hash(gram) & mask
+            before.append(latest[slot])
+            latest[slot] = end
 
     def _agreement(self, token_ids: Seq[int], place: int) -> int:
         """How many tokens before `place` are those at the end of the sequence."""
-        length = self._min_n
-        while length < self._max_n and length < place and token_ids[place - 1 - length] == token_ids[-1 - length]:
+        length, most = 0, min(self._max_n, place)
+        while length < most and token_ids[place - 1 - length] == token_ids[-1 - length]:
             length += 1
         return length
