@@ -156,9 +156,12 @@ class GpuInputs:
         has_drafts = num_singles > len(decodes)
         singles = self._singles(decodes, padded_to, previous) if decodes else None
         chunks = self._chunks(prefills) if prefills else None
+        if not prefills and all(
+            s.needs_token and (s.sequence.reading is None or not s.read_positions) for s in decodes
+        ):
+            return GpuStep(singles, chunks, has_drafts, None, num_singles, _first_rows(decodes))
         rows, sampled_row_of = self._rows(batch, num_singles)
-        is_plain = not prefills and rows == list(range(num_singles))
-        row_ids = None if is_plain else self._to_device(np.array(rows, dtype=np.int32))
+        row_ids = self._to_device(np.array(rows, dtype=np.int32))
         return GpuStep(singles, chunks, has_drafts, row_ids, len(rows), sampled_row_of)
 
     def _rows(self, batch: Seq[ScheduledSequence], num_singles: int) -> tuple[list[int], dict[Sequence, int]]:
@@ -202,6 +205,7 @@ class GpuInputs:
         self, decodes: Seq[ScheduledSequence], padded_to: int | None, previous: Mapping[Sequence, int] | None
     ) -> SingleRows:
         rows = _Rows()
+        num_drafts: list[int] = []
         for s in decodes:
             sequence = s.sequence
             computed = sequence.num_computed_tokens
@@ -210,13 +214,16 @@ class GpuInputs:
             if token_id < 0:
                 assert previous is not None, "a pending token without the step that samples it"
                 token_id, source = 0, previous[sequence]
-            place = self._place_of(sequence)
-            rows.add(token_id, source, computed + 1, place)
-            for offset, draft in enumerate(s.draft_token_ids, start=2):
-                rows.add(draft, NOT_PENDING, computed + offset, place)
-        return self._copied_rows(rows, padded_to)
+            rows.add(token_id, source, computed + 1, self._place_of(sequence))
+            drafts = s.draft_token_ids
+            if drafts:
+                rows.token_ids += drafts
+                rows.sources += [NOT_PENDING] * len(drafts)
+            num_drafts.append(len(drafts))
+        return self._copied_rows(rows, padded_to, num_drafts if len(rows.token_ids) > len(decodes) else None)
 
-    def _copied_rows(self, rows: "_Rows", padded_to: int | None) -> SingleRows:
+    def _copied_rows(self, rows: "_Rows", padded_to: int | None, num_drafts: Seq[int] | None = None) -> SingleRows:
+        """Lay rows out and copy them; behind the row of each place come those of so many drafts."""
         num_rows = len(rows.token_ids)
         num_padded = num_rows if padded_to is None else padded_to
         # A batch with more drafts than rows were reserved for gets tensors of its own.
@@ -229,8 +236,14 @@ class GpuInputs:
             host = torch.empty(size, dtype=torch.int32)
         views = {name: host[i * num_padded : (i + 1) * num_padded].numpy() for i, name in enumerate(ROW_FIELDS)}
         tables = host[len(ROW_FIELDS) * num_padded :].numpy().reshape(num_padded, self._max_blocks)
-        np.take(self._tables, rows.places, axis=0, out=tables[:num_rows])
-        context_lens = np.array(rows.contexts, dtype=np.int32)
+        places, context_lens = np.array(rows.places), np.array(rows.contexts, dtype=np.int32)
+        if num_drafts is not None:
+            counts = np.array(num_drafts) + 1
+            ends = np.cumsum(counts)
+            places = np.repeat(places, counts)
+            context_lens = np.repeat(context_lens - (ends - counts), counts).astype(np.int32)
+            context_lens += np.arange(num_rows, dtype=np.int32)
+        np.take(self._tables, places, axis=0, out=tables[:num_rows])
         positions = context_lens - 1
         views["token_ids"][:num_rows] = rows.token_ids
         views["sources"][:num_rows] = rows.sources
@@ -330,9 +343,22 @@ class GpuInputs:
             self._free_places.append(self._places.pop(sequence).index)
 
 
+def _first_rows(decodes: Seq[ScheduledSequence]) -> dict[Sequence, int]:
+    """Each sequence's first row, where all rows are sampled."""
+    found: dict[Sequence, int] = {}
+    num_rows = 0
+    for s in decodes:
+        found[s.sequence] = num_rows
+        num_rows += 1 + len(s.draft_token_ids)
+    return found
+
+
 @dataclass(slots=True)
 class _Rows:
-    """Rows of one token each, as lists; `places` are rows of the block tables."""
+    """Rows of one token each, as lists; `places` are rows of the block tables.
+
+    Places and contexts are those of each sequence's first row: what lies behind it follows from them.
+    """
 
     token_ids: list[int] = field(default_factory=list[int])
     sources: list[int] = field(default_factory=list[int])

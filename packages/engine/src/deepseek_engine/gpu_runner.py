@@ -114,6 +114,7 @@ class GpuRunner:
         self._max_singles = 0
         self._mixed: dict[tuple[int, int], _Graph] = {}
         self._chunk_sizes: list[int] = []
+        self._chosen_of: Tensor | None = None
 
     @property
     def launcher(self) -> "GpuRunner":
@@ -173,6 +174,7 @@ class GpuRunner:
     def forward(self, batch: Seq[ScheduledSequence]) -> Tensor:
         """Compute the batch; logits [sampled rows, vocab_size]."""
         _, hidden, logits = self._compute(batch, None)
+        self._chosen_of = logits  # a graph has chosen the likeliest tokens of these
         if any(scheduled.read_positions for scheduled in batch):
             assert hidden is not None, "no graph serves a step that is read"
             return self._decoder.logits(self._prompt_reader.split(hidden, batch))
@@ -190,7 +192,9 @@ class GpuRunner:
         if not sequences:
             return []
         self._sampler.prepare(sequences, [offset for s in batch for offset in range(s.num_sampled_rows)])
-        self._sampler.sample(logits, self._sampled)
+        if logits is not self._chosen_of or self._sampler.needs != NOTHING:
+            self._sampler.sample(logits, self._sampled)
+        self._chosen_of = None
         self._sampler.send()
         return self._sampler.collect()
 

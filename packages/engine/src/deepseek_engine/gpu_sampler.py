@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
@@ -112,23 +112,16 @@ class GpuSampler:
         buffer = self._buffers[self._next]
         self._next = (self._next + 1) % NUM_BUFFERS
         buffer.wait()
-        settings = [self._settings_of(sequence) for sequence in sequences]
-        positions = [each.num_output_tokens + offset for each, offset in zip(sequences, offsets, strict=True)]
-        records = buffer.write(settings)
-        records["position"] = positions
-        penalised = [row for row, each in enumerate(sequences) if each.params.penalises_tokens]
-        if penalised:
-            found = self._counts.addresses([sequences[row] for row in penalised], [positions[row] for row in penalised])
-            records["counts_address"][penalised] = found
-        records["forced_token_id"] = -1
-        for row, sequence in enumerate(sequences):
-            if sequence.thinking is not None and (forced := sequence.forced_token_id) is not None:
-                assert offsets[row] == 0, "a token is forced behind tokens that are not known"
-                records["forced_token_id"][row] = forced
-                records["flags"][row] |= IS_ADJUSTED
-                buffer.adjusted_rows.append(row)
-        num_words = self._write_words(buffer, records, sequences, settings, positions)
-        flags = int(np.bitwise_or.reduce(records["flags"])) if len(sequences) else 0
+        settings, positions, special_rows = self._look_up(sequences, offsets)
+        flags = 0
+        for each in set(settings):
+            flags |= each.flags
+        num_words = 0
+        if flags or special_rows:
+            records = buffer.write(settings)
+            records["position"] = positions
+            num_words = self._write_special(buffer, records, sequences, settings, positions, special_rows)
+            flags = int(np.bitwise_or.reduce(records["flags"]))
         needs = Needs(
             adjust=bool(flags & IS_ADJUSTED),
             random=bool(flags & IS_RANDOM),
@@ -170,16 +163,58 @@ class GpuSampler:
         step.buffer.wait()
         results = step.buffer.results[: len(step.num_top)].numpy()
         ids = cast("list[int]", results[:, 0].tolist())
-        return [
-            SampledToken(token_id, None if num_top is None else _logprobs(results[row], num_top))
-            for row, (token_id, num_top) in enumerate(zip(ids, step.num_top, strict=True))
-        ]
+        most = max((num_top for num_top in step.num_top if num_top is not None), default=None)
+        if most is None:
+            return [SampledToken(token_id) for token_id in ids]
+        entries = _logprobs(results, step.num_top, most)
+        return [SampledToken(token_id, entry) for token_id, entry in zip(ids, entries, strict=True)]
+
+    def _look_up(self, sequences: Seq[Sequence], offsets: Seq[int]) -> tuple[list["_Settings"], list[int], list[int]]:
+        """Settings and positions of the rows, and which rows ask for more than the settings say.
+
+        Rows of one sequence follow each other, so that its drafts cost a comparison each.
+        """
+        settings: list[_Settings] = []
+        positions: list[int] = []
+        special_rows: list[int] = []
+        last, found, num_tokens, is_special = None, None, 0, False
+        for row, (sequence, offset) in enumerate(zip(sequences, offsets, strict=True)):
+            if found is None or sequence is not last:
+                last, found, num_tokens = sequence, self._settings_of(sequence), sequence.num_output_tokens
+                has_state = sequence.token_mask is not None or sequence.thinking is not None
+                is_special = has_state or sequence.adjusts_logits
+            if is_special:
+                special_rows.append(row)
+            settings.append(found)
+            positions.append(num_tokens + offset)
+        return settings, positions, special_rows
 
     def _settings_of(self, sequence: Sequence) -> "_Settings":
         found = self._settings.get(sequence)
         if found is None:
             found = self._settings[sequence] = _Settings.of(sequence)
         return found
+
+    def _write_special(
+        self,
+        buffer: "_Buffer",
+        records: Records,
+        sequences: Seq[Sequence],
+        settings: "Seq[_Settings]",
+        positions: Seq[int],
+        rows: Seq[int],
+    ) -> int:
+        """What these rows ask for beside their settings; how many words it takes."""
+        penalised = [row for row in rows if sequences[row].params.penalises_tokens]
+        if penalised:
+            found = self._counts.addresses([sequences[row] for row in penalised], [positions[row] for row in penalised])
+            records["counts_address"][penalised] = found
+        for row in rows:
+            if sequences[row].thinking is not None and (forced := sequences[row].forced_token_id) is not None:
+                assert positions[row] == sequences[row].num_output_tokens, "forced behind tokens that are not known"
+                records["forced_token_id"][row] = forced
+                records["flags"][row] |= IS_ADJUSTED
+        return self._write_words(buffer, records, sequences, settings, positions, rows)
 
     def _write_words(
         self,
@@ -188,12 +223,14 @@ class GpuSampler:
         sequences: Seq[Sequence],
         settings: "Seq[_Settings]",
         positions: Seq[int],
+        rows: Seq[int],
     ) -> int:
         """Masks, bias and forbidden tokens of the rows that have some; how many words they take."""
         words, first = buffer.words, self._table.first_word
         end = first
         mask_words = -(-self._vocab_size // 32)
-        for row, sequence in enumerate(sequences):
+        for row in rows:
+            sequence = sequences[row]
             if not sequence.adjusts_logits and sequence.token_mask is None:
                 continue
             each, record = settings[row], records[row : row + 1]
@@ -213,7 +250,6 @@ class GpuSampler:
             end += forbidden.size
             if mask is not None or bias.size or forbidden.size or sequence.params.penalises_tokens:
                 record["flags"] |= IS_ADJUSTED
-                buffer.adjusted_rows.append(row)
         return end - first
 
 
@@ -221,7 +257,8 @@ class GpuSampler:
 class _Settings:
     """What stays the same as long as a sequence lives."""
 
-    record: Records
+    record: bytes
+    flags: int
     num_top: int | None
     bias: Records  # int32: ids, then the bits of as many float32
     stop_ids: Records
@@ -236,13 +273,14 @@ class _Settings:
         record["temperature"] = max(params.temperature, MIN_TEMPERATURE)
         record["top_k"] = max(params.top_k, 0)
         flags = 0 if params.is_greedy else IS_RANDOM | (IS_FILTERED if is_filtered(params) else 0)
-        record["flags"] = flags | (0 if params.logprobs is None else IS_REPORTED)
+        flags |= 0 if params.logprobs is None else IS_REPORTED
+        record["flags"] = flags
         bias = params.logit_bias or {}
         ids, values = np.array(list(bias), np.int32), np.array(list(bias.values()), np.float32)
         stop_ids = np.array(sorted(sequence.stop_token_ids) if params.min_tokens else [], np.int32)
         if stop_ids.size > MAX_FORBIDDEN:
             raise ValueError(f"min_tokens with {stop_ids.size} stop tokens: at most {MAX_FORBIDDEN} can be forbidden")
-        return cls(record, params.logprobs, np.concatenate((ids, values.view(np.int32))), stop_ids)
+        return cls(record.tobytes(), flags, params.logprobs, np.concatenate((ids, values.view(np.int32))), stop_ids)
 
 
 @dataclass(slots=True)
@@ -253,8 +291,7 @@ class _Buffer:
     results: Tensor
     records: Records
     words: Records
-    settings: list[_Settings] = field(default_factory=list["_Settings"])
-    adjusted_rows: list[int] = field(default_factory=list[int])
+    num_written: int = 0
     event: torch.cuda.Event | None = None
 
     @classmethod
@@ -265,20 +302,15 @@ class _Buffer:
         records = table.buffer[: max_rows * (ROW_BYTES // 8)].numpy().view(ROW)
         return cls(table, results, records, table.int32.numpy())
 
-    def write(self, settings: list[_Settings]) -> Records:
-        """The rows' records, with all that a step does not change; only rows that changed hands are written."""
-        old = self.settings
-        for row, each in enumerate(settings):
-            if row >= len(old) or old[row] is not each:
-                self.records[row] = each.record[0]
-        for row in self.adjusted_rows:
-            if row < len(settings):
-                self.records[row] = settings[row].record[0]
-        self.adjusted_rows.clear()
-        if len(settings) < len(old):
-            self.records[len(settings) : len(old)] = cast("Records", neutral_row())
-        self.settings = settings
-        return self.records[: len(settings)]
+    def write(self, settings: Seq[_Settings]) -> Records:
+        """The rows' records, with all that a step does not change."""
+        num_rows = len(settings)
+        written = np.frombuffer(b"".join([each.record for each in settings]), ROW)
+        self.records[:num_rows] = written
+        if num_rows < self.num_written:
+            self.records[num_rows : self.num_written] = cast("Records", neutral_row())
+        self.num_written = num_rows
+        return self.records[:num_rows]
 
     def mark(self, device: torch.device) -> None:
         """Remember what has been launched until now."""
@@ -299,11 +331,16 @@ class _Step:
     buffer: _Buffer
 
 
-def _logprobs(result: Records, num_top: int) -> TokenLogprobs:
-    floats = result.view(np.float32)
-    ids = cast("list[int]", result[2 : 2 + num_top].tolist())
-    values = cast("list[float]", floats[2 + MAX_LOGPROBS : 2 + MAX_LOGPROBS + num_top].tolist())
-    return TokenLogprobs(float(floats[1]), tuple(map(TopLogprob, ids, values)))
+def _logprobs(results: Records, num_top: Seq[int | None], most: int) -> list[TokenLogprobs | None]:
+    """Of the rows that report them, each with its own number of likeliest tokens, at most `most`."""
+    floats = results.view(np.float32)
+    chosen = cast("list[float]", floats[:, 1].tolist())
+    ids = cast("list[list[int]]", results[:, 2 : 2 + most].tolist())
+    values = cast("list[list[float]]", floats[:, 2 + MAX_LOGPROBS : 2 + MAX_LOGPROBS + most].tolist())
+    return [
+        None if count is None else TokenLogprobs(logprob, tuple(map(TopLogprob, row_ids[:count], row_values[:count])))
+        for count, logprob, row_ids, row_values in zip(num_top, chosen, ids, values, strict=True)
+    ]
 
 
 def _kernels(device: torch.device) -> Callable[..., None]:

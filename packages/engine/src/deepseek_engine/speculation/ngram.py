@@ -9,13 +9,13 @@ from typing import Final
 
 MAX_CANDIDATES: Final = 8
 """Earlier places that one guess looks at; a text that repeats itself endlessly must not make it slow."""
-MAX_STRANGERS: Final = 8
+MAX_STRANGERS: Final = 16
 """Places of other n-grams with the same hash that one guess passes by; nor must one that was made to collide."""
 MIN_SLOTS: Final = 64
 
 
 class NgramIndex:
-    """Where a growing sequence's n-grams have come before, kept up by O(1) a new token, in 12 to 20 bytes of it.
+    """Where a growing sequence's n-grams have come before, kept up by O(1) a new token, in 6 to 20 bytes of it.
 
     As in LZ77 compressors, a table leads from the hash of `min_n` tokens to the last place that ended in them, and each
     place to the one before it. A guess follows that chain and takes the place that agrees with the end of the sequence
@@ -37,20 +37,22 @@ class NgramIndex:
         if len(token_ids) <= self._min_n:
             return []
         self._catch_up(token_ids)
-        place = self._latest[hash(tuple(token_ids[-self._min_n :])) & (len(self._latest) - 1)]
+        size, before = self._min_n, self._before
+        last = token_ids[-size:]
+        place = self._latest[hash(tuple(last)) & (len(self._latest) - 1)]
         best, best_length = -1, 0
         num_candidates = num_strangers = 0
         while place >= 0 and num_candidates < MAX_CANDIDATES and num_strangers < MAX_STRANGERS:
-            length = self._agreement(token_ids, place)
-            if length < self._min_n:
+            if token_ids[place - size : place] != last:
                 num_strangers += 1
             else:
                 num_candidates += 1
+                length = self._agreement(token_ids, place)
                 if length > best_length:
                     best, best_length = place, length
                     if length == self._max_n:
                         break
-            place = self._before[place]
+            place = before[place]
         if best < 0:
             return []
         # A guess may run into its own beginning: the end of a loop goes on as the loop does.
@@ -62,23 +64,19 @@ class NgramIndex:
 
     def _catch_up(self, token_ids: Seq[int]) -> None:
         """Index all n-grams but the last one, which is what is looked for."""
-        size, before = self._min_n, self._before
-        if 2 * len(token_ids) > len(self._latest):
-            num_slots = max(1 << (2 * len(token_ids)).bit_length(), MIN_SLOTS)
-            self._latest = array("i", [-1]) * num_slots
-            before[:] = array("i", [-1]) * size  # nothing ends before them
+        size, before, num_tokens = self._min_n, self._before, len(token_ids)
+        if num_tokens > 2 * len(self._latest):  # anew, with room for more
+            self._latest = array("i", [-1]) * max(1 << (2 * num_tokens).bit_length(), MIN_SLOTS)
+            before[:] = array("i", [-1]) * size  # no n-gram ends there
         latest, mask = self._latest, len(self._latest) - 1
-        begin = len(before) - size
-        for end, gram in enumerate(
-            zip(*(token_ids[begin + i : i - size] for i in range(size)), strict=True), begin + size
-        ):
-            slot = hash(gram) & mask
+        for end in range(len(before), num_tokens):
+            slot = hash(tuple(token_ids[end - size : end])) & mask
             before.append(latest[slot])
             latest[slot] = end
 
     def _agreement(self, token_ids: Seq[int], place: int) -> int:
         """How many tokens before `place` are those at the end of the sequence."""
-        length, most = 0, min(self._max_n, place)
-        while length < most and token_ids[place - 1 - length] == token_ids[-1 - length]:
+        length = self._min_n
+        while length < self._max_n and length < place and token_ids[place - 1 - length] == token_ids[-1 - length]:
             length += 1
         return length
