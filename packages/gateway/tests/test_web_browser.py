@@ -171,6 +171,36 @@ async def test_a_key_lives_its_life_in_the_pages(stack: Stack, browser: Browser)
             pass
 
 
+async def test_the_overview_follows_what_happens(stack: Stack, browser: Browser, monkeypatch) -> None:
+    page = browser.page
+    assert await page.locator(".empty.card").is_visible()
+    assert not await page.locator("[data-chart=requests]").is_visible()
+    await stack.caller.post()
+    await stack.running.rows(1)
+    await page.reload()
+    assert await page.locator("[data-chart=requests]").is_visible()
+    assert not await page.locator(".empty.card").is_visible()
+    assert await browser.text("[data-chart=requests] .legend output >> nth=0") == "1"  # of the whole time
+    assert await page.locator("[data-top=keys] tr").count() == 1
+    assert await browser.text("[data-problem]") == "Ready"
+    monkeypatch.setattr("deepseek_gateway.gateway.Gateway.faults", lambda _: ["Redis is away"])
+    await page.wait_for_selector("text=Works, but not all is well")
+    assert await browser.text("[data-reasons] li") == "Redis is away"
+    monkeypatch.undo()
+    await page.wait_for_selector("[data-problem] >> text=Ready")
+    base = (await page.get_attribute("script[src*='overview.js']", "src")).replace("overview.js", "formats.js")
+    ticks = "async (url) => { const { durations, amounts } = await import(url); return ["
+    ticks += "durations([0, 25000, 50000, 75000]), durations([0, 2.5, 5]), amounts([0, 0.05, 0.1], 'USD'),"
+    ticks += "amounts([0, 200, 400], 'CNY'), amounts([0, 0.0025, 0.005], 'USD')] }"
+    assert await page.evaluate(ticks, base) == [
+        ["0", "25 s", "50 s", "75 s"],
+        ["0", "2.5 ms", "5.0 ms"],
+        ["0", "$0.05", "$0.10"],
+        ["0", "¥200", "¥400"],
+        ["0", "$0.0025", "$0.0050"],
+    ]
+
+
 async def test_an_answer_streams_as_markdown_and_nothing_of_it_runs(stack: Stack, browser: Browser) -> None:
     page = browser.page
     requests: list[str] = []

@@ -10,12 +10,40 @@ from urllib.parse import quote
 
 import pytest
 
+from deepseek_gateway.ledger.records import LedgerRow
+from deepseek_gateway.storage.store import Store
 from deepseek_gateway.storage.words import ReviewRow
 from deepseek_gateway.testing.caller import Reply
 from deepseek_gateway.testing.stack import Stack
 from deepseek_gateway.testing.visitor import Visitor, form_token
+from deepseek_gateway.web import formats
+from deepseek_gateway.web.figures import Range, figures_of
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
+
+
+def ledger_row(**values: object) -> LedgerRow:
+    given = {
+        "request_id": "req-1",
+        "attempt": 1,
+        "key_id": "key-a",
+        "route": "/v1/generate",
+        "model": "m",
+        "upstream": "http://e",
+        "stream": True,
+        "status": "finished",
+        "end_reason": "stop",
+        "http_status": 200,
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cached_tokens": 4,
+        "accuracy": "exact",
+        "latency_ms": 100.0,
+        "ttft_ms": 10.0,
+        "created": 0.0,
+        **values,
+    }
+    return LedgerRow(**given)
 
 
 def key_in(reply: Reply) -> str:
@@ -217,11 +245,45 @@ async def test_figures_of_the_overview_are_those_of_the_ledger(stack: Stack, vis
     assert figures["totals"]["failed"] == 1
     assert sum(figures["requests"]["finished"]) == 1
     assert len(figures["times"]) == len(figures["latency"]["p50"]) == 60
+    assert [(one["id"], one["requests"]) for one in figures["top"]["keys"]] == [(stack.caller.key_id, 2)]
+    assert [(one["name"], one["share"]) for one in figures["top"]["models"]] == [("fake-model", 1.0)]
+    assert figures["totals"]["changes"] == {"requests": "", "tokens": "", "cost": ""}
     live = (await visitor.get("/ui/live")).json
     assert live["upstreams"][0]["state"] == "up"
     assert live["running"] == 0
     assert live["queued"] == {"high": 0, "normal": 0, "low": 0}
     assert live["upstreams"][0].keys() >= {"in_flight", "load", "waiting", "kv_use", "models"}
+
+
+def test_totals_stand_beside_those_of_as_long_a_time_before(store: Store) -> None:
+    last_slot = 1_800_000_000 // 60 * 60
+    now, since = last_slot + 30.0, last_slot - 59 * 60.0  # the last slot is half over: 59.5 minutes are compared
+    times = {"in": (since, now), "before": (since - 59.5 * 60,), "earlier": (since - 59.5 * 60 - 1,)}
+    rows = [ledger_row(created=at, request_id=f"{name}-{at}") for name, all_at in times.items() for at in all_at]
+    store.ledger.insert(rows)
+    totals = figures_of(store, "USD", Range("1h", 60, 60), now)["totals"]
+    assert (totals["requests"], totals["changes"]["requests"]) == (2, "+100 %")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"), [(0, 5, ""), (4, 4, "±0 %"), (4, 3, "-25 %"), (1, 9, "+800 %"), (1, 14, "×14")]
+)
+def test_a_change_is_told_in_few_signs(before: float, now: float, told: str) -> None:
+    assert formats.change(before, now) == told
+
+
+@pytest.mark.parametrize(
+    ("nano", "told"),
+    [
+        (1_234_500_000_000, "$1,234.50"),
+        (50_000_000, "$0.05"),
+        (1_000, "$0.000001"),
+        (4_260_000, "$0.0043"),
+        (0, "$0.00"),
+    ],
+)
+def test_money_has_the_digits_that_count(nano: int, told: str) -> None:
+    assert formats.money(nano, "USD") == told
 
 
 async def test_language_and_theme_are_kept_and_lead_back(visitor: Visitor) -> None:

@@ -54,12 +54,25 @@ def percent(value: float | None) -> str:
 
 
 def money(nano: int | None, currency: str) -> str:
-    """$1,234.50, ¥0.0042: two digits after the point, or as many as show two that are not zero."""
+    """$1,234.50, ¥0.0042: two digits after the point, or as many as show two digits that count."""
     if nano is None:
         return NONE
     value = nano / NANO
     digits = 2 if nano == 0 or abs(value) >= 0.1 else min(9, 1 - math.floor(math.log10(abs(value))))
-    return f"{'-' if nano < 0 else ''}{SIGNS.get(currency, currency + chr(0xA0))}{abs(value):,.{digits}f}"
+    whole, _, decimals = f"{abs(value):,.{digits}f}".partition(".")
+    shown = f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
+    return f"{'-' if nano < 0 else ''}{SIGNS.get(currency, currency + chr(0xA0))}{shown}"
+
+
+def change(before: float, now: float) -> str:
+    """+12 %, -3 %, ±0 %; nothing where there was nothing before. Growth of more than tenfold is ×14."""
+    if not before:
+        return ""
+    ratio = now / before
+    if ratio >= 10:
+        return f"×{ratio:,.0f}"
+    percents = round((ratio - 1) * 100)
+    return f"{percents:+d} %" if percents else "±0 %"
 
 
 def moment(seconds: float | None, exactly: bool = False) -> str:

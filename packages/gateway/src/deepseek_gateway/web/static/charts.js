@@ -5,10 +5,12 @@ const MAX_POINTS = 48;
 
 /** One figure with a legend and a plot. */
 export class TimeChart {
-  constructor(figure, { colors, isStacked, format, lines }) {
+  /** `lines` are what is drawn; `overall` is what the legend says of each while nothing is pointed at. */
+  constructor(figure, { colors, isStacked, format, ticks, lines, overall }) {
     this.plot = figure.querySelector(".plot");
     this.outputs = [...figure.querySelectorAll(".legend output")];
-    this.options = { colors, isStacked, format, lines };
+    this.moment = figure.querySelector("[data-at]");
+    this.options = { colors, isStacked, format, ticks, lines, overall };
     new ResizeObserver(() => this.resize()).observe(this.plot);
     const redraw = () => { if (this.times) this.draw(this.times, this.slotS); };
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
@@ -38,7 +40,7 @@ export class TimeChart {
 
   #config() {
     const { width, height } = this.plot.getBoundingClientRect();
-    const { isStacked, format } = this.options;
+    const { isStacked } = this.options;
     const colors = this.options.colors.slice(0, this.lines.length); // uPlot draws nothing when it misses a line
     const order = isStacked ? [...colors].reverse() : colors;
     const text = color(this.plot, "--muted");
@@ -53,7 +55,7 @@ export class TimeChart {
       series: [{}, ...order.map((name, at) => this.#series(color(this.plot, name), isStacked, this.lines[at]))],
       axes: [
         { stroke: text, font, grid: { show: false }, ticks: { show: false }, space: 60, size: 26, values: (_, splits) => once(splits.map((at) => this.#when(at))) },
-        { stroke: text, font, grid, ticks: { show: false }, size: 58, space: 38, values: (_, splits) => splits.map((value) => tick(format, value)) },
+        { stroke: text, font, grid, ticks: { show: false }, size: 58, space: 38, values: (_, splits) => this.options.ticks(splits) },
       ],
       tzDate: (at) => globalThis.uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
       hooks: { setCursor: [(chart) => this.#tell(chart.cursor.idx)] },
@@ -69,10 +71,16 @@ export class TimeChart {
     return { stroke, width: 1.75, spanGaps: true, points: { show, size: 4, fill: stroke } };
   }
 
-  /** The legend's values: at a slot, or of the newest one that has any. */
+  /** The legend's values: at a slot with its time, or of the whole range. */
   #tell(slot) {
-    const at = slot ?? this.times.length - 1;
-    this.outputs.forEach((output, number) => { output.textContent = slot == null ? "" : this.options.format(this.lines[number][at]); });
+    const values = slot == null ? this.options.overall() : this.lines.map((line) => line[slot]);
+    this.outputs.forEach((output, number) => { output.textContent = this.options.format(values[number]); });
+    this.moment.textContent = slot == null ? "" : this.#exactly(this.times[slot]);
+  }
+
+  #exactly(at) {
+    const time = this.slotS < DAY_S ? { hour: "2-digit", minute: "2-digit", hourCycle: "h23" } : {};
+    return new Intl.DateTimeFormat(document.documentElement.lang, { month: "short", day: "numeric", ...time, timeZone: "UTC" }).format(at * 1000);
   }
 
   #when(at) {
@@ -85,11 +93,6 @@ export class TimeChart {
 /** Labels without those that say the same as the one before. */
 function once(labels) {
   return labels.map((label, at) => (label === labels[at - 1] ? "" : label));
-}
-
-/** A value beside an axis: without zeros that say nothing. */
-function tick(format, value) {
-  return value === 0 ? "0" : format(value).replace(/\.0+(?=\D|$)/, "");
 }
 
 function total(lines, slot) {
