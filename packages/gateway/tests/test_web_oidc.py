@@ -1,5 +1,6 @@
 """Sign in with OpenID Connect, against an issuer on loopback."""
 
+import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncIterator
@@ -12,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.settings import load_settings
+from deepseek_gateway.testing.command import Command
 from deepseek_gateway.testing.issuer import Issuer
 from deepseek_gateway.testing.serving import serving
 from deepseek_gateway.testing.stack import Stack, running_stack
 from deepseek_gateway.testing.visitor import Visitor
+from deepseek_gateway.web.accounts import AccountError, checked_name
 from deepseek_gateway.web.oidc import Attempt, oidc_config
 
 STRANGER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -53,7 +56,7 @@ async def test_a_person_signs_in_with_the_role_of_its_group(state_dir) -> None:
         assert page.status == 200
         assert 'content="0;url=/ui/keys"' in page.body.decode()
         account = (await visitor.get("/ui/account")).body.decode()
-        assert "oidc:ada" in account
+        assert "oidc:ada#u-1" in account
         assert "Administrator" in account
         assert issuer.asked["scope"] == "openid profile"
         assert issuer.asked["code_challenge_method"] == "S256"
@@ -77,6 +80,8 @@ async def test_a_person_signs_in_with_the_role_of_its_group(state_dir) -> None:
         {"claims": {"exp": 1_000_000}},
         {"claims": {"nonce": "of another sign-in"}},
         {"claims": {"sub": None}},
+        {"claims": {"sub": "u-\n1"}},
+        {"claims": {"sub": "u" * 256}},
         {"claims": {"groups": ["guests"]}},
         {"claims": {"groups": None}},
     ],
@@ -105,6 +110,35 @@ async def test_only_the_browser_that_began_may_finish_and_only_once(state_dir) -
         assert (await visitor.get(f"{callback}&iss=https://evil.example")).status == 403
         assert (await visitor.get(callback)).status == 200
         assert (await visitor.get(callback)).status == 400
+
+
+async def test_who_takes_the_name_of_another_is_told_apart_by_the_subject(state_dir) -> None:
+    async with signing_in(state_dir) as (issuer, _, visitor):
+        await there_and_back(visitor)
+        issuer.claims["sub"] = "u-2"
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+            other = Visitor(session, visitor.url)
+            await there_and_back(other)
+            account = (await other.get("/ui/account")).body.decode()
+        assert "oidc:ada#u-2" in account
+        assert account.count('name="handle"') <= 1  # its own session alone
+    with pytest.raises(AccountError, match="oidc:"):
+        checked_name("oidc:ada#u-1")
+
+
+async def test_a_person_of_the_issuer_is_signed_out_by_command(state_dir, command: Command) -> None:
+    name, where = "oidc:ada#u-1", ("--state", state_dir)
+    async with signing_in(state_dir) as (_, _, visitor):
+        await there_and_back(visitor)
+        assert (await visitor.get("/ui/keys")).status == 200
+        seen = await asyncio.to_thread(command.json, "admin", "sessions", *where)
+        assert [(one["account"], one["role"]) for one in seen] == [(name, "admin")]
+        assert name in (await asyncio.to_thread(command, "admin", "sessions", *where))[1]
+        assert "1 sessions" in (await asyncio.to_thread(command, "admin", "sign-out", name, *where))[1]
+        assert (await visitor.get("/ui/keys")).status == 303
+        again = await asyncio.to_thread(command.json, "admin", "sign-out", name, *where)
+        assert again == {"name": name, "ended": 0}
+        assert "account.sign_out" in (await asyncio.to_thread(command, "audit", "list", *where))[1]
 
 
 async def test_a_cookie_that_was_touched_is_none(state_dir) -> None:

@@ -1,10 +1,11 @@
-"""`deepseek-gateway admin create|passwd|list|remove`: who may sign in to the pages."""
+"""`deepseek-gateway admin create|passwd|list|remove|sessions|sign-out`: who may sign in to the pages, and who is."""
 
 import argparse
 import getpass
 import json
 import secrets
 import sys
+import time
 
 from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.cli.common import Commands, add_state_flag, date_text, opened, settings_of, table
@@ -30,6 +31,11 @@ def add_parser(commands: Commands) -> None:
     remove = _add(actions, "remove", "end an account")
     remove.add_argument("name", help="the account's name")
     remove.set_defaults(run=run_remove)
+    sessions = _add(actions, "sessions", "show who is signed in, OpenID Connect's people too")
+    sessions.set_defaults(run=run_sessions)
+    sign_out = _add(actions, "sign-out", "end all sessions of a name")
+    sign_out.add_argument("name", help="as `admin sessions` and the audit log write it, such as 'oidc:ada#8d1c'")
+    sign_out.set_defaults(run=run_sign_out)
 
 
 def run_create(parsed: argparse.Namespace) -> int:
@@ -68,6 +74,30 @@ def run_remove(parsed: argparse.Namespace) -> int:
     with opened(settings_of(parsed)) as (store, _):
         Accounts(store).remove(parsed.name, by=Principal.operator())
     print(json.dumps({"removed": parsed.name}) if parsed.json else f"{parsed.name} is removed, and signed out")
+    return 0
+
+
+def run_sessions(parsed: argparse.Namespace) -> int:
+    """Show who is signed in."""
+    settings = settings_of(parsed)
+    now = time.time()
+    with opened(settings) as (store, _):
+        found = [one for one in store.web.all_sessions(now) if now - one.seen < settings.web_idle_s]
+    if parsed.json:
+        fields = ("account", "role", "source", "created", "seen", "expires", "agent")
+        print(json.dumps([{name: getattr(one, name) for name in fields} for one in found]))
+        return 0
+    rows = [[one.account, one.role.value, date_text(one.created), date_text(one.seen), one.agent[:40]] for one in found]
+    print(table(("name", "role", "signed in", "last seen", "browser"), rows))
+    return 0
+
+
+def run_sign_out(parsed: argparse.Namespace) -> int:
+    """End all sessions of a name."""
+    with opened(settings_of(parsed)) as (store, _):
+        ended = Accounts(store).sign_out(parsed.name, by=Principal.operator())
+    shown = f"{parsed.name} is signed out ({ended} sessions)" if ended else f"{parsed.name} is not signed in"
+    print(json.dumps({"name": parsed.name, "ended": ended}) if parsed.json else shown)
     return 0
 
 

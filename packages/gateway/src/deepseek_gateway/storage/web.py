@@ -101,6 +101,15 @@ class WebTable:
         """End a session."""
         self.database.write("DELETE FROM web_sessions WHERE handle = :handle", {"handle": handle})
 
+    def end_sessions(self, account: str) -> int:
+        """End all sessions of a name; gives how many there were."""
+        return self.database.write("DELETE FROM web_sessions WHERE account = :account", {"account": account})
+
+    def all_sessions(self, now: float) -> list[Session]:
+        """Everybody's sessions that are not over, by name, the newest first."""
+        rows = self.database.read(f"{_SESSION} WHERE expires > :now ORDER BY account, created DESC", {"now": now})
+        return [_session(row) for row in rows]
+
     def count_attempt(self, subjects: tuple[str, ...], now: float, window_s: float) -> dict[str, tuple[int, float]]:
         """Count an attempt against each subject; gives each one's count in its window, and when that began.
 

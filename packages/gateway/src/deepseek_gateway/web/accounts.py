@@ -15,7 +15,7 @@ from deepseek_gateway.audit.actor import GATEWAY, Acting
 from deepseek_gateway.errors import GatewayError, StoreConflictError
 from deepseek_gateway.storage.atomic import atomic
 from deepseek_gateway.storage.store import Store
-from deepseek_gateway.web.records import Account, Role
+from deepseek_gateway.web.records import OIDC_PREFIX, Account, Role
 
 MIN_PASSWORD, MAX_PASSWORD = 12, 256
 MAX_NAME = 64
@@ -102,6 +102,13 @@ class Accounts:
             raise AccountError(f"there is no account {name!r}", "name", "account.unknown")
         self._record(by, "account.remove", name)
 
+    @atomic
+    def sign_out(self, name: str, *, by: Acting = GATEWAY) -> int:
+        """End all sessions of a name, also of one that an issuer vouches for; gives how many there were."""
+        ended = self.store.web.end_sessions(name)
+        self._record(by, "account.sign_out", name, {"sessions": ended})
+        return ended
+
     def verify(self, name: str, password: str, address: str) -> Account | None:
         """The account, if the password is its own.
 
@@ -144,11 +151,12 @@ def checked_name(name: str) -> str:
     """A name for an account.
 
     Raises:
-        AccountError: it is empty, too long, or holds what cannot be printed.
+        AccountError: it is empty, too long, holds what cannot be printed, or looks like one of an issuer's.
     """
     name = name.strip()
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-        raise AccountError(f"a name has 1 to {MAX_NAME} printable characters", "name", "account.bad_name")
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name.startswith(OIDC_PREFIX):
+        message = f"a name has 1 to {MAX_NAME} printable characters, and does not begin with {OIDC_PREFIX!r}"
+        raise AccountError(message, "name", "account.bad_name")
     return name
 
 

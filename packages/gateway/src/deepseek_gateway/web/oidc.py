@@ -22,7 +22,7 @@ from deepseek_gateway.errors import ConfigurationError, GatewayError, UpstreamEr
 from deepseek_gateway.settings import Settings
 from deepseek_gateway.upstream.address import UpstreamAddress
 from deepseek_gateway.upstream.client import UpstreamClient
-from deepseek_gateway.web.records import Role
+from deepseek_gateway.web.records import OIDC_PREFIX, Role
 
 if TYPE_CHECKING:
     import jwt
@@ -35,7 +35,7 @@ REFETCH_S = 10.0
 
 LEEWAY_S = 60
 MAX_ANSWER_BYTES = 2**20
-MAX_NAME = 60
+MAX_NAME, MAX_SUBJECT = 60, 255
 
 
 class OidcError(GatewayError):
@@ -193,6 +193,8 @@ class OidcClient:
             raise OidcError(f"the ID token is not good: {type(error).__name__}: {error}") from error
         if not secrets.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
             raise OidcError("the ID token is of another sign-in: its nonce differs")
+        if not claims["sub"].isprintable() or len(claims["sub"]) > MAX_SUBJECT:
+            raise OidcError(f"the ID token's subject is none: {claims['sub'][:80]!r}")
         if claims.get("azp", self.config.client_id) != self.config.client_id:
             raise OidcError("the ID token was made for another client (azp)")
         return claims
@@ -259,9 +261,12 @@ def _is_safe(url: str) -> bool:
 
 
 def _name_of(claims: Mapping[str, Any]) -> str:
-    """`oidc:` and a name: no local account can have it, so the audit log tells both apart."""
-    name = str(claims.get("preferred_username") or claims["sub"])
-    return "oidc:" + "".join(character for character in name if character.isprintable())[:MAX_NAME]
+    """`oidc:ada#u-1`: no local account begins so, and the subject is nobody else's, whatever people call themselves.
+
+    Source: OpenID Connect Core 1.0, section 5.7.
+    """
+    name = "".join(character for character in str(claims.get("preferred_username") or "") if character.isprintable())
+    return f"{OIDC_PREFIX}{name[:MAX_NAME]}#{claims['sub']}"
 
 
 def _jwt() -> Any:

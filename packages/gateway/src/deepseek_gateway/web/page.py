@@ -245,3 +245,7 @@ class Page:
             httponly=True,
             samesite="lax" if lax else "strict",
         )
+
+    def drop_cookie(self, response: Response, name: str) -> None:
+        """Take a cookie back. Some clients go by its age, others by its date."""
+        response.delete_cookie(name, path="/ui", secure=self.is_secure, httponly=True, samesite="strict")

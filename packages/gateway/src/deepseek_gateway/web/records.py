@@ -15,6 +15,10 @@ class Role(StrEnum):
         return self is Role.ADMIN or needed is Role.VIEWER
 
 
+OIDC_PREFIX = "oidc:"
+"""What the names of people begin with whom an issuer vouches for, and those of local accounts do not."""
+
+
 class SessionSource(StrEnum):
     """Who vouched for a session."""
 

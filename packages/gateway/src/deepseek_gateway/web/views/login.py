@@ -38,7 +38,7 @@ async def sign_out(page: Page) -> ASGIApp:
     """End the session."""
     await page.web.call(page.web.sessions.end, page.signed_in.handle)
     response = page.redirect("/ui/login")
-    response.delete_cookie(SESSION_COOKIE, path="/ui", secure=page.is_secure, httponly=True, samesite="strict")
+    page.drop_cookie(response, SESSION_COOKIE)
     return response
 
 

@@ -60,7 +60,7 @@ async def finish(page: Page) -> ASGIApp:
         raise PageError(403, page.text("login.oidc_no_role", name=person.name), code="oidc")
     # Not a redirect: the session's Strict cookie would not come along on one that another site began.
     response = page.html("signed_in.html", next_path=own_path(kept["next"]))
-    page.set_cookie(response, ATTEMPT_COOKIE, "", 0, lax=True)
+    page.drop_cookie(response, ATTEMPT_COOKIE)
     return await begin_session(page, person.name, person.role, SessionSource.OIDC, response)
 
 
