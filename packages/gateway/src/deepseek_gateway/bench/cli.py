@@ -21,6 +21,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "held_streams": options.held_streams,
+        "key_rounds": options.key_rounds,
         "keys": None if options.keys is None else tuple(options.keys),
         "rates": None if options.rates is None else tuple(options.rates),
     }

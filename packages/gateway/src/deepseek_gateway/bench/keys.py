@@ -18,33 +18,41 @@ STRANGERS = 10_000
 """Keys that the other load takes, each once: their limits are read anew, and so is what they spent of each budget."""
 
 
-def measure_keys(engine_url: str, folder: Path, number: int, plan: Plan) -> Figures:
-    """Make so many keys, start a gateway, and load it."""
-    state = str(folder / "state")
-    gateway_output("migrate", "--state", state)
-    made = gateway_output("key", "create", "--state", state, "--name", "bench", "--count", str(number), *LIMITS)
-    keys = made.split()
-    known = keys[:: max(1, number // IN_TURN)][:IN_TURN]
-    target = start_ours(engine_url, folder, 1, tuple(known))
-    assert target.child is not None
-    try:
-        _loaded(target, plan.seconds / 2)
-        tally, cpu_us = _loaded(target, plan.seconds)
-        figures = {
-            f"keys_{number}_start_s": target.start_s[0],
-            f"keys_{number}_cpu_us": cpu_us,
-            f"keys_{number}_p50_ms": percentile(tally.total_ms, 50),
-            f"keys_{number}_rss_mib": target.child.rss_mib(),
-        }
-        if number > STRANGERS:
-            strangers = [key for key in keys[:: number // STRANGERS] if key not in known]
-            target.endpoint = replace(target.endpoint, keys=tuple(strangers))
-            tally, figures[f"keys_{number}_first_cpu_us"] = _loaded(target, plan.seconds)
-            if len(tally.answers) > len(strangers):
-                raise BenchError(f"{len(strangers)} keys are too few for a first request each")
-        return figures
-    finally:
-        target.child.stop()
+class KeyBench:
+    """A state with so many keys, and a gateway on it that starts anew for each round."""
+
+    def __init__(self, engine_url: str, folder: Path, number: int) -> None:
+        state = str(folder / "state")
+        gateway_output("migrate", "--state", state)
+        made = gateway_output("key", "create", "--state", state, "--name", "bench", "--count", str(number), *LIMITS)
+        self._keys = made.split()
+        self._engine_url, self._folder, self._number = engine_url, folder, number
+        self._known = self._keys[:: max(1, number // IN_TURN)][:IN_TURN]
+
+    def measure(self, turn: int, plan: Plan) -> Figures:
+        """Start a gateway, and load it; each turn has strangers of its own."""
+        number = self._number
+        target = start_ours(self._engine_url, self._folder, 1, tuple(self._known))
+        assert target.child is not None
+        try:
+            _loaded(target, plan.seconds / 2)
+            tally, cpu_us = _loaded(target, plan.seconds)
+            figures = {
+                f"keys_{number}_start_s": target.start_s[0],
+                f"keys_{number}_cpu_us": cpu_us,
+                f"keys_{number}_p50_ms": percentile(tally.total_ms, 50),
+                f"keys_{number}_rss_mib": target.child.rss_mib(),
+            }
+            if number > STRANGERS:
+                every = number // STRANGERS
+                strangers = [key for key in self._keys[turn % every :: every] if key not in self._known]
+                target.endpoint = replace(target.endpoint, keys=tuple(strangers))
+                tally, figures[f"keys_{number}_first_cpu_us"] = _loaded(target, plan.seconds)
+                if len(tally.answers) > len(strangers):
+                    raise BenchError(f"{len(strangers)} keys are too few for a first request each")
+            return figures
+        finally:
+            target.child.stop()
 
 
 def _loaded(target: Target, seconds: float) -> tuple[Tally, float]:

@@ -31,11 +31,13 @@ class Plan:
     held_streams: int = 1000
     starts: int = 3
     keys: tuple[int, ...] = (10, 100_000)
+    key_rounds: int = 7
+    """Numbers of keys take turns, each time with a gateway that starts anew: single starts say little."""
 
     @classmethod
     def quick(cls) -> "Plan":
         """Little of everything: whether it runs, not how fast."""
-        return cls(1, 0.2, (50.0,), (1, 16), 4, 4, 5, 20, 1, (10,))
+        return cls(1, 0.2, (50.0,), (1, 16), 4, 4, 5, 20, 1, (10,), 1)
 
 
 @dataclass(slots=True)

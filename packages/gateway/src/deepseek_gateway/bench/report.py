@@ -62,7 +62,7 @@ def add_differences(plan: Plan, results: Results) -> None:
         for kind in (*(f"rate_{rate:g}" for rate in plan.rates), "ttft"):
             for percent in ("p50", "p99"):
                 values = figures.get(f"{kind}_{percent}_ms", [])
-                added = [value - mean for value, mean in zip(values, direct[f"{kind}_mean_ms"], strict=False)]
+                added = [value - mean for value, mean in zip(values, direct.get(f"{kind}_mean_ms", []), strict=False)]
                 if added and name != "direct":
                     figures[f"{kind}_added_{percent}_ms"] = added
 

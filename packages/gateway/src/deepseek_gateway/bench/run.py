@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvloop
 
-from deepseek_gateway.bench.keys import measure_keys
+from deepseek_gateway.bench.keys import KeyBench
 from deepseek_gateway.bench.load import Endpoint, LoadError
 from deepseek_gateway.bench.measures import Figures, Plan, Results, is_beyond, measures, warm_up
 from deepseek_gateway.bench.report import add_differences
@@ -61,9 +61,12 @@ def run(plan: Plan, choice: Choice) -> tuple[Results, list[Target]]:
         for target in targets:
             if target.child is not None:
                 results.add(target.name, {"rss_after_mib": target.child.rss_mib()})
-        for number in plan.keys:
-            _note(f"{number} keys")
-            results.add("ours", measure_keys(targets[0].endpoint.url, Path(name) / f"keys-{number}", number, plan))
+        url = targets[0].endpoint.url
+        benches = {number: KeyBench(url, Path(name) / f"keys-{number}", number) for number in plan.keys}
+        for turn in range(plan.key_rounds):
+            for number, bench in benches.items():
+                _note(f"round {turn + 1} of {plan.key_rounds}: {number} keys")
+                results.add("ours", bench.measure(turn, plan))
     add_differences(plan, results)
     return results, targets
 
