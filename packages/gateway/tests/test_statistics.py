@@ -1,6 +1,8 @@
 """What the ledger adds up to, in both stores."""
 
 import itertools
+from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from deepseek_gateway.errors import StoreSlowError
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.storage.database import Database
-from deepseek_gateway.storage.statistics import BIN_BOUNDS_MS, StatisticsTable, percentile
+from deepseek_gateway.storage.statistics import BIN_BOUNDS_MS, MEASURED, StatisticsTable, percentile
 from deepseek_gateway.storage.store import Store
 from deepseek_gateway.usage.lines import safe_cell
 
@@ -99,3 +101,53 @@ def test_no_cell_begins_a_formula(text: str) -> None:
     cell = safe_cell(text)
     assert cell.lstrip("'") == text.lstrip("'")
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+
+
+def test_charts_of_weeks_are_the_same_from_hourly_sums(store: Store) -> None:
+    rng = Random(2)
+    since, until, slot_s = DAY, DAY + 86400, 3 * 3600
+
+    def rows(number: int) -> list[LedgerRow]:
+        return [
+            row(
+                created=DAY + rng.random() * 86400,
+                status=rng.choice(("finished", "finished", "failed")),
+                latency_ms=rng.expovariate(0.001),
+                ttft_ms=rng.choice((None, rng.random() * 50)),
+                cost_nano=rng.randrange(9),
+            )
+            for _ in range(number)
+        ]
+
+    def check(kept: list[LedgerRow]) -> None:
+        slots = {(slot.number, slot.status): slot for slot in store.statistics.slots(since, until, slot_s)}
+        for (number, status), slot in slots.items():
+            its = [each for each in kept if each.status == status and int(each.created // slot_s) == number]
+            assert slot.requests == len(its)
+            assert slot.cost_nano == sum(each.cost_nano for each in its)
+            assert slot.cached_tokens == 4 * len(its)
+        assert sum(slot.requests for slot in slots.values()) == len(kept)
+        for measured in MEASURED:
+            expected: Counter[tuple[int, int]] = Counter()
+            for each in kept:
+                value = getattr(each, measured)
+                if each.status == "finished" and value is not None:
+                    expected[int(each.created // slot_s), sum(value > bound for bound in BIN_BOUNDS_MS)] += 1
+            bins = store.statistics.bins(measured, since, until, slot_s)
+            assert {(number, at): count for number, found in bins.items() for at, count in found.items()} == expected
+
+    kept = rows(150)
+    store.ledger.insert(kept)
+    check(kept)
+    for hour in store.rollups.due(DAY // 3600 + 20):
+        assert store.rollups.roll(hour)
+    check(kept)
+    kept += (late := rows(30))
+    store.ledger.insert(late)
+    check(kept)
+    for hour in store.rollups.due(DAY // 3600 + 8):
+        assert store.rollups.roll(hour)
+    assert all(store.rollups.prune(hour) is not None for hour in store.rollups.hours_of_rows(DAY // 3600 + 8))
+    kept += (late := rows(30))  # some to hours whose rows are gone
+    store.ledger.insert(late)
+    check(kept)

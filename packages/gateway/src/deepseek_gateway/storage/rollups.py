@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from deepseek_gateway.storage.database import Database, Row, Transaction
+from deepseek_gateway.storage.statistics import MEASURED, bin_of, of_finished
 from deepseek_gateway.storage.usage import ROLLUPS, ROW_SUMS
 from deepseek_gateway.usage.question import SUMS
 from deepseek_gateway.usage.zones import HOUR_S
@@ -19,6 +20,7 @@ _MARK = (
     "INSERT INTO usage_marks (hour, writer, stamp) VALUES (:hour, :writer, :stamp) "
     "ON CONFLICT (hour, writer) DO UPDATE SET stamp = excluded.stamp"
 )
+_BINS = ("measured", "bin", "requests")
 _MARKED = "SELECT DISTINCT hour FROM usage_marks WHERE hour < :until ORDER BY hour LIMIT :limit"
 
 
@@ -54,13 +56,16 @@ class RollupTable:
         marks = self.database.read("SELECT writer, stamp FROM usage_marks WHERE hour = :hour", {"hour": hour})
         is_kept = hour >= self.floor()
         sums = {table: self._sums(columns, hour) for table, columns in ROLLUPS.items()} if is_kept else {}
+        bins = self._bins(hour) if is_kept else []
         try:
             with self.database.transaction() as transaction:
                 self._unmark(transaction, hour, marks)
                 # Its rows may have been deleted meanwhile: then the sums that are there stay.
                 _go_on(not is_kept or hour >= self.floor())
                 for table, rows in sums.items():
-                    _replace(transaction, table, hour, rows)
+                    _replace(transaction, table, (*ROLLUPS[table], *SUMS), hour, rows)
+                if is_kept:
+                    _replace(transaction, "usage_latency_hours", _BINS, hour, bins)
         except HourChangedError:
             return False
         return True
@@ -128,6 +133,16 @@ class RollupTable:
             timeout_s=60.0,
         )
 
+    def _bins(self, hour: int) -> list[Row]:
+        """How many finished requests of an hour lie in each bin of latency."""
+        parts = [
+            f"SELECT '{measured}' AS measured, {bin_of(measured)} AS bin, count(*) AS requests FROM ledger "  # noqa: S608  as above
+            f"WHERE created >= :since AND created < :until AND {' AND '.join(of_finished(measured))} GROUP BY bin"
+            for measured in MEASURED
+        ]
+        times = {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S}
+        return self.database.report(" UNION ALL ".join(parts), times, timeout_s=60.0)
+
     def _unmark(self, transaction: Transaction, hour: int, marks: Sequence[Row]) -> None:
         for writer, stamp in marks:
             values = {"hour": hour, "writer": writer, "stamp": stamp}
@@ -140,9 +155,8 @@ def _go_on(is_so: bool) -> None:
         raise HourChangedError
 
 
-def _replace(transaction: Transaction, table: str, hour: int, rows: Sequence[Row]) -> None:
+def _replace(transaction: Transaction, table: str, names: Sequence[str], hour: int, rows: Sequence[Row]) -> None:
     transaction.write(f"DELETE FROM {table} WHERE hour = :hour", {"hour": hour})  # noqa: S608  a fixed name
-    names = (*ROLLUPS[table], *SUMS)
     columns, marks = ", ".join(names), ", ".join(f":{name}" for name in names)
     sql = f"INSERT INTO {table} (hour, {columns}) VALUES (:hour, {marks})"  # noqa: S608  fixed names
     values = [{"hour": hour, **dict(zip(names, map(_plain, row), strict=True))} for row in rows]

@@ -8,18 +8,12 @@ from dataclasses import asdict
 
 from deepseek_gateway.limits.rules import Scope, Unit
 from deepseek_gateway.storage.database import Database
+from deepseek_gateway.storage.whole_hours import FRESH, OF_FRESH, OF_LATE, OF_SUMS, hours
 from deepseek_gateway.usage.zones import HOUR_S
 
 _USED = {"money": "cost_nano", "tokens": "prompt_tokens + completion_tokens"}
 _OWNERS = ("user", "team", "org")
 """The narrowest first: it has the fewest keys."""
-
-_FLOOR = "(SELECT hour FROM usage_floor)"
-_WITHIN = "hour >= :first AND hour < :last"
-_MARKED = f"SELECT DISTINCT hour AS m FROM usage_marks WHERE {_WITHIN} AND hour >= {_FLOOR}"  # noqa: S608  fixed texts
-_OF_SUMS = ("u.hour >= :first", "u.hour < :last", f"u.hour NOT IN ({_MARKED})")
-_FRESH = f"({_MARKED}) AS fresh CROSS JOIN ledger u"
-_OF_FRESH = (f"u.created >= fresh.m * {HOUR_S}", f"u.created < (fresh.m + 1) * {HOUR_S}")
 
 
 def spent(database: Database, scope: Scope, unit: Unit, start: float, end: float) -> int:
@@ -31,18 +25,16 @@ def spent(database: Database, scope: Scope, unit: Unit, start: float, end: float
     else:
         is_of_keys = any((scope.key_id, scope.team_id, scope.user_id))
         sums, conditions = ("usage_key_hours u", by_keys) if is_of_keys else ("usage_hours u", own)
-        late = ("u.created >= :first_s", f"u.created < {_FLOOR} * {HOUR_S}", "u.created < :last_s")
         parts = [
-            _sum(used, sums, [*_OF_SUMS, *conditions]),
-            _sum(used, _FRESH, [*_OF_FRESH, *by_keys]),
-            _sum(used, "ledger u", [*late, *by_keys]),
+            _sum(used, sums, [*OF_SUMS, *conditions]),
+            _sum(used, FRESH, [*OF_FRESH, *by_keys]),
+            _sum(used, "ledger u", [*OF_LATE, *by_keys]),
         ]
         if start < first * HOUR_S:
             parts.append(_sum(used, "ledger u", ["u.created >= :start", "u.created < :first_s", *by_keys]))
         if end > last * HOUR_S:
             parts.append(_sum(used, "ledger u", ["u.created >= :last_s", "u.created < :end", *by_keys]))
-    hours = {"first": first, "last": last, "first_s": first * HOUR_S, "last_s": last * HOUR_S}
-    values = {"start": start, "end": end, **hours, **_values(scope)}
+    values = {"start": start, "end": end, **hours(first, last), **_values(scope)}
     # One statement, so that it sees sums, marks and rows of one moment.
     sql = f"SELECT coalesce(sum(part), 0) FROM ({' UNION ALL '.join(parts)}) AS parts"  # noqa: S608  fixed texts
     return int(database.read(sql, values)[0][0])
