@@ -246,3 +246,16 @@ def test_what_was_done_within_goes_with_the_outer_transaction(store: Store) -> N
         store.meta.set_once("inner", "y")
         assert other.submit(store.meta.get, "inner").result() is None
     assert store.meta.get("inner") == "y"
+
+
+def test_parameters_may_stand_anywhere_and_twice(database: Database) -> None:
+    insert = "INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = :value"
+    values = {"value": "it's :name", "name": "a", "unused": 1}
+    assert database.write(insert, values) == database.write(insert, values) == 1
+    with database.transaction() as transaction:
+        transaction.write_many(insert, [{"name": name, "value": "x"} for name in ("b", "c")])
+        assert transaction.read("SELECT name FROM meta WHERE value = :v OR name = :v ORDER BY name", {"v": "x"}) == [
+            ("b",),
+            ("c",),
+        ]
+    assert database.read("SELECT value FROM meta WHERE name = :name", {"name": "a"}) == [("it's :name",)]

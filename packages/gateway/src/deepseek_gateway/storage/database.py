@@ -4,6 +4,7 @@ The text keeps to what both understand: named parameters (`:key_id`), standard t
 and no percent sign in a literal. Calls block; whoever has an event loop calls them from a thread.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
@@ -12,6 +13,8 @@ from typing import Any, Literal, Protocol
 Row = tuple[Any, ...]
 Values = Mapping[str, object]
 NO_VALUES: Values = MappingProxyType({})
+NAMED = re.compile(r"(?<![:\w]):([a-z_]\w*)")
+"""A named parameter in a statement."""
 
 
 class Transaction(Protocol):

@@ -24,13 +24,12 @@ from deepseek_gateway.errors import (
     StoreUnavailableError,
     StoreValueError,
 )
-from deepseek_gateway.storage.database import NO_VALUES, Row, Transaction, Values
+from deepseek_gateway.storage.database import NAMED, NO_VALUES, Row, Transaction, Values
 
 MAX_CONNECTIONS = 5
 WAIT_S = 5.0
 """Seconds for a connection, and for a statement: a caller's request must not hang with the store."""
 
-_NAMED = re.compile(r"(?<![:\w]):([a-z_]\w*)")
 _TYPES = {"INTEGER": "BIGINT", "REAL": "DOUBLE PRECISION"}
 """PostgreSQL's own INTEGER has 32 bits, and its REAL cannot hold a Unix time."""
 
@@ -197,4 +196,4 @@ class _PostgresTransaction:
 @functools.lru_cache(maxsize=1024)
 def _positions(sql: str) -> LiteralString:
     """`:name` in psycopg's spelling."""
-    return cast("LiteralString", _NAMED.sub(r"%(\1)s", sql.replace("%", "%%")))
+    return cast("LiteralString", NAMED.sub(r"%(\1)s", sql.replace("%", "%%")))

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import sqlite3
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepseek_gateway.errors import StoreConflictError, StoreSlowError, StoreUnavailableError, StoreValueError
-from deepseek_gateway.storage.database import NO_VALUES, Row, Transaction, Values
+from deepseek_gateway.storage.database import NAMED, NO_VALUES, Row, Transaction, Values
 
 BUSY_TIMEOUT_S = 5.0
 CHECK_EVERY = 20_000
@@ -42,9 +43,9 @@ class SqliteDatabase:
         """All rows of a SELECT."""
         if self._is_inside:
             with _translated():
-                return self._writer.execute(sql, dict(values)).fetchall()
+                return self._writer.execute(*_by_place(sql, values)).fetchall()
         with self._reading, _translated():
-            return self._reader.execute(sql, dict(values)).fetchall()
+            return self._reader.execute(*_by_place(sql, values)).fetchall()
 
     def report(self, sql: str, values: Values = NO_VALUES, *, timeout_s: float = 10.0) -> list[Row]:
         """All rows of a SELECT, on a connection of its own."""
@@ -53,7 +54,7 @@ class SqliteDatabase:
             connection.execute("PRAGMA query_only = ON")
             connection.set_progress_handler(lambda: time.monotonic() > deadline, CHECK_EVERY)
             try:
-                return connection.execute(sql, dict(values)).fetchall()
+                return connection.execute(*_by_place(sql, values)).fetchall()
             except sqlite3.OperationalError as error:
                 if time.monotonic() > deadline:
                     raise StoreSlowError(f"a report took longer than {timeout_s:g} s") from error
@@ -134,16 +135,31 @@ class _SqliteTransaction:
         self._connection = connection
 
     def read(self, sql: str, values: Values = NO_VALUES) -> list[Row]:
-        return self._connection.execute(sql, dict(values)).fetchall()
+        return self._connection.execute(*_by_place(sql, values)).fetchall()
 
     def write(self, sql: str, values: Values = NO_VALUES) -> int:
-        return self._connection.execute(sql, dict(values)).rowcount
+        return self._connection.execute(*_by_place(sql, values)).rowcount
 
     def write_many(self, sql: str, rows: Sequence[Values]) -> None:
-        self._connection.executemany(sql, [dict(values) for values in rows])
+        statement, names = _placed(sql)
+        self._connection.executemany(statement, [[values[name] for name in names] for values in rows])
 
     def lock(self, name: str) -> None:
         """Nothing to do: there is one writing transaction at a time."""
+
+
+def _by_place(sql: str, values: Values) -> tuple[str, list[object]]:
+    statement, names = _placed(sql) if values else (sql, ())
+    return statement, [values[name] for name in names]
+
+
+@functools.lru_cache(maxsize=1024)
+def _placed(sql: str) -> tuple[str, tuple[str, ...]]:
+    """A statement with `?` for its parameters, and their names.
+
+    SQLite looks through all names for each: with 1,200 of them 3 ms, in which Python lets no other thread run.
+    """
+    return NAMED.sub("?", sql), tuple(NAMED.findall(sql))
 
 
 @contextmanager
