@@ -186,4 +186,7 @@ def _only_one(lock_path: Path) -> Generator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # isolation_level None: transactions are written out where they are meant.
-    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    # An index for one statement, of the whole ledger by status, was made where a range of hours is all that is read.
+    connection.execute("PRAGMA automatic_index = OFF")
+    return connection
