@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import ssl
 import sys
 from collections.abc import AsyncGenerator
@@ -267,6 +268,18 @@ async def health_check(port: int, **variables: str) -> int:
     environment = os.environ | variables | {"GATEWAY_PORT": str(port)}
     process = await asyncio.create_subprocess_exec(sys.executable, HEALTH_CHECK, env=environment)
     return await process.wait()
+
+
+async def test_names_that_fail_when_nobody_waits_any_more_are_not_logged(
+    state_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with listening(state_dir) as (server, _):
+        with server.handling_signals():
+            for error in (socket.gaierror(-3, "Temporary failure"), ValueError("ours")):
+                loop.create_future().set_exception(error)  # nobody asks for it
+        loop.set_exception_handler(None)
+    assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [ValueError]
 
 
 def test_half_of_tls_and_files_that_do_not_match_are_explained(tmp_path: Path) -> None:

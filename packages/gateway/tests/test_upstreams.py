@@ -13,6 +13,8 @@ from deepseek_gateway.testing.caller import Caller, next_event, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
 from deepseek_gateway.testing.serving import serving
 from deepseek_gateway.testing.stack import RunningGateway, Stack, running_gateway
+from deepseek_gateway.upstream import prober
+from deepseek_gateway.upstream.connection import EngineConnection
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -69,6 +71,36 @@ async def breaking_engine() -> AsyncIterator[tuple[str, list[str]]]:
     finally:
         server.close()
         await server.wait_closed()
+
+
+@pytest.mark.parametrize("is_reached", [True, False])
+async def test_probe_without_an_answer_tells_a_busy_engine_from_a_machine_that_is_off(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, is_reached: bool
+) -> None:
+    async def wait(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    async with breaking_engine() as (url, _), running_gateway(state_dir, url) as running:
+        (upstream,) = running.gateway.pool.upstreams
+        await until(lambda: upstream.is_up)
+        monkeypatch.setattr(prober, "PROBE_TIMEOUT_S", 0.1)
+        if is_reached:
+            monkeypatch.setattr(EngineConnection, "send", lambda self, request: Silent())
+        else:
+            monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", wait)
+        await prober.Prober(running.gateway.pool).look(upstream, learn=False)
+        assert upstream.is_up == is_reached
+        monkeypatch.undo()
+
+
+class Silent:
+    """An answer that never begins."""
+
+    async def head(self) -> None:
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -10,7 +10,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 
@@ -39,6 +39,16 @@ def keep_pauses_short() -> None:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.freeze()
+
+
+def forget_late_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The loop's exception handler: drops the failure of a name for which nobody waits any more.
+
+    A connection that gave up while it looked its host up leaves the lookup to end by itself, in uvloop and in asyncio.
+    Who wanted the connection has said what came of it.
+    """
+    if not isinstance(context.get("exception"), socket.gaierror):
+        loop.default_exception_handler(context)
 
 
 class _Server(uvicorn.Server):
@@ -149,8 +159,12 @@ class GatewayServer:
 
     @contextlib.contextmanager
     def handling_signals(self) -> Generator[None]:
-        """SIGTERM and SIGINT call `stop`; SIGHUP reads certificates and what `Gateway.on_hangup` holds again."""
+        """Set up the process's loop: SIGTERM and SIGINT call `stop`.
+
+        SIGHUP reads certificates and what `Gateway.on_hangup` holds again.
+        """
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(forget_late_lookups)
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._hang_up}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)

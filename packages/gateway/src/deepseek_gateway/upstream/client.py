@@ -95,16 +95,13 @@ class UpstreamClient:
             UpstreamError: there was none.
         """
         with _translated(self.address):
-            if sent is not None:
-                with contextlib.suppress(StaleError):  # the engine closed it as we took it: a fresh one tells
-                    return await _headed(sent)
-            return await _headed((await self._connect()).send(request))
+            return await _reused(sent) or await _headed((await self._connect()).send(request))
 
     async def get(self, url: str, timeout_s: float) -> SmallAnswer:
         """A small answer, whole.
 
         Raises:
-            UpstreamError: there was none in time.
+            UpstreamError: there was none in time; its cause is a TimeoutError if the engine was reached.
         """
         return await self._small("GET", url, timeout_s)
 
@@ -128,13 +125,24 @@ class UpstreamClient:
 
     async def _small(self, method: str, url: str, timeout_s: float) -> SmallAnswer:
         request = _request_line(method, url, self._origin) + self._head + b"content-length: 0\r\n\r\n"
+        is_connecting = False
         with _translated(self.address):
-            async with asyncio.timeout(timeout_s):
-                answer = await self.answered(request, self.send(request))
-                try:
-                    return SmallAnswer(answer.status, await answer.read_all(MAX_SMALL_BYTES))
-                finally:
-                    answer.close()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    answer = await _reused(self.send(request))
+                    if answer is None:
+                        is_connecting = True
+                        connection = await self._connect()
+                        is_connecting = False
+                        answer = await _headed(connection.send(request))
+                    try:
+                        return SmallAnswer(answer.status, await answer.read_all(MAX_SMALL_BYTES))
+                    finally:
+                        answer.close()
+            except TimeoutError as error:
+                if is_connecting:  # a machine that is off, or a name that nobody knows: not a slow answer
+                    raise BrokenError(f"no connection within {timeout_s:g} s") from error
+                raise
 
     def _take_idle(self) -> EngineConnection | None:
         """The connection that was used last, while it is young; the engine closes those that wait for long."""
@@ -206,6 +214,14 @@ def _lines(headers: dict[str, str]) -> bytes:
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
         raise ValueError("a header's value holds a line end")
     return lines.encode("latin-1")
+
+
+async def _reused(sent: Answer | None) -> Answer | None:
+    """The answer to what was sent on a connection that had waited; None if there was none, or it was closed."""
+    if sent is not None:
+        with contextlib.suppress(StaleError):  # closed as we took it: a fresh one tells
+            return await _headed(sent)
+    return None
 
 
 async def _headed(answer: Answer) -> Answer:
