@@ -346,3 +346,22 @@ async def test_arguments_that_are_no_json_are_kept_for_the_model_to_see(client) 
     fake = script(deltas=[call(0, "", "weather"), call(0, "{oops")], finish="tool_calls")
     message = await client.messages.create(**ASK, **fake)
     assert message.content[0].input == {"INVALID_JSON": "{oops"}
+
+
+@pytest.mark.parametrize("under", ["", "/anthropic"])
+async def test_models_are_listed_and_found_as_anthropics(stack: Stack, under: str) -> None:
+    url = f"{stack.running.url}{under}"
+    async with anthropic.AsyncAnthropic(api_key=stack.caller.key, base_url=url, max_retries=0) as client:
+        page = await client.models.list()
+        assert (page.has_more, page.first_id, page.last_id) == (False, "fake-model", "fake-model")
+        (model,) = page.data
+        assert (model.type, model.id, model.display_name) == ("model", "fake-model", "fake-model")
+        assert model.created_at.year == 1970
+        assert await client.models.retrieve("fake-model") == model
+        with pytest.raises(anthropic.NotFoundError) as missing:
+            await client.models.retrieve("other")
+        assert isinstance(missing.value.body, dict)
+        assert missing.value.body["error"]["type"] == "not_found_error"
+    async with anthropic.AsyncAnthropic(api_key="dsk_no", base_url=url, max_retries=0) as stranger:
+        with pytest.raises(anthropic.AuthenticationError, match="authentication_error"):
+            await stranger.models.list()

@@ -49,10 +49,11 @@ def route_table(gateway: Gateway) -> RouteTable:
         table.get(f"{prefix}/ready", status.ready)
         table.get(f"{prefix}/version", status.version)
         table.get(f"{prefix}/metrics", status.metrics)
-    for prefix in ("", "/v1", "/beta"):
+    for prefix in ("", "/v1", "/beta", "/anthropic", "/anthropic/v1"):
         table.get(f"{prefix}/models", models)
-        table.get(f"{prefix}/user/balance", BalanceRoute(gateway))
         table.get(f"{prefix}/models/{{id...}}", models)
+    for prefix in ("", "/v1", "/beta"):
+        table.get(f"{prefix}/user/balance", BalanceRoute(gateway))
         for dialect in Dialect:
             table.post(f"{prefix}/{dialect.value}", GenerationRoute(gateway, dialect, prefix.strip("/") or "v1"))
     responses = GenerationRoute(gateway, ResponsesTranslation(), "v1")

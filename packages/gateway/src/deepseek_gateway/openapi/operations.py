@@ -146,15 +146,15 @@ MODELS: Final = (
     Operation(
         method="GET",
         path="/v1/models",
-        aliases=_prefixed("/models"),
-        summary="The models that the key may use",
+        aliases=(*_prefixed("/models"), "/anthropic/models", "/anthropic/v1/models"),
+        summary="The models that the key may use; with the header anthropic-version in Anthropic's shape",
         access=Scope.INFERENCE,
         answer=(ModelList,),
     ),
     Operation(
         method="GET",
         path="/v1/models/{id...}",
-        aliases=_prefixed("/models/{id...}"),
+        aliases=(*_prefixed("/models/{id...}"), "/anthropic/models/{id...}", "/anthropic/v1/models/{id...}"),
         summary="One of them",
         access=Scope.INFERENCE,
         answer=(Model,),

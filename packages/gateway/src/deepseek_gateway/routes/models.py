@@ -1,4 +1,4 @@
-"""GET models and models/{id}: what the engines serve, as far as the key may use it."""
+"""GET models and models/{id}: what the engines serve, as far as the key may use it, in the caller's shape."""
 
 import asyncio
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from starlette.types import Receive, Scope, Send
 
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.auth.records import Scope as KeyScope
+from deepseek_gateway.dialects.anthropic_errors import ANTHROPIC_ERRORS
+from deepseek_gateway.dialects.anthropic_models import model_of, page_of, speaks_anthropic
 from deepseek_gateway.edge.context import context_of
 from deepseek_gateway.edge.respond import send_body
 from deepseek_gateway.errors import ApiError, UpstreamError
@@ -31,17 +33,22 @@ class ModelsRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Serve one request."""
         name = unquote(scope["path_params"].get("id", ""))
-        context_of(scope).route = "/v1/models/{id}" if name else "/v1/models"
+        context, is_anthropics = context_of(scope), speaks_anthropic(scope)
+        context.route = "/v1/models/{id}" if name else "/v1/models"
+        if is_anthropics:
+            context.errors = ANTHROPIC_ERRORS
         key = await authenticate(self.gateway, scope, KeyScope.INFERENCE)
         models = await self._models(key)
         if not name:
-            await send_body(send, 200, orjson.dumps({"object": "list", "data": list(models.values())}))
+            listed = list(models.values())
+            page = page_of(listed) if is_anthropics else {"object": "list", "data": listed}
+            await send_body(send, 200, orjson.dumps(page))
             return
         if name not in models:
             known = ", ".join(models) or "none"
             message = f"there is no model {name[:200]!r} for this key; there are: {known}"
             raise ApiError(404, message, param="model", code="model_not_found")
-        await send_body(send, 200, orjson.dumps(models[name]))
+        await send_body(send, 200, orjson.dumps(model_of(models[name]) if is_anthropics else models[name]))
 
     async def _models(self, key: KeyRecord) -> dict[str, Any]:
         """Models by id: aliases, and what all engines that answer list; as far as the key may use them.
