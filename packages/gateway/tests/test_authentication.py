@@ -55,6 +55,19 @@ async def test_an_expired_key_is_refused(stack: Stack) -> None:
     assert (reply.status, "expired" in reply.error["message"]) == (401, True)
 
 
+async def test_a_secret_whose_grace_is_over_is_told_apart_from_an_expired_key(state_dir) -> None:
+    async with running_stack(state_dir, key_cache_ttl_s=0) as stack:
+        old = stack.caller
+        new = await asyncio.to_thread(stack.gateway.keys.rotate, OPERATOR, old.key_id, 3600)
+        ended = time.time() - 1
+        sql = "UPDATE api_keys SET previous_until = :ended WHERE public_id = :id"
+        await asyncio.to_thread(stack.gateway.store.database.write, sql, {"ended": ended, "id": old.key_id})
+        refused = await old.post()
+        assert (refused.status, refused.error["code"]) == (401, "invalid_api_key")
+        assert "has a new secret, and the time that this one had left is over" in refused.error["message"]
+        assert (await old.with_key(new.text).post()).status == 200
+
+
 async def test_after_a_rotation_both_secrets_work_until_the_grace_is_over(state_dir) -> None:
     async with running_stack(state_dir, key_cache_ttl_s=0) as stack:
         public_id = stack.caller.key.split("_")[1]

@@ -13,9 +13,12 @@ import pytest
 from deepseek_gateway.audit.retention import DROP, RetentionService
 from deepseek_gateway.guard.entries import Entry, Level
 from deepseek_gateway.people.records import Owner, OwnerKind
+from deepseek_gateway.replay import shared
 from deepseek_gateway.replay.book import ReplayBook
 from deepseek_gateway.replay.erasures import Erasures
-from deepseek_gateway.testing.caller import Caller, until
+from deepseek_gateway.replay.recording import Head, Recording, Terms
+from deepseek_gateway.replay.shared import SharedAnswers
+from deepseek_gateway.testing.caller import Caller, next_event, until
 from deepseek_gateway.testing.fake_engine import FakeEngine
 from deepseek_gateway.testing.postgres import PostgresServer
 from deepseek_gateway.testing.redis_server import RedisServer
@@ -87,6 +90,94 @@ async def test_a_broken_stream_goes_on_at_another_gateway(nodes: Any) -> None:
     assert rest.events == first.events[2:]
     assert (await there.post(body=b"", headers={"last-event-id": "req-unknown:1"})).status == 404
     assert len(engine.bodies) == 1
+
+
+async def test_a_broken_stream_that_runs_elsewhere_is_waited_for_and_goes_on(nodes: Any) -> None:
+    engine, gateways, (here, there) = nodes
+    body = {**BODY, "stream": True, "fake": {"tokens": 4, "gated": True}}
+    engine.allow(2)
+    async with here.open("/v1/generate", body, headers=ONCE) as answer:
+        seen = [await next_event(answer) for _ in range(2)]
+    mark = seen[-1].partition("\n")[0].removeprefix("id: ")
+    resuming = asyncio.create_task(there.post(body=b"", headers={"last-event-id": mark}))
+    await until(lambda: gateways[1].gateway.running == 1)
+    engine.allow(2)
+    rest = await resuming
+    assert (rest.status, len(engine.bodies)) == (200, 1)
+    numbers = [int(event.partition("\n")[0].rpartition(":")[2]) for event in [*seen, *rest.events]]
+    assert numbers == list(range(6))
+    assert rest.events[-1].endswith("data: [DONE]")
+    assert len(await gateways[0].rows(1)) == 1
+
+
+async def test_a_caller_that_waits_elsewhere_keeps_an_answer_going(redis_url: str) -> None:
+    here, there = [SharedAnswers(redis_url, 5.0, 60.0) for _ in range(2)]
+    answer, retry = recording_of("req-1"), recording_of("req-2")
+    assert await here.claim("name", answer) is None
+    went_on: list[str] = []
+    answer.go_on = lambda: went_on.append("renewed")
+    assert await here.renew("name", answer)
+    assert went_on == []
+    known = await there.claim("name", retry)
+    assert (known.state, known.request_id) == ("running", "req-1")
+    assert await here.renew("name", answer)
+    assert went_on == ["renewed"]
+    assert (await there.of_request("key", "req-1")).state == "running"
+    await here.finish(here.parting("name", answer, is_kept=False))
+    assert await there.of_request("key", "req-1") is None
+    assert await there.claim("name", retry) is None
+    await here.close()
+    await there.close()
+
+
+async def test_a_claim_waits_for_a_slow_server_and_is_made_again_where_it_was_lost(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "STEP_TIMEOUT_S", 30.0)
+    monkeypatch.setattr(shared, "REST_S", 0.01)
+    here, there = [SharedAnswers(redis_server.url, 0.05, 60.0) for _ in range(2)]
+    answer, retry = recording_of("req-1"), recording_of("req-2")
+    redis_server.pause()
+    claiming = asyncio.create_task(here.claim("name", answer))
+    await asyncio.sleep(0.1)  # longer than a step of limits may take
+    redis_server.resume()
+    assert await claiming is None
+    assert (await there.claim("name", retry)).request_id == "req-1"
+    redis_server.kill()
+    assert not await here.renew("name", answer)
+    redis_server.restart()
+    async with asyncio.timeout(30):
+        while not await here.renew("name", answer):
+            pass
+        while (known := await there.claim("name", retry)) is None:  # it had failed too, and rests
+            await there.finish(there.parting("name", retry, is_kept=False))
+            await here.renew("name", answer)
+    assert known.request_id == "req-1"
+    await here.close()
+    await there.close()
+
+
+async def test_a_finished_answer_reaches_a_server_that_was_away_for_a_moment(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "REST_S", 0.01)
+    monkeypatch.setattr(shared, "FINISH_TRIES", 3000)
+    here = SharedAnswers(redis_server.url, 5.0, 60.0)
+    answer = recording_of("req-1")
+    await here.claim("name", answer)
+    answer.load(Head(200, [(b"content-type", b"application/json")]), [b"{}"])
+    redis_server.kill()
+    finishing = asyncio.create_task(here.finish(here.parting("name", answer, is_kept=True)))
+    await asyncio.sleep(0.05)
+    redis_server.restart()
+    await finishing
+    known = await here.of_request("key", "req-1")
+    assert (known.state, known.body) == ("finished", b"{}")
+    await here.close()
+
+
+def recording_of(request_id: str) -> Recording:
+    return Recording(request_id, "key", b"digest", Terms("m"), max_bytes=2**20, grace_s=30.0)
 
 
 async def test_a_failure_gives_the_key_free_everywhere(nodes: Any) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from deepseek_gateway.auth.keys import ApiKey, cache_handle, hash_secret, parse_key
 from deepseek_gateway.auth.records import KeyRecord
 from deepseek_gateway.errors import ApiError, StoreUnavailableError
+from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.storage.store import Store
 
 MAX_CACHED = 10_000
@@ -74,7 +75,10 @@ class KeyDirectory:
         if entry is None or self._monotonic() - entry.loaded >= self._ttl_s / 2:
             key = parse_key(text)
             if key is None:
-                raise _unauthorized("the API key is malformed: a whole key is dsk_, 12, 43 and 6 characters")
+                raise _unauthorized(
+                    "the API key is malformed, or has a typing error: a whole key is dsk_, 12, 43 and 6 characters, "
+                    "the last 6 a checksum of the others"
+                )
             entry = await self._entry(handle, key)
         else:
             self._entries.move_to_end(handle)
@@ -149,15 +153,18 @@ class KeyDirectory:
 def _usable(entry: _Entry, now: float) -> KeyRecord:
     if entry.record is None:
         raise _unauthorized("the API key is unknown")
-    if entry.record.revoked is not None:
-        raise _unauthorized(f"the API key {entry.record.public_id} is revoked")
+    record, name = entry.record, f"the API key {entry.record.public_id}"
+    if record.revoked is not None:
+        raise _unauthorized(f"{name} is revoked")
+    if record.expires is not None and now >= record.expires:
+        raise _unauthorized(f"{name} is expired")
     if entry.valid_until is not None and now >= entry.valid_until:
-        raise _unauthorized(f"the API key {entry.record.public_id} is expired")
-    if entry.record.disabled is not None:
-        raise _unauthorized(f"the API key {entry.record.public_id} is disabled")
-    if entry.record.owner_disabled is not None:
-        raise _unauthorized(f"the {entry.record.owner_disabled} of the API key {entry.record.public_id} is disabled")
-    return entry.record
+        raise _unauthorized(f"{name} has a new secret, and the time that this one had left is over: use the new one")
+    if record.disabled is not None:
+        raise _unauthorized(f"{name} is disabled")
+    if record.owner_disabled is not None:
+        raise _unauthorized(f"the {OwnerKind(record.owner_disabled).noun} of {name} is disabled")
+    return record
 
 
 def _unauthorized(message: str) -> ApiError:

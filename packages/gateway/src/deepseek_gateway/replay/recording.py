@@ -193,6 +193,12 @@ class Recording:
         if not self._followers and not self.is_over and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._grace_s, self._abandoned.set)
 
+    def go_on(self) -> None:
+        """Somebody waits for it elsewhere: the grace period begins again."""
+        if self._timer is not None and not self.is_over:
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(self._grace_s, self._abandoned.set)
+
     async def news(self, follower: Follower) -> None:
         """Wait until there is something that a follower has not seen. May be cancelled."""
         await follower.news.wait()

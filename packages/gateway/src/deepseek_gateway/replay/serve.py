@@ -1,12 +1,14 @@
 """Serve a request that may be a retry, or go on where a stream broke."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Send
 
 from deepseek_gateway.edge.context import RequestContext
+from deepseek_gateway.edge.watch import QuietError, RequestWatch, StoppingError
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.replay.book import lost, reused_key
@@ -20,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """Seconds between looks at an answer that another gateway makes."""
+
+RETRY_S = 0.5
+"""Seconds until a claim is made again that the server may not know."""
 
 ANOTHER_KEY = "send the request with another Idempotency-Key, and it is judged and billed as a new one"
 
@@ -81,9 +86,12 @@ async def resume(
     request_id, number = wish.resume
     recording = gateway.replays.of_request(context.key_id, request_id)
     if recording is None and gateway.shared_answers is not None:
-        recording = await _of_another(gateway.shared_answers, context.key_id, request_id)
+        recording = await _of_another(gateway, gateway.shared_answers, context.key_id, request_id, receive)
     if recording is None:
-        message = f"there is no stream {request_id[:60]!r} to go on with: it is over, or was never resumable"
+        message = (
+            f"there is no stream {request_id[:60]!r} to go on with: it is over, was never resumable, or has no "
+            "Idempotency-Key and runs at another gateway"
+        )
         raise ApiError(404, message, param="Last-Event-ID", code="stream_not_found")
     if digest is not None and digest != recording.digest:
         message = f"the body is not that of the stream {request_id[:60]!r}: send the same one, or none"
@@ -94,9 +102,29 @@ async def resume(
     await follow(gateway, recording, number + 1, context, receive, send)
 
 
-async def _of_another(shared: SharedAnswers, key_id: str, request_id: str) -> Recording | None:
-    """A finished answer that another gateway made."""
+async def _of_another(
+    gateway: Gateway, shared: SharedAnswers, key_id: str, request_id: str, receive: Receive
+) -> Recording | None:
+    """An answer that another gateway made; waits for one that it makes.
+
+    Raises:
+        CallerGoneError: the caller left.
+        ApiError: 503, this gateway stops.
+    """
     known = await shared.of_request(key_id, request_id)
+    if known is not None and known.state == "running":
+        watch = RequestWatch(receive, gateway.settings.keep_alive_s, gateway.settings.send_timeout_s)
+        gateway.watches.add(watch)
+        try:
+            while known is not None and known.state == "running":
+                with contextlib.suppress(QuietError):
+                    await watch.reading(asyncio.sleep(POLL_S))
+                known = await shared.of_request(key_id, request_id)
+        except StoppingError:
+            raise ApiError(503, "the gateway stops", code="shutting_down", headers={"retry-after": "5"}) from None
+        finally:
+            gateway.watches.discard(watch)
+            watch.close()
     if known is None or known.status == 0:
         return None
     recording = Recording(request_id, key_id, known.digest, known.terms, max_bytes=len(known.body), grace_s=0)
@@ -133,10 +161,13 @@ async def _make(
         recording.fail(ApiError(500, "the gateway failed; the log has the request's id"))
     finally:
         recording.end()
+        parting = None
         if renewing is not None and shared is not None and name is not None:
             renewing.cancel()
-            await shared.finish(name, recording, is_kept=is_kept)
+            parting = shared.parting(name, recording, is_kept=is_kept)
         gateway.replays.over(recording, is_kept=is_kept)
+        if parting is not None and shared is not None:
+            await shared.finish(parting)
 
 
 async def _take_over(
@@ -165,6 +196,7 @@ async def _take_over(
 
 
 async def _renew(shared: SharedAnswers, name: str, recording: Recording) -> None:
+    is_known = False  # while the server is away, a claim may not have been made
     while True:
-        await asyncio.sleep(LEASE_S / 3)
-        await shared.renew(name, recording)
+        await asyncio.sleep(LEASE_S / 3 if is_known else RETRY_S)
+        is_known = await shared.renew(name, recording)

@@ -24,29 +24,50 @@ logger = logging.getLogger(__name__)
 LEASE_S = 15.0
 """How long a claim outlives its gateway."""
 
-REST_S = 5.0
+STEP_TIMEOUT_S = 1.0
+"""What a request with an Idempotency-Key waits for the server: to ask an engine twice costs more than a short wait."""
+
+REST_S = 2.0
 """After a failure the server is left alone for this long: a slow one is worse than none."""
 
 ANSWER_TIMEOUT_S = 2.0
+FINISH_TRIES = 3
 WARM_S = 2.0
 """Seconds that a start waits for the server."""
 
 _PREFIX = "dsg:replay:"
-_CLAIM = """
+WANTED = ":wanted"
+# KEYS: an answer's name, that of its request, and the sign that somebody waits for it elsewhere.
+_IS_RUNNING = """string.sub(known, 1, 18) == '{"state":"running"'"""
+_CLAIM = f"""
 local known = redis.call('GET', KEYS[1])
+if known and {_IS_RUNNING} then redis.call('SET', KEYS[3], '1', 'PX', ARGV[2]) end
 if known then return known end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[2], KEYS[1], 'PX', ARGV[2])
 return false
 """
-_RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 1"
-_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 1"
+_RENEW = """
+local known = redis.call('GET', KEYS[1])
+if known and known ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[2], KEYS[1], 'PX', ARGV[2])
+return 1 + redis.call('EXISTS', KEYS[3])
+"""
+_OF_REQUEST = f"""
+local name = redis.call('GET', KEYS[1])
+local known = name and redis.call('GET', name)
+if known and {_IS_RUNNING} then redis.call('SET', name .. ARGV[1], '1', 'PX', ARGV[2]) end
+return known
+"""
+_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2]) end return 1"
 _FINISH = """
 local known = redis.call('GET', KEYS[1])
 if known and known ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('SET', KEYS[2], KEYS[1], 'PX', ARGV[3])
-redis.call('SADD', KEYS[3], KEYS[1])
-redis.call('PEXPIRE', KEYS[3], ARGV[3])
+redis.call('SADD', KEYS[4], KEYS[1])
+redis.call('PEXPIRE', KEYS[4], ARGV[3])
 return 1
 """
 _FORGET = """
@@ -76,12 +97,21 @@ class Shared:
         recording.load(head, split_events(self.body) if head.is_stream else [self.body])
 
 
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """What is left to be told of an answer that is over."""
+
+    script: str
+    keys: list[str]
+    arguments: list[Any]
+
+
 class SharedAnswers:
     """The answers that several gateways share.
 
     Args:
         url: of the server, as redis-py reads it.
-        timeout_s: seconds for a small step.
+        timeout_s: seconds for a small step, `STEP_TIMEOUT_S` at least.
         ttl_s: seconds that an answer is kept.
 
     Raises:
@@ -98,7 +128,7 @@ class SharedAnswers:
         # `_ask` has the time limit; the client's own can swallow a cancellation (see `limits.redis_link`).
         self._client: Any = Redis.from_url(url, socket_timeout=None, socket_connect_timeout=WARM_S, max_connections=16)
         self._errors = (RedisError, OSError, TimeoutError)
-        self._timeout_s = timeout_s
+        self._timeout_s = max(timeout_s, STEP_TIMEOUT_S)
         self._ttl_ms = int(ttl_s * 1000)
         self._rests_until_s = 0.0
 
@@ -110,21 +140,34 @@ class SharedAnswers:
 
     async def claim(self, name: str, recording: Recording) -> Shared | None:
         """Claim a name for a recording; gives what is there instead, or None: the name is ours, or the server away."""
-        known = await self._eval(_CLAIM, [name], [_running(recording), int(LEASE_S * 1000)])
+        arguments = [_running(recording), int(LEASE_S * 1000)]
+        known = await self._eval(_CLAIM, _names(name, recording), arguments)
         return _read(known) if isinstance(known, bytes) else None
 
-    async def renew(self, name: str, recording: Recording) -> None:
-        """Say that the engine still works."""
-        await self._eval(_RENEW, [name], [_running(recording), int(LEASE_S * 1000)])
+    async def renew(self, name: str, recording: Recording) -> bool:
+        """Say that the engine still works, or that it does at last, if the claim could not be made.
 
-    async def finish(self, name: str, recording: Recording, *, is_kept: bool) -> None:
-        """Put a finished answer under its name, or give the name free."""
+        Returns:
+            Whether the server took it. An answer that somebody waits for at another gateway goes on.
+        """
+        said = await self._eval(_RENEW, _names(name, recording), [_running(recording), int(LEASE_S * 1000)])
+        if said == 2:
+            recording.go_on()
+        return said is not None
+
+    def parting(self, name: str, recording: Recording, *, is_kept: bool) -> Parting:
+        """What puts a finished answer under its name, or gives the name free; for `finish`."""
         if not is_kept:
-            await self._eval(_DROP, [name], [_running(recording)])
-            return
-        keys = [name, request_name(recording.key_id, recording.request_id), _key_name(recording.key_id)]
-        arguments = [_running(recording), _finished(recording), self._ttl_ms]
-        await self._eval(_FINISH, keys, arguments, ANSWER_TIMEOUT_S)
+            return Parting(_DROP, _names(name, recording), [_running(recording)])
+        keys = [*_names(name, recording), _key_name(recording.key_id)]
+        return Parting(_FINISH, keys, [_running(recording), _finished(recording), self._ttl_ms])
+
+    async def finish(self, parting: Parting) -> None:
+        """Tell the server; a few times, if it is away for a moment."""
+        for _ in range(FINISH_TRIES):
+            if await self._eval(parting.script, parting.keys, parting.arguments, ANSWER_TIMEOUT_S) is not None:
+                return
+            await asyncio.sleep(REST_S)
 
     async def forget(self, key_id: str) -> int | None:
         """Drop all finished answers of a key; gives how many, or None while the server is away."""
@@ -132,11 +175,10 @@ class SharedAnswers:
         return None if dropped is None else int(dropped)
 
     async def of_request(self, key_id: str, request_id: str) -> Shared | None:
-        """The finished answer of a request of this key's."""
-        name = await self._ask(self._client.get(request_name(key_id, request_id)), self._timeout_s)
-        known = await self._ask(self._client.get(name), ANSWER_TIMEOUT_S) if isinstance(name, bytes) else None
-        found = _read(known) if isinstance(known, bytes) else None
-        return found if found is not None and found.state == "finished" else None
+        """The answer of a request of this key's, finished or running at another gateway."""
+        arguments = [WANTED, int(LEASE_S * 1000)]
+        known = await self._eval(_OF_REQUEST, [request_name(key_id, request_id)], arguments, ANSWER_TIMEOUT_S)
+        return _read(known) if isinstance(known, bytes) else None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -168,6 +210,10 @@ def idempotent_name(key_id: str, idempotency_key: str) -> str:
 def request_name(key_id: str, request_id: str) -> str:
     """Where the name of a request's answer stands."""
     return f"{_PREFIX}of:" + hashlib.sha256(f"{key_id}\0{request_id}".encode()).hexdigest()
+
+
+def _names(name: str, recording: Recording) -> list[str]:
+    return [name, request_name(recording.key_id, recording.request_id), name + WANTED]
 
 
 def _key_name(key_id: str) -> str:

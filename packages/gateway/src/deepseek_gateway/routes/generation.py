@@ -220,8 +220,8 @@ class GenerationRoute:
 
 def _require_model(key: KeyRecord, model: str | None) -> None:
     if not key.allows_model(model):
-        allowed = ", ".join(key.models or ())
-        message = f"the key {key.public_id} may not use the model {model!r}, only: {allowed}"
+        allowed = f"only: {', '.join(key.models)}" if key.models else "nor any other"
+        message = f"the key {key.public_id} may not use the model {model!r}, {allowed}"
         raise ApiError(403, message, param="model", code="model_not_allowed")
 
 
