@@ -183,10 +183,10 @@ async def test_the_overview_follows_what_happens(stack: Stack, browser: Browser,
     assert await browser.text("[data-chart=requests] .legend output >> nth=0") == "1"  # of the whole time
     assert await page.locator("[data-top=keys] tr").count() == 1
     assert await browser.text("[data-problem]") == "Ready"
-    monkeypatch.setattr("deepseek_gateway.gateway.Gateway.faults", lambda _: ["Redis is away"])
-    await page.wait_for_selector("text=Works, but not all is well")
-    assert await browser.text("[data-reasons] li") == "Redis is away"
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("deepseek_gateway.gateway.Gateway.faults", lambda _: ["Redis is away"])
+        await page.wait_for_selector("text=Works, but not all is well")
+        assert await browser.text("[data-reasons] li") == "Redis is away"
     await page.wait_for_selector("[data-problem] >> text=Ready")
     base = (await page.get_attribute("script[src*='overview.js']", "src")).replace("overview.js", "formats.js")
     ticks = "async (url) => { const { durations, amounts } = await import(url); return ["
@@ -438,6 +438,21 @@ async def test_everything_can_be_reached_by_keyboard(stack: Stack, browser: Brow
         seen.add(name)
     for wanted in ("Overview", "API keys", "Download CSV", "Show", "language", "theme", "since", "by"):
         assert any(wanted in name for name in seen), wanted
+
+
+async def test_a_form_that_was_sent_too_late_leads_back_to_itself(stack: Stack, browser: Browser) -> None:
+    page = browser.page
+    await browser.open("/ui/keys/new?org=acme")
+    await page.fill("#name", "late")
+    await page.context.clear_cookies(name="dsg_session")
+    await page.click("text=Create key")
+    await page.click("main a:has-text('Sign in')")
+    browser.forgive("401")
+    await page.fill("#name", "admin")
+    await page.fill("#password", PASSWORD)
+    await page.click("form.stack button")
+    await page.wait_for_url("**/ui/keys/new?org=acme")
+    assert await page.input_value("#org") == "acme"
 
 
 async def test_a_sign_in_at_another_site_leads_into_the_pages(state_dir, chromium) -> None:

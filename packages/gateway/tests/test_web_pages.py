@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 import re
 import time
 from html import unescape
@@ -57,6 +58,8 @@ async def test_a_key_is_shown_once_and_works_as_it_was_made(stack: Stack, visito
     reply = await visitor.submit("/ui/keys/new", **form)
     assert reply.status == 201
     assert "&lt;b&gt;app&lt;/b&gt;" in reply.body.decode()
+    command = unescape(re.search(r'<code id="curl"[^>]*>(.*?)</code>', reply.body.decode(), re.DOTALL)[1])
+    assert json.loads(re.search(r"-d '(.*)'", command)[1])["model"] == "fake-model"
     assert reply.headers["cache-control"] == "no-store"
     caller = stack.caller.with_key(key_in(reply))
     assert [(await caller.post()).status for _ in range(3)] == [200, 200, 429]
@@ -393,6 +396,10 @@ async def test_a_hit_of_the_word_filter_is_reviewed(stack: Stack, visitor: Visit
     assert (await visitor.submit("/ui/review/rev-a", action="confirm", note="right")).status == 303
     assert (await visitor.submit("/ui/review/rev-b", action="dismiss")).status == 303
     assert await asyncio.to_thread(words.count_reviews) == {"confirmed": 1, "dismissed": 1}
+    await visitor.submit("/ui/preferences", page="/ui/account", language="zh")
+    assert (
+        '<span class="badge cancelled">审核</span>' in (await visitor.get("/ui/review?state=confirmed")).body.decode()
+    )
     assert "rev-b" in (await visitor.get("/ui/review?state=dismissed")).body.decode()
     assert "review.confirmed" in (await visitor.get("/ui/audit")).body.decode()
     assert (await visitor.get("/ui/review/rev-none")).status == 404

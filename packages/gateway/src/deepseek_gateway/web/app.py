@@ -161,7 +161,8 @@ class PageApp:
         if self.route.is_data:
             answer = JSONResponse({"error": {"message": message, "code": error.code}}, error.status)
         else:
-            answer = page.html("error.html", error.status, message=message, detail=detail, number=error.status)
+            told_of = {"message": message, "detail": detail, "number": error.status, "back": page.form_page}
+            answer = page.html("error.html", error.status, **told_of)
         answer.headers.update(error.headers)
         return answer
 

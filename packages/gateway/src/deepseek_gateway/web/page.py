@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import orjson
 from starlette.requests import Request
@@ -115,6 +115,13 @@ class Page:
         """This page's own path and query: where to come back to."""
         query = self.request.url.query
         return self.request.url.path + (f"?{query}" if query else "")
+
+    @property
+    def form_page(self) -> str:
+        """The page with the form that was sent, as far as the browser says."""
+        referrer = urlsplit(self.request.headers.get("referer", ""))
+        is_ours = referrer.netloc == self.request.headers.get("host") and referrer.path.startswith("/ui/")
+        return f"{referrer.path}?{referrer.query}" if is_ours else "/ui/"
 
     @property
     def messages(self) -> Messages:

@@ -5,6 +5,7 @@ import time
 from starlette.types import ASGIApp
 
 from deepseek_gateway.auth.records import KeyRecord
+from deepseek_gateway.auth.service import IssuedKey
 from deepseek_gateway.errors import ApiError
 from deepseek_gateway.people.records import OwnerKind
 from deepseek_gateway.storage.keys import KEY_STATES, KeyFilter, KeyState
@@ -69,7 +70,7 @@ async def create(page: Page) -> ASGIApp:
         except ApiError as error:
             given.blame(page, error)
         else:
-            return page.html("key_shown.html", 201, key=issued.text, record=issued.record, is_new=True)
+            return _shown(page, issued, is_new=True)
     return await _form(page, given, 422)
 
 
@@ -107,7 +108,7 @@ async def rotate(page: Page) -> ASGIApp:
     """Give a key a new secret and show it, once."""
     grace_s = GRACES.get(page.value("grace"), 0.0)
     issued = await page.web.call(page.gateway.keys.rotate, page.principal, page.params["id"], grace_s)
-    return page.html("key_shown.html", 201, key=issued.text, record=issued.record, is_new=False)
+    return _shown(page, issued, is_new=False)
 
 
 async def disable(page: Page) -> ASGIApp:
@@ -124,6 +125,13 @@ async def revoke(page: Page) -> ASGIApp:
     """End a key."""
     record = await page.web.call(page.gateway.keys.revoke, page.principal, page.params["id"])
     return page.redirect(f"/ui/keys/{record.public_id}", done="revoked")
+
+
+def _shown(page: Page, issued: IssuedKey, *, is_new: bool) -> ASGIApp:
+    """A key's text, this once, with a command that it may be tried with."""
+    record = issued.record
+    model = next((model for model in page.gateway.pool.known_models() if record.allows_model(model)), None)
+    return page.html("key_shown.html", 201, key=issued.text, record=record, is_new=is_new, model=model)
 
 
 async def _set_disabled(page: Page, *, disabled: bool) -> ASGIApp:

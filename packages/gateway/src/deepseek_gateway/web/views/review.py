@@ -9,6 +9,7 @@ from deepseek_gateway.errors import ApiError
 from deepseek_gateway.guard.policy import rule_place
 from deepseek_gateway.guard.service import PhraseDraft, ReviewState, WordService
 from deepseek_gateway.storage.paging import Cursor
+from deepseek_gateway.web.owners import names_of
 from deepseek_gateway.web.page import Page
 from deepseek_gateway.web.refusals import fault_of
 
@@ -22,8 +23,16 @@ async def listing(page: Page) -> ASGIApp:
     state = cast("ReviewState", page.query("state")) if page.query("state") in STATES else "new"
     after = Cursor.parse(page.query("after")) if page.query("after") else None
     rows, following = await page.web.call(words.reviews, by, state, after, PAGE_SIZE)
-    counts = await page.web.call(words.counts, by)
-    return page.html("review.html", rows=rows, following=following, state=state, counts=counts, states=STATES)
+    return page.html(
+        "review.html",
+        rows=rows,
+        names=await page.web.call(names_of, page, [("key", row.key_id) for row in rows]),
+        following=following,
+        is_later=after is not None,
+        state=state,
+        counts=await page.web.call(words.counts, by),
+        states=STATES,
+    )
 
 
 async def detail(page: Page) -> ASGIApp:
