@@ -101,8 +101,9 @@ class UsageTable:
 
     def _extent(self) -> tuple[float, float]:
         """The whole hours of which anything is known: from the first one's beginning to the last one's end."""
-        rows = self.database.read("SELECT min(created), max(created) FROM ledger")
-        hours = self.database.read("SELECT min(hour), max(hour) FROM usage_hours")
+        # Each by itself: of both in one, SQLite looks at every row.
+        rows = self.database.read("SELECT (SELECT min(created) FROM ledger), (SELECT max(created) FROM ledger)")
+        hours = self.database.read("SELECT (SELECT min(hour) FROM usage_hours), (SELECT max(hour) FROM usage_hours)")
         known = [
             *(value // HOUR_S for value in rows[0] if value is not None),
             *(hour for hour in hours[0] if hour is not None),
