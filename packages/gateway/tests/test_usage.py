@@ -183,7 +183,7 @@ class Books:
         for hour in self.store.rollups.hours_of_rows(self.first + hours):
             if self.store.rollups.prune(hour) is None:  # it was not rolled yet
                 break
-            self.pruned = hour + 1
+            self.pruned = max(self.pruned, hour + 1)
 
     def rebuild(self, _: int) -> None:
         self.store.rollups.mark_all(0, self.end)

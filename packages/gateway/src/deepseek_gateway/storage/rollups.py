@@ -5,10 +5,12 @@ takes the marks away if they are still those that it saw before it read the rows
 that makes the job come again. So sums without a mark are those of the rows, whoever dies when.
 """
 
+import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Final
 
 from deepseek_gateway.storage.database import Database, Row, Transaction
 from deepseek_gateway.storage.statistics import MEASURED, bin_of, of_finished
@@ -20,8 +22,25 @@ _MARK = (
     "INSERT INTO usage_marks (hour, writer, stamp) VALUES (:hour, :writer, :stamp) "
     "ON CONFLICT (hour, writer) DO UPDATE SET stamp = excluded.stamp"
 )
-_BINS = ("measured", "bin", "requests")
+_WITHIN = "created >= :since AND created < :until"
+_UP_TO = "created >= :since AND created <= :last"
+_PRUNE = "usage_prune"
+
+FOLDED = 2000
+"""Rows that one transaction deletes: others get their turn between two."""
+
 _MARKED = "SELECT DISTINCT hour FROM usage_marks WHERE hour < :until ORDER BY hour LIMIT :limit"
+
+
+_NAMES: Final = {
+    **{table: (*columns, *SUMS) for table, columns in ROLLUPS.items()},
+    "usage_latency_hours": ("measured", "bin", "requests"),
+}
+_TABLES: Final = (
+    *((table, columns, ", ".join(f"sum({name})" for name in SUMS)) for table, columns in ROLLUPS.items()),
+    ("usage_latency_hours", ("measured", "bin"), "sum(requests)"),
+)
+"""Tables of sums, what they are by, and what adds up several rows of the same."""
 
 
 class HourChangedError(Exception):
@@ -55,17 +74,15 @@ class RollupTable:
         """Make the sums of an hour; False when rows came meanwhile, and the hour stays marked."""
         marks = self.database.read("SELECT writer, stamp FROM usage_marks WHERE hour = :hour", {"hour": hour})
         is_kept = hour >= self.floor()
-        sums = {table: self._sums(columns, hour) for table, columns in ROLLUPS.items()} if is_kept else {}
-        bins = self._bins(hour) if is_kept else []
+        times = {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S}
+        sums = {table: self.database.report(sql, times, timeout_s=60.0) for table, sql in _OF_HOUR.items() if is_kept}
         try:
             with self.database.transaction() as transaction:
                 self._unmark(transaction, hour, marks)
                 # Its rows may have been deleted meanwhile: then the sums that are there stay.
                 _go_on(not is_kept or hour >= self.floor())
                 for table, rows in sums.items():
-                    _replace(transaction, table, (*ROLLUPS[table], *SUMS), hour, rows)
-                if is_kept:
-                    _replace(transaction, "usage_latency_hours", _BINS, hour, bins)
+                    _replace(transaction, table, hour, rows)
         except HourChangedError:
             return False
         return True
@@ -93,55 +110,72 @@ class RollupTable:
         return int(self.database.read("SELECT hour FROM usage_floor")[0][0])
 
     def prune(self, hour: int) -> int | None:
-        """Delete the rows of an hour, the oldest that has any; gives how many rows.
+        """Delete the rows of an hour, the oldest that has any, some thousand at a time; gives how many rows.
+
+        First the hour's sums go, and all of its rows count as late ones. Then each transaction puts the sums of some
+        rows in their place: answers are the same at each moment, whoever dies when, and no writer waits long. Rows that
+        are left of an earlier time, or came later, are put to the sums that are there.
 
         None when there are older ones, or the sums are not those of the rows: then nothing is deleted.
         """
-        times = {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S}
-        older = "SELECT 1 FROM ledger WHERE created >= :floor AND created < :since LIMIT 1"
-        sums = "SELECT coalesce(sum(requests), 0) FROM usage_hours WHERE hour = :hour"
         try:
             with self.database.transaction() as transaction:
-                _go_on(not transaction.read(older, {"floor": self.floor() * HOUR_S, **times}))
-                # A mark may be of a corrected row, which no count would show.
-                _go_on(not transaction.read("SELECT 1 FROM usage_marks WHERE hour = :hour LIMIT 1", {"hour": hour}))
-                known = int(transaction.read(sums, {"hour": hour})[0][0])
-                deleted = transaction.write("DELETE FROM ledger WHERE created >= :since AND created < :until", times)
-                _go_on(deleted == known)
-                transaction.write("UPDATE usage_floor SET hour = :hour WHERE hour < :hour", {"hour": hour + 1})
+                transaction.lock(_PRUNE)
+                if hour >= self.floor():
+                    self._give_up_sums(transaction, hour)
         except HourChangedError:
             return None
+        deleted, is_whole = 0, False
+        while not is_whole:
+            with contextlib.suppress(HourChangedError):  # a late row came in between: once more
+                number, is_whole = self._fold(hour)
+                deleted += number
+        with self.database.transaction() as transaction:
+            transaction.lock(_PRUNE)
+            for table, names, values in _TABLES:
+                groups = ", ".join(names)
+                sql = f"SELECT {groups}, {values} FROM {table} WHERE hour = :hour GROUP BY {groups}"  # noqa: S608  as above
+                _replace(transaction, table, hour, transaction.read(sql, {"hour": hour}))
         return deleted
 
+    def _give_up_sums(self, transaction: Transaction, hour: int) -> None:
+        times = {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S, "hour": hour, "floor": self.floor() * HOUR_S}
+        older = "SELECT 1 FROM ledger WHERE created >= :floor AND created < :since LIMIT 1"
+        _go_on(not transaction.read(older, times))
+        # A mark may be of a corrected row, which no count would show.
+        _go_on(not transaction.read("SELECT 1 FROM usage_marks WHERE hour = :hour LIMIT 1", times))
+        known = transaction.read("SELECT coalesce(sum(requests), 0) FROM usage_hours WHERE hour = :hour", times)
+        there = transaction.read("SELECT count(*) FROM ledger WHERE created >= :since AND created < :until", times)
+        _go_on(int(known[0][0]) == int(there[0][0]))
+        for table, _, _ in _TABLES:
+            transaction.write(f"DELETE FROM {table} WHERE hour = :hour", times)  # noqa: S608  a fixed name
+        transaction.write("UPDATE usage_floor SET hour = :hour + 1 WHERE hour <= :hour", times)
+
+    def _fold(self, hour: int) -> tuple[int, bool]:
+        """Put the sums of an hour's oldest rows in their place; gives how many, and whether these were the last."""
+        times = {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S, "skip": FOLDED - 1}
+        bound = "SELECT created FROM ledger WHERE created >= :since AND created < :until ORDER BY created"
+        with self.database.transaction() as transaction:
+            transaction.lock(_PRUNE)
+            found = transaction.read(f"{bound} LIMIT 1 OFFSET :skip", times)
+            within, times = (_UP_TO, {**times, "last": found[0][0]}) if found else (_WITHIN, times)
+            folded = 0
+            for table, sql in _sums_of(within).items():
+                rows = transaction.read(sql, times)
+                _insert(transaction, table, hour, rows)
+                folded = sum(int(row[len(ROLLUPS[table])]) for row in rows) if table == "usage_hours" else folded
+            _go_on(transaction.write(f"DELETE FROM ledger WHERE {within}", times) == folded)  # noqa: S608  fixed texts
+        return folded, not found
+
     def hours_of_rows(self, until: int) -> list[int]:
-        """Hours before an hour that have rows, from the floor on."""
+        """Hours before an hour that have rows."""
         rows = self.database.report(
             f"SELECT DISTINCT {self.database.floor(f'created / {HOUR_S}')} AS hour FROM ledger "  # noqa: S608  a number
-            "WHERE created >= :since AND created < :until ORDER BY hour",
-            {"since": self.floor() * HOUR_S, "until": until * HOUR_S},
+            "WHERE created < :until ORDER BY hour",
+            {"until": until * HOUR_S},
             timeout_s=600.0,
         )
         return [int(hour) for (hour,) in rows]
-
-    def _sums(self, columns: Sequence[str], hour: int) -> list[Row]:
-        values = ", ".join(f"coalesce({name}, '')" for name in columns)
-        groups = ", ".join(str(at) for at in range(1, len(columns) + 1))
-        return self.database.report(
-            f"SELECT {values}, {', '.join(ROW_SUMS)} FROM ledger "  # noqa: S608  fixed names
-            f"WHERE created >= :since AND created < :until GROUP BY {groups}",
-            {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S},
-            timeout_s=60.0,
-        )
-
-    def _bins(self, hour: int) -> list[Row]:
-        """How many finished requests of an hour lie in each bin of latency."""
-        parts = [
-            f"SELECT '{measured}' AS measured, {bin_of(measured)} AS bin, count(*) AS requests FROM ledger "  # noqa: S608  as above
-            f"WHERE created >= :since AND created < :until AND {' AND '.join(of_finished(measured))} GROUP BY bin"
-            for measured in MEASURED
-        ]
-        times = {"since": hour * HOUR_S, "until": (hour + 1) * HOUR_S}
-        return self.database.report(" UNION ALL ".join(parts), times, timeout_s=60.0)
 
     def _unmark(self, transaction: Transaction, hour: int, marks: Sequence[Row]) -> None:
         for writer, stamp in marks:
@@ -155,8 +189,28 @@ def _go_on(is_so: bool) -> None:
         raise HourChangedError
 
 
-def _replace(transaction: Transaction, table: str, names: Sequence[str], hour: int, rows: Sequence[Row]) -> None:
+def _sums_of(within: str) -> dict[str, str]:
+    """The statement that adds up rows for each table of sums, in the order of its columns."""
+    found: dict[str, str] = {}
+    for table, columns in ROLLUPS.items():
+        values = ", ".join(f"coalesce({name}, '')" for name in columns)
+        groups = ", ".join(str(at) for at in range(1, len(columns) + 1))
+        found[table] = f"SELECT {values}, {', '.join(ROW_SUMS)} FROM ledger WHERE {within} GROUP BY {groups}"  # noqa: S608
+    found["usage_latency_hours"] = " UNION ALL ".join(
+        f"SELECT '{measured}' AS measured, {bin_of(measured)} AS bin, count(*) AS requests FROM ledger "  # noqa: S608
+        f"WHERE {within} AND {' AND '.join(of_finished(measured))} GROUP BY bin"
+        for measured in MEASURED
+    )
+    return found
+
+
+def _replace(transaction: Transaction, table: str, hour: int, rows: Sequence[Row]) -> None:
     transaction.write(f"DELETE FROM {table} WHERE hour = :hour", {"hour": hour})  # noqa: S608  a fixed name
+    _insert(transaction, table, hour, rows)
+
+
+def _insert(transaction: Transaction, table: str, hour: int, rows: Sequence[Row]) -> None:
+    names = _NAMES[table]
     columns, marks = ", ".join(names), ", ".join(f":{name}" for name in names)
     sql = f"INSERT INTO {table} (hour, {columns}) VALUES (:hour, {marks})"  # noqa: S608  fixed names
     values = [{"hour": hour, **dict(zip(names, map(_plain, row), strict=True))} for row in rows]
@@ -167,3 +221,6 @@ def _replace(transaction: Transaction, table: str, names: Sequence[str], hour: i
 def _plain(value: object) -> object:
     # PostgreSQL's sums are decimals.
     return value if isinstance(value, str) else int(str(value))
+
+
+_OF_HOUR: Final = _sums_of(_WITHIN)
