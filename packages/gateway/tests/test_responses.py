@@ -15,6 +15,7 @@ from deepseek_gateway.testing.stack import Stack, running_stack
 from deepseek_gateway.testing.talk import TALK, call, script
 
 ASK: dict[str, Any] = {"model": "fake-model", "input": "a b c"}
+USER: list[Any] = [{"role": "user", "content": "hi"}]
 WEATHER: Any = {
     "type": "function",
     "name": "weather",
@@ -329,3 +330,26 @@ async def test_a_silent_stream_carries_comments_that_the_package_skips(state_dir
             assert seen[-1] == ": keep-alive"
             stack.engine.allow()
         await until(lambda: stack.gateway.running == 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_reasoning_comes_back_from_clients_that_keep_no_text(stack: Stack, client, stream: bool) -> None:
+    include = ["reasoning.encrypted_content"]
+    fake = script(deltas=TALK, finish="tool_calls")
+    answer = await client.responses.create(**ASK, **fake, include=include, store=False, stream=stream)
+    response = [event async for event in answer][-1].response if stream else answer
+    assert (response.status, response.completed_at >= response.created_at) == ("completed", True)
+    kept = response.output[0]
+    assert kept.encrypted_content
+    back = {"type": "reasoning", "id": kept.id, "summary": [], "encrypted_content": kept.encrypted_content}
+    called = [item.to_dict() for item in response.output[2:]]
+    results = [{"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"} for call in called]
+    await client.responses.create(model="fake-model", input=[*USER, back, *called, *results])
+    assert stack.engine.bodies[-1]["messages"][1]["reasoning_content"] == "let me see"
+
+
+async def test_reasoning_that_only_its_maker_can_read_says_nothing(stack: Stack, client) -> None:
+    for sealed in ("gAAAAABo", "text:%", "text:/w==", 7):
+        item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed}
+        await client.responses.create(model="fake-model", input=[*USER, item, *USER])
+        assert [message["role"] for message in stack.engine.bodies[-1]["messages"]] == ["user", "user"]

@@ -8,6 +8,7 @@ import orjson
 
 from deepseek_client.sse import KEEP_ALIVE, encode_event
 from deepseek_gateway.dialects.calls import CallDelta
+from deepseek_gateway.dialects.carried_reasoning import carried, is_wanted
 from deepseek_gateway.dialects.chat_chunks import (
     ChatReader,
     chunk_of,
@@ -52,12 +53,16 @@ class ResponsesTranslation:
 
 @dataclass(slots=True)
 class Item:
-    """One item of the output while it grows. `kind` is `reasoning`, `message` or `function_call`."""
+    """One item of the output while it grows. `kind` is `reasoning`, `message` or `function_call`.
+
+    `is_carried`: a client wants reasoning in a form to bring back.
+    """
 
     kind: str
     id: str
     index: int
     call: CallDelta | None = None
+    is_carried: bool = False
     parts: list[str] = field(default_factory=list[str])
 
     @property
@@ -78,7 +83,8 @@ class Item:
             return {**head, "call_id": self.call.id, "name": self.call.name or "", "arguments": self.text}
         content = [] if status == "in_progress" else [self.part(self.text)]
         if self.kind == "reasoning":
-            return {**head, "summary": [], "content": content}
+            carrying = {"encrypted_content": carried(self.text)} if self.is_carried and content else {}
+            return {**head, "summary": [], "content": content, **carrying}
         return {**head, "role": "assistant", "content": content}
 
 
@@ -189,7 +195,7 @@ class ResponsesStage:
 
     def _new(self, kind: str, call: CallDelta | None = None) -> Item:
         prefix = {"reasoning": "rs", "message": "msg", "function_call": "fc"}[kind]
-        item = Item(kind, new_id(prefix), len(self._items), call)
+        item = Item(kind, new_id(prefix), len(self._items), call, is_carried=is_wanted(self._asked))
         self._items.append(item)
         return item
 
@@ -234,6 +240,7 @@ class ResponsesStage:
             "id": self._id,
             "object": "response",
             "created_at": self._created,
+            "completed_at": int(time.time()) if status == "completed" else None,
             "status": status,
             "background": False,
             "error": error,

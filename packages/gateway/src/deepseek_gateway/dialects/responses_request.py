@@ -6,6 +6,7 @@ Nothing is kept between requests: what refers to something that a server would h
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepseek_gateway.dialects.carried_reasoning import brought_back
 from deepseek_gateway.dialects.reading import Fields, as_list, as_object, as_text, is_one_of, unsupported
 from deepseek_gateway.errors import ApiError
 
@@ -17,7 +18,7 @@ _DROPPED = frozenset(
         "truncation", "top_logprobs",
     }
 )  # fmt: skip
-_STORED = "nothing is stored here: send the whole conversation in `input`"
+_STORED = "nothing is stored here: send the whole conversation in `input` (many clients do with store=false)"
 _REFUSED = {
     "previous_response_id": _STORED,
     "conversation": _STORED,
@@ -87,7 +88,7 @@ def _messages(value: Any) -> list[Fields]:
         item = as_object(given, path)
         kind = item.get("type", "message")
         if kind == "reasoning":
-            turn.reasoning.append(_reasoning(item, path))
+            turn.reasoning += [text] if (text := _reasoning(item, path)) else []
         elif kind == "function_call":
             turn.calls.append(_call(item, path))
         elif kind == "message" and item.get("role") == "assistant":
@@ -140,13 +141,14 @@ def _content(value: Any, path: str) -> str:
 
 
 def _reasoning(item: Fields, path: str) -> str:
-    """A reasoning item's text: its content, else its summary. What only its maker can read says nothing here."""
-    for name in ("content", "summary"):
-        parts = as_list(item.get(name) or [], f"{path}.{name}")
-        if parts:
-            at = f"{path}.{name}"
-            return "".join(as_text(as_object(part, at).get("text"), f"{at}.text") for part in parts)
-    return ""
+    """A reasoning item's text: its content, else what was carried, else its summary."""
+    return _texts(item, "content", path) or brought_back(item.get("encrypted_content")) or _texts(item, "summary", path)
+
+
+def _texts(item: Fields, name: str, path: str) -> str:
+    at = f"{path}.{name}"
+    parts = as_list(item.get(name) or [], at)
+    return "".join(as_text(as_object(part, at).get("text"), f"{at}.text") for part in parts)
 
 
 def _call(item: Fields, path: str) -> Fields:
