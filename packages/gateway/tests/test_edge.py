@@ -7,12 +7,13 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
-from deepseek_gateway.edge import protocol
+from deepseek_gateway.edge import protocol, tls
 from deepseek_gateway.edge.tls import TlsFiles, tls_files
 from deepseek_gateway.errors import ConfigurationError
 from deepseek_gateway.gateway import Gateway
@@ -237,6 +238,55 @@ async def test_mtls_lets_only_callers_of_the_authority_in(state_dir: Path, tmp_p
         bad = servers.client_context()
         bad.load_cert_chain(other, other_key)
         assert [await is_refused(port, ask, context) for context in (servers.client_context(), bad)] == [True, True]
+
+
+async def test_a_caller_that_mtls_refuses_is_told_why_and_so_is_the_log(
+    state_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, strangers = Authority("one"), Authority("strangers")
+    certificate, key = authority.issue("localhost").write(tmp_path)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    contexts = [authority.client_context() for _ in range(3)]
+    contexts[1].load_cert_chain(*authority.issue("caller", days=-1).write(tmp_path / "old"))
+    contexts[2].load_cert_chain(*strangers.issue("caller").write(tmp_path / "strange"))
+    monkeypatch.setattr(tls, "_failures", tls._Failures())
+    tls_settings = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": tmp_path / "ca.pem"}
+    async with listening(state_dir, **tls_settings) as (_, port):
+        told = [await asyncio.to_thread(refusal_told, port, context) for context in contexts]
+    assert [reason.partition("ALERT_")[2] for reason in told] == [
+        "CERTIFICATE_REQUIRED",
+        "CERTIFICATE_EXPIRED",
+        "UNKNOWN_CA",
+    ]
+    (line,) = [record.message for record in caplog.records if "did not get in" in record.message]
+    assert "peer did not return a certificate" in line  # the others came too soon after it to be told of
+
+
+def refusal_told(port: int, context: ssl.SSLContext) -> str:
+    """The reason with which a server ends a caller's connection."""
+    with socket.create_connection(("127.0.0.1", port), 30) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname="localhost") as secure:
+                secure.sendall(b"GET /health HTTP/1.1\r\n" + HOST + LAST)
+                return f"an answer: {secure.recv(100)!r}"
+        except ssl.SSLError as error:
+            return error.reason or ""
+
+
+@pytest.mark.parametrize(
+    ("days", "part"),
+    [(90, None), (3, "ends in 3.0 days"), (-1, "certificate has expired")],
+    ids=["far", "near", "past"],
+)
+def test_a_certificate_that_ends_is_spoken_of_before_callers_refuse_it(
+    tmp_path: Path, days: float, part: str | None
+) -> None:
+    authority = Authority("one")
+    certificate, key = authority.issue("localhost", days=days).write(tmp_path)
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    for client_ca in (None, tmp_path / "ca.pem"):
+        warning = TlsFiles(certificate, key, client_ca).warning(time.time())
+        assert warning is None if part is None else part in (warning or "")
 
 
 async def is_refused(port: int, ask: bytes, context: ssl.SSLContext) -> bool:

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
 from typing import Any, cast
@@ -106,6 +107,7 @@ class GatewayServer:
         )
         self._tls = tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         context = None if self._tls is None else self._tls.load()
+        self._warn_of_its_end()
         config = uvicorn.Config(
             create_app(gateway),
             http=guarded(limits),
@@ -174,6 +176,10 @@ class GatewayServer:
             for number in handlers:
                 loop.remove_signal_handler(number)
 
+    def _warn_of_its_end(self) -> None:
+        if self._tls is not None and (warning := self._tls.warning(time.time())) is not None:
+            logger.warning("%s", warning)
+
     def _hang_up(self) -> None:
         for callback in self._gateway.on_hangup:
             callback()
@@ -186,6 +192,7 @@ class GatewayServer:
         try:
             context = await asyncio.to_thread(self._tls.load)
             await self._server.change_context(context)
+            await asyncio.to_thread(self._warn_of_its_end)
         except (ConfigurationError, OSError) as error:
             logger.error("the certificates stay as they were: %s", error)  # noqa: TRY400  the message says it all
         else:

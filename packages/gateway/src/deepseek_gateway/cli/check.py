@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 
-from deepseek_gateway.cli.common import Commands, add_state_flag, opened, source_of, table
+from deepseek_gateway.cli.common import Commands, add_listen_flags, add_state_flag, opened, source_of, table
 from deepseek_gateway.config.effective import effective_settings
 from deepseek_gateway.edge.tls import tls_files
 from deepseek_gateway.errors import ConfigurationError, GatewayError, UpstreamError
@@ -26,6 +26,8 @@ def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("check", help="show the effective settings and what is wrong with them")
     add_state_flag(parser)
+    add_listen_flags(parser)
+    parser.add_argument("--workers", type=int, metavar="N", help="processes on the port (GATEWAY_WORKERS, 1)")
     parser.add_argument("--upstream", action="append", metavar="URL", help="an engine (GATEWAY_UPSTREAMS)")
     parser.set_defaults(run=run)
 
@@ -108,6 +110,10 @@ def _faults(settings: Settings) -> Iterator[str]:
 
 def _warnings(settings: Settings) -> Iterator[str]:
     """What works, and may not be what is meant."""
+    with contextlib.suppress(ConfigurationError):  # it is a fault already
+        tls = tls_files(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        if tls is not None and (warning := tls.warning(time.time())) is not None:
+            yield warning
     yield from _unpriced(settings)
     shares_store = settings.store_url is not None
     if shares_store and settings.workers == 1 and settings.redis_url is None and not settings.allow_local_limits:

@@ -77,7 +77,9 @@ def plan_upstreams(settings: Settings) -> tuple[list[UpstreamPlan], list[str]]:
         try:
             plans.append(_plan(settings, section))
         except (OSError, ssl.SSLError) as error:
-            faults.append(f"upstream {section.name}: its certificates cannot be used: {error}")
+            is_alone = section.tls is not None and section.tls.cert_file is not None and section.tls.key_file is None
+            hint = " (does tls.cert_file hold its key? else name tls.key_file)" if is_alone else ""
+            faults.append(f"upstream {section.name}: its certificates cannot be used: {error}{hint}")
     return plans, faults
 
 
