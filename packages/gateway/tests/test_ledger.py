@@ -110,7 +110,23 @@ async def test_a_torn_last_record_is_left_out_and_all_before_it_count(tmp_path: 
     assert [record["n"] for record in read_segment(path)] == [1]
 
 
-async def test_a_corrupt_record_ends_the_segment_it_is_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"\0" * 4096, b"\0" * 7, b"\0\0\0\5\0\0\0\0abc", b"\xff" * 4096, b'{"n": 9}\n'])
+async def test_an_end_that_a_power_cut_left_is_no_record(
+    tmp_path: Path, end: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.start_segment()
+    journal.append({"n": 1})
+    await journal.close()
+    (path,) = (tmp_path / "j").glob("*.log")
+    path.write_bytes(path.read_bytes() + end)
+    assert [record["n"] for record in read_segment(path)] == [1]
+    assert f"an end of {len(end)} bytes" in caplog.text
+
+
+async def test_a_record_that_a_bad_disk_changed_costs_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     journal = Journal(tmp_path / "j")
     journal.start_segment()
     for number in range(3):
@@ -120,7 +136,8 @@ async def test_a_corrupt_record_ends_the_segment_it_is_in(tmp_path: Path) -> Non
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    assert [record["n"] for record in read_segment(path)] == [0]
+    assert [record["n"] for record in read_segment(path)] == [0, 2]
+    assert "1 records that were changed" in caplog.text
 
 
 async def test_a_second_process_cannot_have_the_journal(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ that it outlives this process; `disk` brings it to the disk, so that it outlives
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import struct
 import zlib
@@ -18,6 +19,8 @@ import orjson
 
 from deepseek_gateway.errors import ConfigurationError, JournalError
 from deepseek_gateway.ledger.disk import DiskSync
+
+logger = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES = 64 * 1024
 
@@ -156,17 +159,25 @@ class Journal:
 
 
 def read_segment(path: Path) -> Iterator[Record]:
-    """The records of one file, up to the first that is cut or corrupt: a write that a crash interrupted."""
+    """The records of one file, without those that a bad disk changed, up to where a crash interrupted a write.
+
+    After a power cut such an end is a part of a record, or the file is longer than what was written, and zero there.
+    """
     data = path.read_bytes()
-    at = 0
+    at, num_bad = 0, 0
     while at + _HEAD.size <= len(data):
         length, checksum = _HEAD.unpack_from(data, at)
-        at += _HEAD.size
-        payload = data[at : at + length]
-        if length > MAX_RECORD_BYTES or len(payload) != length or zlib.crc32(payload) != checksum:
-            return
-        yield orjson.loads(payload)
-        at += length
+        payload = data[at + _HEAD.size : at + _HEAD.size + length]
+        if length > MAX_RECORD_BYTES or len(payload) != length or not payload.endswith(b"\n"):
+            break
+        at += _HEAD.size + length
+        if zlib.crc32(payload) == checksum:
+            yield orjson.loads(payload)
+        else:
+            num_bad += 1
+    if num_bad or at < len(data):
+        message = "the journal's %s has %d records that were changed and an end of %d bytes that is none: left out"
+        logger.warning(message, path, num_bad, len(data) - at)
 
 
 def _segments(folder: Path) -> list[Path]:
