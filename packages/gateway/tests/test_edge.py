@@ -159,6 +159,18 @@ async def test_a_kept_alive_connection_serves_one_request_after_the_other(state_
     assert answer.count(b"HTTP/1.1 200") == 3
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too() -> None:
+    with (
+        listen("::", 0, 5) as listener,
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1]), 30) as caller,
+    ):
+        assert caller.getpeername()[0] == "127.0.0.1"
+        accepted, address = listener.accept()
+        accepted.close()
+    assert address[0] == "::ffff:127.0.0.1"
+
+
 async def test_more_connections_than_allowed_are_refused(state_dir: Path) -> None:
     async with listening(state_dir, max_connections=2) as (_, port):
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]

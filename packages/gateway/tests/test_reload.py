@@ -189,6 +189,28 @@ async def test_changed_prices_are_noticed_without_a_signal(state_dir: Path, file
             await until(lambda: running.gateway.prices.find("m", 0.0) is not None)
 
 
+async def test_a_broken_configuration_is_in_force_once_what_it_lacks_is_there(
+    state_dir: Path, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prices, secret = tmp_path / "prices.toml", tmp_path / "secret"
+    prices.write_text("currency = ")
+    async with serving(FakeEngine()) as engine:
+        write(file, engine.url, reload_poll_s=0.1)
+        async with running_gateway(state_dir) as running:
+            gateway = running.gateway
+            write(
+                file, engine.url, reload_poll_s=0.1, max_requests=9, prices=str(prices), upstream_key=f"file:{secret}"
+            )
+            await until(lambda: "secret" in (gateway.config_fault or ""))
+            secret.write_text("s3cret")
+            await until(lambda: "prices.toml" in (gateway.config_fault or ""))
+            prices.write_text('currency = "USD"')
+            await until(lambda: gateway.settings.max_requests == 9)
+            assert gateway.config_fault is None
+    broken = [record.message for record in caplog.records if "configuration is broken" in record.message]
+    assert len(broken) == len(set(broken))  # each fault is told once, however often it is found
+
+
 async def test_a_changed_file_is_noticed_without_a_signal(state_dir: Path, file: Path) -> None:
     engine = FakeEngine()
     async with serving(engine) as served:

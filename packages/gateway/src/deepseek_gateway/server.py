@@ -216,14 +216,19 @@ class GatewayServer:
 
 
 def listen(host: str, port: int, send_timeout_s: float, *, shared: bool = False) -> socket.socket:
-    """A listening socket; port 0 is any free one. `shared` lets other processes of ours listen there too.
+    """A listening socket; port 0 is any free one, host `::` every address of the machine.
+
+    `shared` lets other processes of ours listen there too.
 
     Raises:
         ConfigurationError: the address cannot be used.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=shared)
+        both = host == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
+        listener = socket.create_server(
+            address[:2], family=family, backlog=BACKLOG, reuse_port=shared, dualstack_ipv6=both
+        )
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     if hasattr(socket, "TCP_USER_TIMEOUT"):

@@ -67,29 +67,34 @@ class ConfigReloader:
         return "\n".join(self.last.faults) if self.last is not None and self.last.faults else None
 
     async def watch(self, current: Callable[[], Snapshot]) -> None:
-        """Look at the files every `reload_poll_s`, until cancelled."""
+        """Look at the files every `reload_poll_s`, and read a configuration that is broken again, until cancelled."""
         loop = asyncio.get_running_loop()
         self._stamps = await loop.run_in_executor(self._executor, self._stamp, current())
         await self.reload(current())  # the file may have changed since the start read it
         while True:
             await asyncio.sleep(current().settings.reload_poll_s)
             stamps = await loop.run_in_executor(self._executor, self._stamp, current())
-            if stamps != self._stamps:
+            # What a broken configuration waits for may be a file that only it names: prices, a secret, a certificate.
+            is_changed = stamps != self._stamps
+            if is_changed or self.fault is not None:
                 self._stamps = stamps
-                await self.reload(current())
+                await self.reload(current(), is_retry=not is_changed)
 
-    async def reload(self, current: Snapshot) -> bool:
+    async def reload(self, current: Snapshot, *, is_retry: bool = False) -> bool:
         """Read now; False when the old configuration stays in force because the new one is broken.
 
-        What can only change at a start keeps its value, and the log says so.
+        A retry that finds the same faults says nothing. What can only change at a start keeps its value, and the log
+        says so.
         """
         async with self._lock:
             loop = asyncio.get_running_loop()
             try:
-                loaded, snapshot = await loop.run_in_executor(self._executor, self._compile, current)
+                loaded, snapshot, later = await loop.run_in_executor(self._executor, self._compile, current)
             except ConfigurationError as error:
-                self._failed(current, str(error).splitlines())
+                self._failed(current, tuple(str(error).splitlines()), is_retry=is_retry)
                 return False
+            if later:
+                logger.warning("these settings change at the next start only: %s", ", ".join(later))
             is_same = snapshot.version == current.version and snapshot.upstreams == current.upstreams
             result: Result = "unchanged" if is_same else "applied"
             self.last, self.sound = Reading(time.time(), result, snapshot.version), loaded
@@ -99,13 +104,16 @@ class ConfigReloader:
             self._reloaded(result)
             return True
 
-    def _failed(self, current: Snapshot, faults: list[str]) -> None:
-        self.last = Reading(time.time(), "failed", current.version, tuple(faults))
+    def _failed(self, current: Snapshot, faults: tuple[str, ...], *, is_retry: bool) -> None:
+        if is_retry and self.last is not None and self.last.faults == faults:
+            return
+        self.last = Reading(time.time(), "failed", current.version, faults)
         self._reloaded("failed")
         for fault in faults:
             logger.error("the configuration is broken, %s stays in force: %s", current.version, fault)
 
-    def _compile(self, running: Snapshot) -> tuple[LoadedConfig[Settings], Snapshot]:
+    def _compile(self, running: Snapshot) -> tuple[LoadedConfig[Settings], Snapshot, list[str]]:
+        """What was read, what it makes, and the settings that wait for a start."""
         current, loaded = running.settings, self._source.read()
         new = loaded.settings
         if new is None or loaded.faults:
@@ -113,15 +121,13 @@ class ConfigReloader:
         if not new.upstreams:
             raise ConfigurationError("upstreams is empty: name at least one engine, such as http://host:8080")
         later = waiting_for_a_start(LIVE, current, new)
-        if later:
-            logger.warning("these settings change at the next start only: %s", ", ".join(later))
         kept = {name: getattr(current, name) for name in later}
         snapshot = compile_snapshot(new.model_copy(update=kept), self._pepper)
         was, currency = running.prices.currency, snapshot.prices.currency
         if currency != was:  # balances and budgets are in it, and what runs is priced in it
             place = new.prices or "prices"
             raise ConfigurationError(f"{place}: the currency {currency} instead of {was} needs a start")
-        return loaded, snapshot
+        return loaded, snapshot, later
 
     def _stamp(self, snapshot: Snapshot) -> _Stamps:
         path = self._source.path
