@@ -28,7 +28,10 @@ from deepseek_gateway.testing.stack import Stack
 
 ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
+ALERT_TESTS = Path(__file__).with_name("alerts.test.yml")
 METRIC = re.compile(r"deepseek_gateway_\w+")
+
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool (apt-get install prometheus)")
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -163,6 +166,33 @@ async def test_dashboard_and_alerts_name_metrics_and_labels_that_there_are(stack
         for name in METRIC.findall(expression):
             if kinds.get(name) == "counter" or name.endswith("_bucket"):
                 assert re.search(rf"(rate|increase)\({name}", expression), f"a counter as it is: {expression}"
+
+
+def test_every_alert_is_tried_on_its_fault() -> None:
+    (tests,) = documents(ALERT_TESTS)
+    (rules,) = documents(DEPLOY / "prometheus/alerts.yml")
+    fired = {case["alertname"] for test in tests["tests"] for case in test["alert_rule_test"] if "exp_alerts" in case}
+    assert fired == {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+
+
+@needs_promtool
+def test_alerts_fire_on_their_faults_and_on_nothing_less() -> None:
+    done = subprocess.run(["promtool", "test", "rules", ALERT_TESTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@needs_promtool
+def test_prometheus_reads_its_configuration_and_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+    expressions = [re.sub(r"\$__\w+", "5m", each) for each in dashboard_expressions()]
+    assert "$" not in "".join(expressions)
+    rules = [{"record": f"panel:{number}", "expr": each} for number, each in enumerate(expressions)]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    for command in (
+        ["check", "config", DEPLOY / "prometheus/prometheus.yml"],
+        ["check", "rules", tmp_path / "rules.yml"],
+    ):
+        done = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
 
 
 def test_every_variable_in_deploy_is_a_setting() -> None:
@@ -349,6 +379,18 @@ def test_units_are_valid_but_for_programs_that_are_not_installed_here() -> None:
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
     faults = [line for line in done.stderr.splitlines() if re.match(r"deepseek|/.*deepseek", line)]
     assert [line for line in faults if "is not executable" not in line] == []
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+@pytest.mark.parametrize(("name", "exposure"), [("deepseek-gateway", 1.5), ("deepseek-server", 2.5)])
+def test_units_expose_little(name: str, exposure: float) -> None:
+    """Of 10, as systemd judges it; listening on the network alone is 0.5."""
+    options = ["--offline=true", f"--threshold={exposure * 10:g}"]
+    command = ["systemd-analyze", "security", *options, DEPLOY / f"systemd/{name}.service"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("needs systemd 250")
+    assert done.returncode == 0, done.stdout
 
 
 def test_units_run_as_users_without_rights() -> None:
