@@ -21,6 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from deepseek_engine.server.command import parse_settings
+from deepseek_engine.server.settings import ServerSettings
 from deepseek_gateway.cli import COMMANDS
 from deepseek_gateway.cli.common import source_of
 from deepseek_gateway.settings import Settings
@@ -371,6 +372,25 @@ def test_kubernetes_workloads_drain_are_probed_and_have_no_rights() -> None:
         assert of_pods[0]["spec"]["ports"][0]["targetPort"] in ports
         budgets = [each for each in found if each["kind"] == "PodDisruptionBudget"]
         assert any(budget["spec"]["selector"]["matchLabels"].items() <= labels.items() for budget in budgets)
+
+
+def test_supervisors_wait_longer_than_a_drain() -> None:
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    for service, unit, settings in (("gateway", "gateway", Settings), ("engine", "server", ServerSettings)):
+        least_s = settings.model_fields["drain_timeout_s"].default + 10  # last words, and the flush of the ledger
+        assert int(compose["services"][service]["stop_grace_period"].removesuffix("s")) >= least_s
+        text = (DEPLOY / f"systemd/deepseek-{unit}.service").read_text()
+        assert int(re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[0]) >= least_s
+
+
+def test_secret_that_the_page_makes_is_the_one_that_pods_read() -> None:
+    page = (ROOT / "docs/gateway/deploy.md").read_text()
+    command = page[page.index("create secret generic") : page.index("kubectl apply")]
+    assert set(re.findall(r"--from-literal=(\w+)=", command)) == SECRETS.keys()
+    pods = [each["spec"]["template"]["spec"] for each in manifests() if "template" in each.get("spec", {})]
+    containers = [each for pod in pods for each in (*pod.get("initContainers", ()), *pod["containers"])]
+    named = {ref["secretRef"]["name"] for each in containers for ref in each.get("envFrom", ())}
+    assert named == {command.split()[3]}
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
