@@ -1,6 +1,7 @@
 """Keys in the store: read by an index whatever their number, in pages, and marked as used in batches."""
 
 import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -41,19 +42,27 @@ def test_look_ups_and_pages_use_an_index(store: Store, monkeypatch: pytest.Monke
     store.keys.insert(*owned)
     store.database.write("ANALYZE")
     statements: list[tuple[str, dict[str, object]]] = []
-    read = type(store.database).read
+    ways: list[str] = []
 
-    def noted(database, sql, values=None, *more, **named):
-        statements.append((sql, dict(values or {})))
-        return read(database, sql, values or {}, *more, **named)
+    def noting(name):
+        call = getattr(type(store.database), name)
 
-    monkeypatch.setattr(type(store.database), "read", noted)
+        def noted(database, sql, values=None, *more, **named):
+            statements.append((sql, dict(values or {})))
+            ways.append(name)
+            return call(database, sql, values or {}, *more, **named)
+
+        return noted
+
+    for name in ("read", "report"):
+        monkeypatch.setattr(type(store.database), name, noting(name))
     store.keys.find("key000000007")
     after = Cursor(100.0, "key000000301")
     store.keys.page(KeyFilter(), 0.0, after, 10)
     store.keys.page(KeyFilter(org_id="org-1"), 0.0, after, 10)
     store.keys.page(KeyFilter(tag="t"), 0.0, after, 10)
     monkeypatch.undo()
+    assert ways == ["read", "report", "report", "report"]  # no look-up waits for a list that looks at many
     indices = (("api_keys_pkey", "api_keys_1"), ("by_created",), ("by_org", "by_created"), ("key_tags",))
     for (sql, values), names in zip(statements, indices, strict=True):
         plan = plan_of(store.database, sql, **values)
@@ -154,6 +163,29 @@ async def test_while_the_store_is_away_keys_work_on_for_five_seconds_and_no_long
         with pytest.raises(ApiError) as refused:
             await directory.authenticate(header)
         assert refused.value.status == 503
+
+
+async def test_a_slow_store_is_waited_for_when_what_it_said_last_is_too_old(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, answers, find = [0.0], threading.Event(), KeyTable.find
+
+    def slow(table: KeyTable, public_id: str) -> KeyRecord | None:
+        answers.wait(30)
+        return find(table, public_id)
+
+    with ThreadPoolExecutor(1) as executor:
+        directory = KeyDirectory(store, PEPPER, 2.0, executor, lambda: now[0])
+        issued = KeyService(store, PEPPER).create(OPERATOR, KeyDraft(name="a"))
+        await directory.authenticate(f"Bearer {issued.text}")
+        monkeypatch.setattr(KeyTable, "find", slow)
+        now[0] = MAX_STALE_S - 0.01
+        asking = asyncio.create_task(directory.authenticate(f"Bearer {issued.text}"))
+        await asyncio.sleep(0)
+        now[0] = MAX_STALE_S + 1
+        await asyncio.wait({asking}, timeout=0.1)
+        answers.set()
+        assert (await asking).public_id == issued.record.public_id
 
 
 def test_the_old_admin_scope_means_both_of_its_kinds() -> None:

@@ -106,9 +106,14 @@ class KeyDirectory:
         loading = self._refresh(handle, key)
         may_wait_s = None if entry is None or age_s >= MAX_STALE_S else min(STALE_AFTER_S, MAX_STALE_S - age_s)
         try:
-            async with asyncio.timeout(may_wait_s):
-                return await asyncio.shield(loading)
-        except (StoreUnavailableError, TimeoutError) as error:
+            try:
+                async with asyncio.timeout(may_wait_s):
+                    return await asyncio.shield(loading)
+            except TimeoutError:
+                if entry is not None and self._monotonic() - entry.loaded < MAX_STALE_S:
+                    return entry
+                return await asyncio.shield(loading)  # a store that is slow is not away
+        except StoreUnavailableError as error:
             if entry is not None and self._monotonic() - entry.loaded < MAX_STALE_S:
                 return entry
             raise ApiError(503, "keys cannot be looked up now", headers={"retry-after": "1"}) from error

@@ -115,7 +115,8 @@ class KeyTable:
             values |= {"after_created": after.created, "after_id": after.id}
         way = "DESC" if newest_first else "ASC"
         sql = f"{sql} {where} ORDER BY {order}.created {way}, {order}.public_id {way} LIMIT :limit"
-        return [_record(row) for row in self.database.read(sql, values)]
+        # A name or a state that few have is looked for among all keys, while look-ups of keys go on.
+        return [_record(row) for row in self.database.report(sql, values)]
 
     def change(self, public_id: str, changes: Mapping[str, Any]) -> KeyRecord | None:
         """Set fields of a key; `limits` replaces all limits. None: no such key, or it is revoked."""

@@ -47,9 +47,9 @@ class LifeFilter:
         """SQL conditions on lives."""
         return [*self._of_both(), *(["life LIKE :told"] if self.told is not None else [])]
 
-    def read(self, database: Database, sql: str, **values: object) -> list[Row]:
-        """Rows of a statement with these conditions; those of a rare outcome come beside all look-ups."""
-        read = database.read if self.told is None else database.report
+    def read(self, database: Database, sql: str, *, is_scan: bool = False, **values: object) -> list[Row]:
+        """Rows of a statement with these conditions; where it looks at many, it does so beside all look-ups."""
+        read = database.report if is_scan or self.told is not None else database.read
         return read(sql, {**asdict(self), **values})
 
     def _of_both(self) -> list[str]:
@@ -63,7 +63,7 @@ def newest_lives(database: Database, owners: OwnerTable, wanted: LifeFilter, lim
     if keys is None and wanted.org_id is not None and wanted.told is None:
         keys = owners.keys(f"org:{wanted.org_id}", MAX_MERGED + 1)
     if keys is None or len(keys) > MAX_MERGED:
-        return list(_lives(database, wanted, [], limit))
+        return list(_lives(database, wanted, [], limit, is_scan=wanted.org_id is not None))
     named = [row for key_id in keys if wanted.has_rows for row in _rows(database, wanted, key_id, limit)]
     ids = [request_id for _, request_id in sorted(named, reverse=True)[:limit]]
     found = _newest([*_by_ids(database, ids), *_lives(database, wanted, ["apart IS NOT NULL"], limit)], limit)
@@ -81,11 +81,13 @@ def _rows(database: Database, wanted: LifeFilter, key_id: str, limit: int) -> li
     return [(float(created), request_id) for created, request_id in rows]
 
 
-def _lives(database: Database, wanted: LifeFilter, conditions: Iterable[str], limit: int) -> Iterator[Life]:
+def _lives(
+    database: Database, wanted: LifeFilter, conditions: Iterable[str], limit: int, *, is_scan: bool = False
+) -> Iterator[Life]:
     given = [*conditions, *wanted.of_lives()]
     where = f"WHERE {' AND '.join(given)}" if given else ""
     sql = f"{SELECT_LIVES} {where} ORDER BY created DESC LIMIT :limit"
-    return (Life(*row) for row in wanted.read(database, sql, limit=limit))
+    return (Life(*row) for row in wanted.read(database, sql, is_scan=is_scan, limit=limit))
 
 
 def _by_ids(database: Database, ids: list[str]) -> Iterator[Life]:

@@ -37,7 +37,9 @@ def spent(database: Database, scope: Scope, unit: Unit, start: float, end: float
     values = {"start": start, "end": end, **hours(first, last), **_values(scope)}
     # One statement, so that it sees sums, marks and rows of one moment.
     sql = f"SELECT coalesce(sum(part), 0) FROM ({' UNION ALL '.join(parts)}) AS parts"  # noqa: S608  fixed texts
-    return int(database.read(sql, values)[0][0])
+    # An owner or a model may have many rows to add up, and no look-up of a key waits for that.
+    read = database.read if scope.key_id is not None else database.report
+    return int(read(sql, values)[0][0])
 
 
 def _sum(used: str, source: str, conditions: Sequence[str]) -> str:
