@@ -1,6 +1,7 @@
 """Routes that load with the first request for one of them: a start waits for none of it."""
 
 import asyncio
+import gc
 import importlib
 from collections.abc import Callable
 from typing import cast
@@ -44,4 +45,7 @@ class LazyTable:
 
     def _make(self) -> RouteTable:
         make = cast("Callable[[Gateway], RouteTable]", getattr(importlib.import_module(self._module), self._maker))
-        return make(self._gateway)
+        table = make(self._gateway)
+        if gc.get_freeze_count():  # as at the start: what was loaded stays, and no collection need look at it
+            gc.freeze()
+        return table

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from deepseek_gateway.auth.principal import Principal
 from deepseek_gateway.auth.records import ADMIN, Scope
@@ -21,6 +21,7 @@ from deepseek_gateway.web.messages import Language, Messages, preferred_language
 from deepseek_gateway.web.multipart import Upload, read_multipart
 from deepseek_gateway.web.records import Role, Session
 from deepseek_gateway.web.refusals import PageError
+from deepseek_gateway.web.rendered import Rendered
 from deepseek_gateway.web.services import Web
 from deepseek_gateway.web.sessions import form_token, is_form_token
 
@@ -223,12 +224,17 @@ class Page:
         return form_token(self.web.secret, cookie)
 
     def html(self, template: str, status: int = 200, **values: Any) -> Response:
-        """A rendered page."""
-        text = self.web.templates.get_template(template).render(page=self, t=self.text, **values)
-        response = HTMLResponse(text, status)
+        """A page, rendered when it is sent."""
+
+        def text() -> str:
+            return self.web.templates.get_template(template).render(page=self, t=self.text, **values)
+
+        return Rendered(lambda: self.web.call(text), status, self._keep_visitor)
+
+    def _keep_visitor(self, response: Response) -> None:
+        """The cookie that a form's token belongs to, where rendering made one."""
         if self._visitor is not None:
             self.set_cookie(response, VISITOR_COOKIE, self._visitor, None)
-        return response
 
     def with_query(self, **changes: object) -> str:
         """This page's path and query, with some parameters replaced."""

@@ -1,5 +1,7 @@
 """The admin API's routes, and the document that describes it: all that needs the models of operations."""
 
+import asyncio
+
 from starlette.types import Receive, Scope, Send
 
 from deepseek_gateway.edge.context import context_of
@@ -14,13 +16,14 @@ from deepseek_gateway.routes.table import RouteTable
 def admin_table(gateway: Gateway) -> RouteTable:
     """Every operation with its handler."""
     table = RouteTable()
+
+    async def document(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001  ASGI
+        """The OpenAPI document."""
+        context_of(scope).route = "/openapi.json"
+        loop = asyncio.get_running_loop()
+        await send_body(send, 200, await loop.run_in_executor(gateway.page_executor, document_bytes))
+
     table.get("/openapi.json", document)
     for operation in ADMIN:
         table.add(operation.method, operation.path, AdminRoute(gateway, operation))
     return table
-
-
-async def document(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001  ASGI
-    """The OpenAPI document."""
-    context_of(scope).route = "/openapi.json"
-    await send_body(send, 200, document_bytes())
