@@ -16,7 +16,7 @@ from deepseek_engine.kernels.flash_library import load_flash_attention
 from deepseek_engine.kernels.triton.compile_ahead import compile_ahead
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.load_report import LoadReport
-from deepseek_engine.models.gpu_decoder import GpuDecoder
+from deepseek_engine.models.gpu_decoder import DecoderPlan, GpuDecoder
 from deepseek_engine.models.gpu_mtp import GpuMtpDecoder
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.runner_protocol import RunnerInfo
@@ -65,6 +65,18 @@ class GpuPlan:
         """Of a sequence."""
         return -(-self.max_model_len // self.config.block_size)
 
+    def for_decoder(self) -> DecoderPlan:
+        """The decoder's part."""
+        config = self.config
+        return DecoderPlan(
+            max_rows=self.max_rows,
+            max_model_len=self.max_model_len,
+            max_tokens=config.max_num_batched_tokens,
+            num_drafts=config.num_drafts,
+            flash=load_flash_attention() if config.attention_backend == "flash" else None,
+            uses_bitsandbytes=config.linear_backend == "bitsandbytes",
+        )
+
 
 def put_on_device(model: Transformer, device: torch.device) -> None:
     """Give a model that was made on the meta device its memory, without values."""
@@ -86,16 +98,8 @@ def build_gpu_runner(model: Transformer, report: LoadReport, plan: GpuPlan) -> G
         ModelLoadError: memory does not suffice.
     """
     config, clock = plan.config, plan.clock
-    flash = load_flash_attention() if config.attention_backend == "flash" else None
-    sizes = (plan.max_rows, plan.max_model_len, config.max_num_batched_tokens)
-    uses_bitsandbytes = config.linear_backend == "bitsandbytes"
-    if model.mtp is None:
-        decoder = GpuDecoder(model, _make_cache(model, 1, plan), *sizes, flash, uses_bitsandbytes=uses_bitsandbytes)
-    else:
-        decoder = GpuMtpDecoder(
-            model, _make_cache(model, 1, plan), *sizes,
-            num_drafts=config.num_drafts, uses_bitsandbytes=uses_bitsandbytes,
-        )  # fmt: skip
+    decoder_type = GpuDecoder if model.mtp is None else GpuMtpDecoder
+    decoder = decoder_type(model, _make_cache(model, 1, plan), plan.for_decoder())
     if plan.device.type == "cuda":
         with clock.part("plans"):
             decoder.make_plans()

@@ -16,7 +16,7 @@ from deepseek_engine.kernels.triton.embedding import embed
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.model_runner import open_checkpoint
 from deepseek_engine.models import gpu_whole_prompts
-from deepseek_engine.models.gpu_decoder import GpuDecoder
+from deepseek_engine.models.gpu_decoder import DecoderPlan, GpuDecoder
 from deepseek_engine.models.gpu_whole_prompts import ChunkRun, WholePrompts
 from deepseek_engine.models.transformer import Transformer
 from deepseek_engine.sampling_params import SamplingParams
@@ -112,7 +112,10 @@ def pair_of(
     with torch.inference_mode():
         other = load(folder, dtype, quantization, DEVICE)
         cache = KVCache(specs, NUM_BLOCKS, BLOCK_SIZE, dtype, DEVICE)
-        decoder = GpuDecoder(other, cache, 8, MAX_MODEL_LEN, max_tokens, uses_bitsandbytes=uses_bitsandbytes)
+        plan = DecoderPlan(
+            max_rows=8, max_model_len=MAX_MODEL_LEN, max_tokens=max_tokens, uses_bitsandbytes=uses_bitsandbytes
+        )  # fmt: skip
+        decoder = GpuDecoder(other, cache, plan)
     return Pair(torch_model, decoder, GpuInputs(8, MAX_MODEL_LEN // BLOCK_SIZE, BLOCK_SIZE, DEVICE))
 
 

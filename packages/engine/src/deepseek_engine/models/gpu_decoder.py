@@ -10,7 +10,6 @@ T tokens, H hidden_size, R rows wanted, V vocab_size.
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, cast
 
 import torch
 from torch import Tensor
@@ -19,25 +18,21 @@ from deepseek_engine.gpu_step import GpuStep
 from deepseek_engine.kernels.flash_library import FlashLibrary
 from deepseek_engine.kernels.linear_bitsandbytes import bitsandbytes_name
 from deepseek_engine.kernels.paged_kv import PagedKV
-from deepseek_engine.kernels.triton import experts, single_token
+from deepseek_engine.kernels.triton import single_token
 from deepseek_engine.kernels.triton.decode_attention import DecodeScratch, decode_scratch
 from deepseek_engine.kernels.triton.latent_decode import decode_counters
-from deepseek_engine.kernels.triton.norm import Normed, add_rms_norm
-from deepseek_engine.kernels.triton.quantize_groups import QuantizedRows
-from deepseek_engine.kernels.triton.router import MAX_FUSED_TOKENS, add_rms_norm_route, route
-from deepseek_engine.kernels.triton.silu_mul import silu_mul
-from deepseek_engine.kernels.triton.single_token import Choice, RouterWeights
+from deepseek_engine.kernels.triton.norm import add_rms_norm
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.layers.latent_attention import LOW_RANK_NORM_EPS
 from deepseek_engine.layers.rotary import rotary_table
-from deepseek_engine.model_config import LatentConfig, ModelConfig, RouterConfig
+from deepseek_engine.model_config import LatentConfig, ModelConfig
 from deepseek_engine.models.gpu_attention import GpuAttention, GroupedQuery, Latent, StepRows, step_rows
+from deepseek_engine.models.gpu_feed_forward import feed_forward, normed_rows
 from deepseek_engine.models.gpu_flash_attention import FlashGroupedQuery
 from deepseek_engine.models.gpu_kernel_names import kernel_names
 from deepseek_engine.models.gpu_linear import Rows, multiply, wants_int8
+from deepseek_engine.models.gpu_one_token import Choices, Layer, has_fused_launches, projection_in, residual_of_one
 from deepseek_engine.models.gpu_weights import (
-    DenseWeights,
-    ExpertWeights,
     GpuLayer,
     GroupedQueryWeights,
     LatentWeights,
@@ -48,23 +43,26 @@ from deepseek_engine.models.gpu_weights import (
 from deepseek_engine.models.gpu_whole_prompts import GRAIN, WholePrompts
 from deepseek_engine.models.transformer import Transformer
 
-MAX_FLOAT_PAIRS: Final = 8
-"""Of tokens and their experts. With more, INT8 experts read INT8 rows: then weights need not be made floats."""
 
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer over its part of the cache.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderPlan:
+    """What a decoder is to compute.
 
     Attributes:
-        router: of experts whose choice the fused launches make; None where they do not.
-        choice: where it is put.
+        max_rows: single-token rows of a step at most.
+        max_model_len: positions of a sequence.
+        max_tokens: of a step's chunks; decides whether whole prompts attend beside the pages.
+        num_drafts: of one sequence and step at most, where a layer guesses them.
+        flash: what attends instead of our kernels; for grouped queries.
+        uses_bitsandbytes: for the dense layers with INT8 weights, at every number of rows.
     """
 
-    weights: GpuLayer
-    attention: GpuAttention
-    router: RouterWeights | None
-    choice: Choice | None
+    max_rows: int
+    max_model_len: int
+    max_tokens: int = 0
+    num_drafts: int = 0
+    flash: FlashLibrary | None = None
+    uses_bitsandbytes: bool = False
 
 
 class GpuDecoder:
@@ -73,46 +71,32 @@ class GpuDecoder:
     Args:
         model: on the device.
         cache: on the device.
-        max_rows: single-token rows of a step at most.
-        max_model_len: positions of a sequence.
-        max_tokens: of a step's chunks; decides whether whole prompts attend beside the pages.
-        flash: what attends instead of our kernels; for grouped queries.
-        uses_bitsandbytes: for the dense layers with INT8 weights, at every number of rows.
+        plan: for it.
     """
 
-    def __init__(
-        self,
-        model: Transformer,
-        cache: KVCache,
-        max_rows: int,
-        max_model_len: int,
-        max_tokens: int = 0,
-        flash: FlashLibrary | None = None,
-        *,
-        uses_bitsandbytes: bool = False,
-    ) -> None:
+    def __init__(self, model: Transformer, cache: KVCache, plan: DecoderPlan) -> None:
         self.config: ModelConfig = model.config
         self.embedding = model.embedding.data
         self.device = self.embedding.device
         self._dtype = self.embedding.dtype
         self._final_gain = gain_of(model.norm)
         self._head = Matrix.of(model.head)
-        self._max_rows, self._max_model_len, self._flash = max_rows, max_model_len, flash
-        self._cos_sin = rotary_table(model.config.rope, max_model_len, torch.float32, self.device)
+        self._plan = plan
+        self._cos_sin = rotary_table(model.config.rope, plan.max_model_len, torch.float32, self.device)
         self._counters = decode_counters(self.device)
         self._weights: list[GpuLayer] = list(gather_layers(model))
-        if uses_bitsandbytes:
+        if plan.uses_bitsandbytes:
             self._head = self._head.for_bitsandbytes()
             self._weights = [layer.for_bitsandbytes() for layer in self._weights]
-        self._linear_library = bitsandbytes_name() if uses_bitsandbytes else None
+        self._linear_library = bitsandbytes_name() if plan.uses_bitsandbytes else None
         attention = self._weights[0].attention
         self._latent = attention if isinstance(attention, LatentWeights) else None
         self._block_size = cache.block_size
-        self._whole_prompts = self._find_whole_prompts(max_tokens)
-        self._choices: dict[RouterConfig, Choice] = {}
+        self._whole_prompts = self._find_whole_prompts()
+        self._choices = Choices(model.config.norm_eps, self.device)
         self._layers: list[Layer] = []
         self.attach(cache)
-        self._is_fused = all(self._has_fused_launches(layer) for layer in self._layers)
+        self._is_fused = all(has_fused_launches(layer) for layer in self._layers)
 
     def attach(self, cache: KVCache) -> None:
         """Compute over this cache from now on."""
@@ -132,21 +116,21 @@ class GpuDecoder:
             )
         else:
             kv = PagedKV.of(tensors, block_size)
-            if self._flash is not None:
-                attention = FlashGroupedQuery(weights.attention, kv, self._cos_sin, self._flash)
+            if self._plan.flash is not None:
+                attention = FlashGroupedQuery(weights.attention, kv, self._cos_sin, self._plan.flash)
             else:
                 num_heads = weights.attention.config.num_attention_heads
-                room = -(-self._max_model_len // block_size) * block_size  # of a row's block table
+                room = -(-self._plan.max_model_len // block_size) * block_size  # of a row's block table
                 self._scratch = self._scratch or decode_scratch(
-                    self._max_rows, num_heads, kv, room, self._dtype.itemsize
+                    self._plan.max_rows, num_heads, kv, room, self._dtype.itemsize
                 )
                 attention = GroupedQuery(weights.attention, kv, self._cos_sin, self._scratch, self._whole_prompts)
-        return Layer(weights, attention, *self._choosing(weights))
+        return Layer(weights, attention, *self._choices.of(weights))
 
     def release(self) -> None:
         """Let go of weights and cache; nothing can be computed afterwards."""
         self._layers, self._weights = [], []
-        self._choices.clear()
+        self._choices.release()
         self._latent = self._scratch = None
         nothing = self.embedding.new_empty(0)
         self.embedding = self._final_gain = self._cos_sin = nothing
@@ -184,7 +168,7 @@ class GpuDecoder:
         """Which kernels serve which part of a step."""
         return kernel_names(
             self._weights, self._head, self._dtype, self._block_size,
-            flash=None if self._flash is None else f"flash-attn {self._flash.version}",
+            flash=None if self._plan.flash is None else f"flash-attn {self._plan.flash.version}",
             dense_library=self._linear_library,
             has_whole_prompts=self._whole_prompts is not None, is_fused=self._is_fused,
         )  # fmt: skip
@@ -198,7 +182,8 @@ class GpuDecoder:
         """
         rows = self._rows_of(step)
         if self._is_one_token(x_TH, step):
-            return self._last_norm(self._residual_of_one(x_TH[0], rows, self._layers)[None], None, None)
+            residual_H = residual_of_one(x_TH[0], rows, self._layers, self.config.norm_eps)
+            return self._last_norm(residual_H[None], None, None)
         return self._last_norm(*self._residual_of_many(x_TH, rows, self._layers), step.row_ids)
 
     def logits_of_step(self, step: GpuStep, x_TH: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -206,7 +191,7 @@ class GpuDecoder:
         if not (self._is_one_token(x_TH, step) and single_token.can_compute(self._head.weight)):
             hidden_RH = self.hidden(step, x_TH)
             return hidden_RH, self.logits(hidden_RH)
-        x_H = self._residual_of_one(x_TH[0], self._rows_of(step), self._layers)
+        x_H = residual_of_one(x_TH[0], self._rows_of(step), self._layers, self.config.norm_eps)
         head = self._head
         logits = torch.empty(1, head.weight.shape[0], dtype=x_H.dtype, device=x_H.device)
         single_token.norm_linear(
@@ -223,15 +208,16 @@ class GpuDecoder:
                 config.num_attention_heads, config.num_key_value_heads, config.head_dim, self._dtype
             )  # fmt: skip
 
-    def _find_whole_prompts(self, max_tokens: int) -> WholePrompts | None:
-        longest = min(max_tokens, -(-self._max_model_len // GRAIN) * GRAIN)  # a sequence's, padded
+    def _find_whole_prompts(self) -> WholePrompts | None:
+        plan = self._plan
+        longest = min(plan.max_tokens, -(-plan.max_model_len // GRAIN) * GRAIN)  # a sequence's, padded
         found = WholePrompts(longest, self.device)
         has_library = self.device.type != "cuda" or torch.backends.cudnn.is_available()
-        is_served = self._latent is None and self._flash is None and self._dtype.itemsize == 2 and has_library
+        is_served = self._latent is None and plan.flash is None and self._dtype.itemsize == 2 and has_library
         return found if is_served and found.is_used else None
 
     def _rows_of(self, step: GpuStep) -> StepRows:
-        has_flash = self._flash is not None
+        has_flash = self._plan.flash is not None
         return step_rows(
             step, self._latent, self._block_size, self._dtype, self._whole_prompts, has_flash=has_flash
         )  # fmt: skip
@@ -250,16 +236,16 @@ class GpuDecoder:
         added: Tensor | None = None
         for layer in layers:
             weights = layer.weights
-            projection = _projection_in(weights)
+            projection = projection_in(weights)
             reads_int8 = wants_int8(projection, num_tokens)
             normed = add_rms_norm(
                 x_TH, weights.attention_gain, eps, rows=added, wants_values=not reads_int8, wants_int8=reads_int8
             )
             x_TH = normed.residual
-            projected = self._project(_rows(normed), weights)
+            projected = self._project(normed_rows(normed), weights)
             attended = layer.attention.attend(projected, rows)
             added = multiply(Rows(attended), weights.attention.output)
-            x_TH, added = self._feed_forward(x_TH, added, layer)
+            x_TH, added = feed_forward(x_TH, added, weights, eps)
         return x_TH, added
 
     def _last_norm(self, x_TH: Tensor, added: Tensor | None, row_ids: Tensor | None) -> Tensor:
@@ -280,138 +266,10 @@ class GpuDecoder:
         normed = add_rms_norm(compressed, attention.q_gain, LOW_RANK_NORM_EPS)
         return torch.cat((multiply(Rows(normed.values), attention.q_b), projected[:, rank:]), dim=1)
 
-    def _feed_forward(self, x_TH: Tensor, added: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-        """The new residual stream, and the rows that are still to be added to it."""
-        weights = layer.weights
-        if isinstance(weights.feed_forward, DenseWeights):
-            return self._through_network(x_TH, added, weights, weights.feed_forward)
-        return self._through_experts(x_TH, added, weights, weights.feed_forward)
-
-    def _through_network(
-        self, x_TH: Tensor, added: Tensor, weights: GpuLayer, network: DenseWeights
-    ) -> tuple[Tensor, Tensor]:
-        num_tokens = x_TH.shape[0]
-        reads_int8 = wants_int8(network.gate_up, num_tokens)
-        normed = add_rms_norm(
-            x_TH, weights.feed_forward_gain, self.config.norm_eps, rows=added, wants_values=not reads_int8,
-            wants_int8=reads_int8,
-        )  # fmt: skip
-        both = multiply(_rows(normed), network.gate_up)
-        reads_int8 = wants_int8(network.down, num_tokens)
-        values, int8, scales = silu_mul(both, wants_values=not reads_int8, wants_int8=reads_int8)
-        act = Rows(values, None if int8 is None or scales is None else QuantizedRows(int8, scales))
-        return normed.residual, multiply(act, network.down)
-
-    def _through_experts(
-        self, x_TH: Tensor, added: Tensor, weights: GpuLayer, network: ExpertWeights
-    ) -> tuple[Tensor, Tensor]:
-        gain, eps, rule = weights.feed_forward_gain, self.config.norm_eps, network.routing
-        gate_up, down = network.gate_up, network.down
-        num_tokens, num_experts = x_TH.shape[0], gate_up.weight.shape[0]
-        num_pairs = num_tokens * (rule.num_experts_per_tok + network.num_shared)
-        reads_int8 = gate_up.scale is not None and num_pairs > MAX_FLOAT_PAIRS
-        if num_tokens <= MAX_FUSED_TOKENS:
-            normed, ids, shares = add_rms_norm_route(
-                x_TH, gain, eps, network.router, rule, rows=added, choice_bias=network.choice_bias,
-                num_shared=network.num_shared, wants_int8=reads_int8,
-            )  # fmt: skip
-        else:
-            normed = add_rms_norm(x_TH, gain, eps, rows=added, wants_int8=reads_int8)
-            assert normed.values is not None
-            ids, shares = route(
-                normed.values, network.router, rule, choice_bias=network.choice_bias, num_shared=network.num_shared
-            )  # fmt: skip
-        int8 = _rows(normed).int8
-        if reads_int8 and int8 is not None and gate_up.scale is not None and down.scale is not None:
-            routing = experts.route(ids, num_experts, torch.int8, torch.int8)
-            act = experts.gate_up_int8(int8, gate_up.weight, gate_up.scale, routing)
-            return normed.residual, experts.down_int8(act, down.weight, down.scale, shares, routing)
-        values = normed.values
-        assert values is not None
-        routing = experts.route(ids, num_experts, values.dtype, gate_up.weight.dtype)
-        act_values = experts.gate_up(values, gate_up.weight, gate_up.scale, routing)
-        return normed.residual, experts.down(act_values, down.weight, down.scale, shares, routing)
-
-    def _residual_of_one(self, x_H: Tensor, rows: StepRows, layers: Iterable[Layer]) -> Tensor:
-        """[H], before the last norm; `x_H` is written over."""
-        eps = self.config.norm_eps
-        spare_H, middle_H = torch.empty_like(x_H), torch.empty_like(x_H)
-        for layer in layers:
-            weights = layer.weights
-            projected = self._project_one(x_H, weights, eps)
-            attended = layer.attention.attend(projected[None], rows)[0]
-            output = weights.attention.output
-            single_token.linear_residual(
-                attended, output.weight, output.scale, output.bias, x_H, middle_H, layer.router, layer.choice
-            )
-            network = weights.feed_forward
-            places = 1 if layer.choice is None else layer.choice.ids.shape[0]
-            width = network.down.weight.shape[-1]
-            act = torch.empty(places, width, dtype=torch.float32, device=x_H.device)
-            gate_up, down = network.gate_up, network.down
-            single_token.gate_up(
-                middle_H, weights.feed_forward_gain, eps, gate_up.weight, gate_up.scale, gate_up.bias, act,
-                layer.choice, None if layer.choice is None else down.weight,
-            )  # fmt: skip
-            single_token.down(act, down.weight, down.scale, down.bias, middle_H, spare_H, layer.choice)
-            x_H, spare_H = spare_H, x_H
-        return x_H
-
-    def _project_one(self, x_H: Tensor, weights: GpuLayer, eps: float) -> Tensor:
-        attention = weights.attention
-        first = _projection_in(weights)
-        out = torch.empty(first.weight.shape[0], dtype=x_H.dtype, device=x_H.device)
-        single_token.norm_linear(x_H, first.weight, first.scale, first.bias, weights.attention_gain, eps, out)
-        if isinstance(attention, GroupedQueryWeights) or attention.q_b is None:
-            return out
-        rank = cast("int", attention.config.q_lora_rank)
-        query = attention.q_b
-        width = query.weight.shape[0]
-        both = torch.empty(width + attention.config.latent_dim, dtype=x_H.dtype, device=x_H.device)
-        single_token.norm_linear(
-            out[:rank], query.weight, query.scale, None, attention.q_gain, LOW_RANK_NORM_EPS, both[:width]
-        )
-        both[width:] = out[rank:]
-        return both
-
-    def _choosing(self, weights: GpuLayer) -> tuple[RouterWeights | None, Choice | None]:
-        network = weights.feed_forward
-        if isinstance(network, DenseWeights) or not single_token.can_choose(network.routing):
-            return None, None
-        router = RouterWeights(
-            network.routing, weights.feed_forward_gain, self.config.norm_eps, network.router, network.choice_bias
-        )
-        choice = self._choices.get(network.routing)  # layers come one after another, and may share it
-        if choice is None:
-            choice = single_token.make_choice(network.routing, network.num_shared, self.device)
-            self._choices[network.routing] = choice
-        return router, choice
-
-    def _has_fused_launches(self, layer: Layer) -> bool:
-        attention, network = layer.weights.attention, layer.weights.feed_forward
-        matrices = [_projection_in(layer.weights), attention.output, network.gate_up, network.down]
-        if isinstance(attention, LatentWeights) and attention.q_b is not None:
-            matrices.append(attention.q_b)
-        if isinstance(network, ExpertWeights) and layer.choice is None:
-            return False
-        return all(matrix.largest is None and single_token.can_compute(matrix.weight) for matrix in matrices)
-
-
-def _rows(normed: Normed) -> Rows:
-    """Normed rows for a product."""
-    if normed.int8 is None or normed.scales is None:
-        return Rows(normed.values)
-    return Rows(normed.values, QuantizedRows(normed.int8, normed.scales))
-
 
 def _kind(weights: GpuLayer) -> tuple[object, ...]:
     """Equal for layers that are the same launches."""
     attention, network = weights.attention, weights.feed_forward
-    matrices = (_projection_in(weights), attention.output, network.gate_up, network.down)
+    matrices = (projection_in(weights), attention.output, network.gate_up, network.down)
     sizes = [(each.weight.shape, each.weight.dtype, each.scale is None, each.bias is None) for each in matrices]
     return (type(network), getattr(network, "routing", None), getattr(network, "num_shared", 0), *sizes)
-
-
-def _projection_in(weights: GpuLayer) -> Matrix:
-    attention = weights.attention
-    return attention.qkv if isinstance(attention, GroupedQueryWeights) else attention.input

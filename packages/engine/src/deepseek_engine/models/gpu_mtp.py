@@ -15,8 +15,9 @@ from deepseek_engine.kernels.triton.merge_inputs import StatePlaces, keep_states
 from deepseek_engine.kernels.triton.norm import add_rms_norm
 from deepseek_engine.kv_cache.pool import KVCache
 from deepseek_engine.models.gpu_attention import Latent, StepRows
-from deepseek_engine.models.gpu_decoder import GpuDecoder, Layer
+from deepseek_engine.models.gpu_decoder import DecoderPlan, GpuDecoder
 from deepseek_engine.models.gpu_linear import Rows, multiply
+from deepseek_engine.models.gpu_one_token import Layer, has_fused_launches, residual_of_one
 from deepseek_engine.models.gpu_weights import LatentWeights, Matrix, gain_of, gather_layer
 from deepseek_engine.models.transformer import Transformer
 
@@ -27,32 +28,20 @@ class GpuMtpDecoder(GpuDecoder):
     Args:
         model: with its MTP layer; others as of `GpuDecoder`.
         cache: whose last layer is that one's.
-        num_drafts: of one sequence and step at most.
     """
 
-    def __init__(
-        self,
-        model: Transformer,
-        cache: KVCache,
-        max_rows: int,
-        max_model_len: int,
-        max_tokens: int = 0,
-        *,
-        num_drafts: int,
-        uses_bitsandbytes: bool = False,
-    ) -> None:
+    def __init__(self, model: Transformer, cache: KVCache, plan: DecoderPlan) -> None:
         mtp = model.mtp
         assert mtp is not None
-        self._num_drafts = num_drafts
         self._embedding_gain, self._state_gain = gain_of(mtp.embedding_norm), gain_of(mtp.hidden_norm)
         self._merge, self._guess_gain = Matrix.of(mtp.merge), gain_of(mtp.norm)
         weights = gather_layer(mtp.layer)
-        self._mtp_weights = weights.for_bitsandbytes() if uses_bitsandbytes else weights
+        self._mtp_weights = weights.for_bitsandbytes() if plan.uses_bitsandbytes else weights
         attention = self._mtp_weights.attention
         assert isinstance(attention, LatentWeights), "only DeepSeek-V3 and its kin have such layers"
         self._latent_part = attention.input.rows_from(-attention.config.latent_dim)
-        super().__init__(model, cache, max_rows, max_model_len, max_tokens, uses_bitsandbytes=uses_bitsandbytes)
-        self._is_fused = self._is_fused and self._has_fused_launches(self._mtp)
+        super().__init__(model, cache, plan)
+        self._is_fused = self._is_fused and has_fused_launches(self._mtp)
 
     @property
     def num_tail_bytes(self) -> int:
@@ -66,7 +55,7 @@ class GpuMtpDecoder(GpuDecoder):
         # Position 0 has no state before it, and nobody sees it.
         self._mtp: Layer = self.layer_over(self._mtp_weights, tensors, block_size, first_token=1)
         self._tails = HiddenTails(
-            tensors[0].shape[0] // block_size, block_size, self._num_drafts, self.config.hidden_size, self._dtype,
+            tensors[0].shape[0] // block_size, block_size, self._plan.num_drafts, self.config.hidden_size, self._dtype,
             self.device,
         )  # fmt: skip
 
@@ -85,7 +74,7 @@ class GpuMtpDecoder(GpuDecoder):
         """See `GpuDecoder`; of all tokens the layer's cache has what guesses will need."""
         rows = self._rows_of(step)
         if self._is_one_token(x_TH, step):
-            residual_H = self._residual_of_one(x_TH[0].clone(), rows, self._layers)
+            residual_H = residual_of_one(x_TH[0].clone(), rows, self._layers, self.config.norm_eps)
             hidden_TH = self._last_norm(residual_H[None], None, None)
         else:
             hidden_TH = self._last_norm(*self._residual_of_many(x_TH, rows, self._layers), None)
@@ -116,7 +105,7 @@ class GpuMtpDecoder(GpuDecoder):
             has_drafts=False, latent_plan=None,
         )  # fmt: skip
         if self._is_fused and num_rows == 1:
-            residual_BH = self._residual_of_one(merged_BH[0], step, (self._mtp,))[None]
+            residual_BH = residual_of_one(merged_BH[0], step, (self._mtp,), self.config.norm_eps)[None]
             return self._guess_norm(residual_BH, None)
         return self._guess_norm(*self._residual_of_many(merged_BH, step, (self._mtp,)))
 
