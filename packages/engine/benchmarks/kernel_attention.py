@@ -28,11 +28,11 @@ from deepseek_engine.kernels.flash_library import FlashLibrary, load_flash_atten
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton.decode_attention import (
     DecodeConfig,
-    DecodeScratch,
     choose_config,
     decode_attention,
     decode_scratch,
 )
+from deepseek_engine.kernels.triton.decode_call import DecodeScratch
 from deepseek_engine.kernels.triton.prefill_attention import PrefillConfig, prefill_attention
 from deepseek_engine.kernels.triton.rope_and_cache import rope_and_cache
 

@@ -9,13 +9,13 @@ from deepseek_engine.kernels.reference import decode_attention as reference
 from deepseek_engine.kernels.triton.decode_attention import (
     AnyConfig,
     DecodeConfig,
-    DecodeScratch,
     choose_config,
     decode_attention,
     decode_scratch,
 )
 from deepseek_engine.kernels.triton.decode_attention_pipelined import PipelinedConfig, is_pipelined
 from deepseek_engine.kernels.triton.decode_attention_vectors import MAX_GROUP, VectorConfig, serves_vectors
+from deepseek_engine.kernels.triton.decode_call import DecodeScratch
 from deepseek_engine.testing.paged_attention import (
     DEVICE,
     IS_GPU,

@@ -14,7 +14,8 @@ from deepseek_engine.gpu_step import ChunkRows, GpuStep, SingleRows
 from deepseek_engine.kernels.flash_attention import FlashChunks, plan_flash_chunks
 from deepseek_engine.kernels.latent_prefill_plan import LatentChunks, LatentPrefillPlan, plan_latent_prefill
 from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
-from deepseek_engine.kernels.triton.decode_attention import DecodeScratch, decode_attention
+from deepseek_engine.kernels.triton.decode_attention import decode_attention
+from deepseek_engine.kernels.triton.decode_call import DecodeScratch
 from deepseek_engine.kernels.triton.latent_decode import latent_decode_attention
 from deepseek_engine.kernels.triton.latent_prefill import latent_prefill_attention
 from deepseek_engine.kernels.triton.latent_prepare import latent_prepare

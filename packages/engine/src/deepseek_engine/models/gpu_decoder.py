@@ -19,7 +19,8 @@ from deepseek_engine.kernels.flash_library import FlashLibrary
 from deepseek_engine.kernels.linear_bitsandbytes import bitsandbytes_name
 from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton import single_token
-from deepseek_engine.kernels.triton.decode_attention import DecodeScratch, decode_scratch
+from deepseek_engine.kernels.triton.decode_attention import decode_scratch
+from deepseek_engine.kernels.triton.decode_call import DecodeScratch
 from deepseek_engine.kernels.triton.latent_decode import decode_counters
 from deepseek_engine.kernels.triton.norm import add_rms_norm
 from deepseek_engine.kv_cache.pool import KVCache

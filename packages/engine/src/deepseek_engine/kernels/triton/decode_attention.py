@@ -34,8 +34,8 @@ from deepseek_engine.kernels.triton.decode_attention_vectors import (
     launch_vectors,
     serves_vectors,
 )
+from deepseek_engine.kernels.triton.decode_call import DecodeCall, DecodeScratch
 from deepseek_engine.kernels.triton.launch import (
-    has_dependent_launch,
     let_next_begin,
     num_multiprocessors,
     power_of_two,
@@ -45,9 +45,6 @@ from deepseek_engine.kernels.triton.rope_and_cache import angles_of, gains_of, q
 
 LOG2_E = 1.4426950408889634
 """Exponentials are powers of 2: scores are scaled by it."""
-
-MATRIX_ROWS = 16
-"""Rows of the smallest matrix product: query heads of a group are padded to it."""
 
 TILE_BYTES = 8192
 """Of keys that four warps hold of a step, and of values: of two steps they are half their registers."""
@@ -109,21 +106,6 @@ def choose_config(batch: int, kv: PagedKV, max_context: int, element_bytes: int)
 
 AnyConfig = DecodeConfig | PipelinedConfig | VectorConfig
 """Of one of the three kernels."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeScratch:
-    """What programs of one launch hand each other; shared by launches that follow one another.
-
-    Attributes:
-        partials: float32, weighted values of each row, key/value head, split and query head.
-        totals: float32, the largest score and the sum of weights of the same.
-        counters: int32, shares that are done of each row and key/value head; 0 between launches.
-    """
-
-    partials: Tensor
-    totals: Tensor
-    counters: Tensor
 
 
 def decode_scratch(max_batch: int, num_heads: int, kv: PagedKV, max_context: int, element_bytes: int) -> DecodeScratch:
@@ -347,35 +329,26 @@ def decode_attention(
     num_rows, width = qkv.shape
     dim, num_kv_heads = kv.head_dim, kv.num_heads
     num_heads = width // dim - (0 if cos_sin is None else 2 * num_kv_heads)
-    group, max_context = num_heads // num_kv_heads, block_tables.shape[1] * kv.block_size
+    max_context = block_tables.shape[1] * kv.block_size
     config = config or _config(num_rows, num_heads, kv, max_context, qkv.element_size())
     out = torch.empty(num_rows, num_heads * dim, dtype=qkv.dtype, device=qkv.device)
     assert num_rows * config.num_splits * num_heads * dim <= scratch.partials.numel(), "scratch is too small"
     assert num_rows * num_kv_heads <= scratch.counters.numel(), "scratch is for fewer rows"
-    if isinstance(config, PipelinedConfig):
-        launch_pipelined(
-            qkv, out, kv, block_tables, context_lens, (scratch.partials, scratch.totals, scratch.counters),
-            scale=scale * LOG2_E, cos_sin=cos_sin, norms=norms, config=config,
-        )  # fmt: skip
-        return out
-    if isinstance(config, VectorConfig):
-        launch_vectors(
-            qkv, out, kv, block_tables, context_lens, (scratch.partials, scratch.totals, scratch.counters),
-            scale=scale * LOG2_E, cos_sin=cos_sin, norms=norms, config=config,
-        )  # fmt: skip
-        return out
-    block_dim, block_q = power_of_two(dim), power_of_two(group)
-    least_rows = 1 if qkv.dtype == torch.float32 else MATRIX_ROWS
-    is_dependent = has_dependent_launch(qkv.device)
-    _decode_attention[(num_kv_heads, num_rows, config.num_splits)](
-        qkv, out, kv.keys, kv.values, *kv.scales, qkv if cos_sin is None else cos_sin,
-        *((qkv, qkv) if norms is None else (norms.query, norms.key)), block_tables, context_lens,
-        scratch.partials, scratch.totals, scratch.counters, qkv.stride(0), block_tables.stride(0),
-        config.num_splits, config.min_split, scale * LOG2_E, 0.0 if norms is None else norms.eps,
-        KV_HEADS=num_kv_heads, GROUP=group, BLOCK_Q=block_q, BLOCK_G=max(least_rows, block_q), D=dim,
-        BLOCK_D=block_dim, BLOCK_SIZE=kv.block_size, BLOCK_N=config.block_n,
-        COMBINED=2 * config.num_warps, IS_FUSED=cos_sin is not None,
-        HAS_NORM=norms is not None, IS_INT8=kv.key_scales is not None, IS_DEPENDENT=is_dependent,
-        num_warps=config.num_warps, num_stages=1, maxnreg=config.max_registers, launch_pdl=is_dependent,
+    call = DecodeCall(
+        qkv, out, kv, block_tables, context_lens, scratch, scale * LOG2_E, cos_sin, norms
     )  # fmt: skip
+    if isinstance(config, PipelinedConfig):
+        launch_pipelined(call, config)
+    elif isinstance(config, VectorConfig):
+        launch_vectors(call, config)
+    else:
+        _launch(call, config)
     return out
+
+
+def _launch(call: DecodeCall, config: DecodeConfig) -> None:
+    _decode_attention[call.grid(config.num_splits)](
+        *call.arguments(config.num_splits, config.min_split), **call.options(),
+        BLOCK_Q=power_of_two(call.group), BLOCK_G=call.block_group, BLOCK_N=config.block_n,
+        COMBINED=2 * config.num_warps, num_warps=config.num_warps, num_stages=1, maxnreg=config.max_registers,
+    )  # fmt: skip

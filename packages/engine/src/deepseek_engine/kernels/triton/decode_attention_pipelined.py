@@ -15,23 +15,18 @@ B rows, N query heads, K key/value heads, G = N / K query heads a key/value head
 
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
+from deepseek_engine.kernels.paged_kv import PagedKV
+from deepseek_engine.kernels.triton.decode_call import DecodeCall
 from deepseek_engine.kernels.triton.launch import (
-    has_dependent_launch,
     let_next_begin,
     num_multiprocessors,
     power_of_two,
     wait_for_inputs,
 )
 from deepseek_engine.kernels.triton.rope_and_cache import angles_of, gains_of, quantised, rotated
-
-MATRIX_ROWS = 16
-"""Rows of the smallest matrix product: query heads of a group are padded to it."""
 
 PROGRAMS_A_MULTIPROCESSOR = 4
 """What keeps enough loads on their way, and evens out the end."""
@@ -231,33 +226,11 @@ def combine_if_last(
         combine_shares(partials, totals, out, first, num_shares, GROUP, D, BLOCK_D, COMBINED)
 
 
-def launch_pipelined(
-    qkv: Tensor,
-    out: Tensor,
-    kv: PagedKV,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    scratch: tuple[Tensor, Tensor, Tensor],
-    *,
-    scale: float,
-    cos_sin: Tensor | None,
-    norms: HeadNorms | None,
-    config: PipelinedConfig,
-) -> None:
-    """Launch it; arguments as of `decode_attention`, but `out` [B, N * D] is written and `scale` is for powers of 2."""
-    dim, num_kv_heads = kv.head_dim, kv.num_heads
-    group = out.shape[1] // dim // num_kv_heads
-    block_dim = power_of_two(dim)
-    least_rows = 1 if qkv.dtype == torch.float32 else MATRIX_ROWS
-    is_dependent = has_dependent_launch(qkv.device)
-    _decode_attention_pipelined[(num_kv_heads, qkv.shape[0], config.num_splits)](
-        qkv, out, kv.keys, kv.values, *kv.scales, qkv if cos_sin is None else cos_sin,
-        *((qkv, qkv) if norms is None else (norms.query, norms.key)), block_tables, context_lens,
-        *scratch, qkv.stride(0), block_tables.stride(0), config.num_splits, config.min_split, scale,
-        0.0 if norms is None else norms.eps,
-        KV_HEADS=num_kv_heads, GROUP=group, BLOCK_G=max(least_rows, power_of_two(group)), D=dim,
-        BLOCK_D=block_dim, BLOCK_SIZE=kv.block_size, BLOCK_N=config.block_n,
-        COMBINED=max(1, COMBINED_ELEMENTS // block_dim), IS_FUSED=cos_sin is not None,
-        HAS_NORM=norms is not None, IS_INT8=kv.key_scales is not None, IS_DEPENDENT=is_dependent,
-        num_warps=config.num_warps, num_stages=config.num_stages, launch_pdl=is_dependent,
+def launch_pipelined(call: DecodeCall, config: PipelinedConfig) -> None:
+    """Launch it."""
+    block_dim = power_of_two(call.kv.head_dim)
+    _decode_attention_pipelined[call.grid(config.num_splits)](
+        *call.arguments(config.num_splits, config.min_split), **call.options(),
+        BLOCK_G=call.block_group, BLOCK_N=config.block_n,
+        COMBINED=max(1, COMBINED_ELEMENTS // block_dim), num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip

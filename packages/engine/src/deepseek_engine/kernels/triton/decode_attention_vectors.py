@@ -21,12 +21,11 @@ from dataclasses import dataclass
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from deepseek_engine.kernels.paged_kv import HeadNorms, PagedKV
+from deepseek_engine.kernels.paged_kv import PagedKV
 from deepseek_engine.kernels.triton.decode_attention_pipelined import combine_if_last
+from deepseek_engine.kernels.triton.decode_call import DecodeCall
 from deepseek_engine.kernels.triton.launch import (
-    has_dependent_launch,
     let_next_begin,
     power_of_two,
     wait_for_inputs,
@@ -226,31 +225,10 @@ def _decode_attention_vectors(
     )  # fmt: skip
 
 
-def launch_vectors(
-    qkv: Tensor,
-    out: Tensor,
-    kv: PagedKV,
-    block_tables: Tensor,
-    context_lens: Tensor,
-    scratch: tuple[Tensor, Tensor, Tensor],
-    *,
-    scale: float,
-    cos_sin: Tensor | None,
-    norms: HeadNorms | None,
-    config: VectorConfig,
-) -> None:
-    """Launch it; arguments as of `decode_attention`, but `out` [B, N * D] is written and `scale` is for powers of 2."""
-    dim, num_kv_heads = kv.head_dim, kv.num_heads
-    group = out.shape[1] // dim // num_kv_heads
-    is_dependent = has_dependent_launch(qkv.device)
-    _decode_attention_vectors[(num_kv_heads, qkv.shape[0], config.num_splits)](
-        qkv, out, kv.keys, kv.values, *kv.scales, qkv if cos_sin is None else cos_sin,
-        *((qkv, qkv) if norms is None else (norms.query, norms.key)), block_tables, context_lens,
-        *scratch, qkv.stride(0), block_tables.stride(0), config.num_splits, config.min_split, scale,
-        0.0 if norms is None else norms.eps,
-        KV_HEADS=num_kv_heads, GROUP=group, BLOCK_G=power_of_two(group), D=dim, BLOCK_D=power_of_two(dim),
-        BLOCK_SIZE=kv.block_size, BLOCK_R=config.tokens_a_slot, BLOCK_S=config.num_slots(kv),
-        COMBINED=2 * config.num_warps, IS_FUSED=cos_sin is not None, HAS_NORM=norms is not None,
-        IS_INT8=kv.key_scales is not None, IS_DEPENDENT=is_dependent,
-        num_warps=config.num_warps, num_stages=1, launch_pdl=is_dependent,
+def launch_vectors(call: DecodeCall, config: VectorConfig) -> None:
+    """Launch it."""
+    _decode_attention_vectors[call.grid(config.num_splits)](
+        *call.arguments(config.num_splits, config.min_split), **call.options(),
+        BLOCK_G=power_of_two(call.group), BLOCK_R=config.tokens_a_slot, BLOCK_S=config.num_slots(call.kv),
+        COMBINED=2 * config.num_warps, num_warps=config.num_warps, num_stages=1,
     )  # fmt: skip

@@ -12,6 +12,7 @@ the device, so that a CUDA graph may hold the launch.
 # Triton compiles these functions from their source: their values have no Python types.
 
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -117,15 +118,10 @@ def merge_inputs(
     assert states.is_contiguous()
     if not num_tokens:
         return
-    block = max(power_of_two(size), 128)
-    is_dependent = has_dependent_launch(out.device)
     _merge_inputs[(num_tokens,)](
         embedding_TH, states, tails, embedding_gain, state_gain, out,
         places.positions, places.slots, places.block_tables, places.table_rows, sources,
-        places.block_tables.stride(0), eps,
-        H=size, BLOCK_SIZE=places.block_size, RING=places.ring, HAS_TABLE_ROWS=places.table_rows is not None,
-        HAS_SOURCES=sources is not None, BLOCK=block, IS_DEPENDENT=is_dependent,
-        num_warps=choose_num_warps(block, num_tokens), launch_pdl=is_dependent,
+        places.block_tables.stride(0), eps, HAS_SOURCES=sources is not None, **_options(embedding_TH, places),
     )  # fmt: skip
 
 
@@ -162,14 +158,27 @@ def keep_states(states_TH: Tensor, tails: Tensor, places: StatePlaces) -> None:
         tails: [blocks * N, H], written.
         places: of the rows.
     """
-    num_tokens, size = states_TH.shape
+    num_tokens = states_TH.shape[0]
     assert states_TH.is_contiguous()
     if not num_tokens:
         return
-    block = max(power_of_two(size), 128)
-    is_dependent = has_dependent_launch(tails.device)
     _keep_states[(num_tokens,)](
-        states_TH, tails, places.slots, places.table_rows, num_tokens,
-        H=size, BLOCK_SIZE=places.block_size, RING=places.ring, HAS_TABLE_ROWS=places.table_rows is not None,
-        BLOCK=block, IS_DEPENDENT=is_dependent, num_warps=choose_num_warps(block, num_tokens), launch_pdl=is_dependent,
-    )  # fmt: skip
+        states_TH, tails, places.slots, places.table_rows, num_tokens, **_options(states_TH, places)
+    )
+
+
+def _options(rows_TH: Tensor, places: StatePlaces) -> dict[str, Any]:
+    """What both kernels are compiled for, and how they are launched."""
+    num_tokens, size = rows_TH.shape
+    block = max(power_of_two(size), 128)
+    is_dependent = has_dependent_launch(rows_TH.device)
+    return {
+        "H": size,
+        "BLOCK_SIZE": places.block_size,
+        "RING": places.ring,
+        "HAS_TABLE_ROWS": places.table_rows is not None,
+        "BLOCK": block,
+        "IS_DEPENDENT": is_dependent,
+        "num_warps": choose_num_warps(block, num_tokens),
+        "launch_pdl": is_dependent,
+    }
