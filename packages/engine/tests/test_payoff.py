@@ -1,5 +1,6 @@
 """How many guesses a step gets: what brings most tokens a second, found by trying, and never much less than none."""
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -21,30 +22,34 @@ Costs = Callable[[int, int], float]
 
 
 class Device:
-    """Steps with guesses that are right so often, taking a known time."""
+    """Steps with guesses of sequences, each of which is as easily guessed as it is, taking a known time."""
 
-    def __init__(self, costs: Costs, acceptance: float) -> None:
+    def __init__(self, costs: Costs, *acceptances: float) -> None:
         self.now_s, self.num_tokens = 0.0, 0.0
-        self.costs, self.acceptance = costs, acceptance
+        self.costs, self.acceptances = costs, acceptances
         self.payoff = Payoff(MOST, lambda: self.now_s)
         self.payoff.pass_over()
+        self.random = random.Random(0)
 
     def run(self, num_steps: int, num_sequences: int) -> list[int]:
         chosen: list[int] = []
         for _ in range(num_steps):
             count = self.payoff.choose(num_sequences, MOST)
-            tokens = self.tokens(num_sequences, count)
+            tokens = {index: 1 + self.num_right(index, count) for index in range(num_sequences)}
             self.now_s += self.costs(num_sequences, count)
-            self.num_tokens += tokens
-            self.payoff.note(num_sequences, count, tokens)
+            self.num_tokens += sum(tokens.values())
+            self.payoff.note(count, tokens)
             chosen.append(count)
         return chosen
 
-    def tokens(self, num_sequences: int, count: int) -> float:
-        return num_sequences * sum(self.acceptance**place for place in range(count + 1))
+    def num_right(self, index: int, count: int) -> int:
+        acceptance = self.acceptances[index % len(self.acceptances)]
+        return next((place for place in range(count) if self.random.random() >= acceptance), count)
 
     def rate(self, num_sequences: int, count: int) -> float:
-        return self.tokens(num_sequences, count) / self.costs(num_sequences, count)
+        """Of sequences that are alike."""
+        tokens = num_sequences * sum(self.acceptances[0] ** place for place in range(count + 1))
+        return tokens / self.costs(num_sequences, count)
 
 
 def bound_by_weights(num_sequences: int, count: int) -> float:
@@ -67,27 +72,34 @@ def test_what_is_chosen_comes_near_the_best_that_there_is(costs: Costs, acceptan
     device = Device(costs, acceptance)
     device.run(5000, num_sequences)
     best = max(device.rate(num_sequences, count) for count in (0, 1, 2, MOST))
-    assert device.num_tokens / device.now_s > 0.96 * best
-    assert device.num_tokens / device.now_s > 0.98 * device.rate(num_sequences, 0)
+    assert device.num_tokens / device.now_s > 0.93 * best  # windows of 6 steps are noisy for one sequence
+    assert device.num_tokens / device.now_s > 0.975 * device.rate(num_sequences, 0)
 
 
 def test_fewer_sequences_get_guesses_where_many_do_not() -> None:
     """A step is bound by weights up to 16 rows."""
     device = Device(lambda num_sequences, count: max(16, num_sequences * (1 + count)) * 1e-4, 0.7)
-    device.run(600, 1)
-    assert device.run(50, 1)[-1] == MOST
-    device.run(600, 64)
-    assert device.run(50, 64)[-1] == 0
-    device.run(600, 8)
-    assert device.run(50, 8)[-1] == 1
-    assert device.run(2, 1)[-1] == MOST, "what was known of one sequence still is"
+    found: dict[int, int] = {}
+    for num_sequences in (1, 64, 8):
+        device.run(1000, num_sequences)
+        chosen = device.run(300, num_sequences)
+        found[num_sequences] = max(chosen, key=chosen.count)
+    assert found == {1: MOST, 64: 0, 8: 1}
 
 
 def test_guesses_come_back_when_the_text_begins_to_repeat_itself() -> None:
     device = Device(without_overlap, 0.0)
     assert device.run(4000, 2).count(0) > 3800
-    device.acceptance = 0.9
+    device.acceptances = (0.9,)
     assert device.run(4000, 2).count(MOST) > 3500
+
+
+def test_who_cannot_be_guessed_is_not_slowed_down_for_the_others() -> None:
+    """A step with guesses takes twice as long; half of the sequences get four times the tokens, more than it costs."""
+    device = Device(lambda num_sequences, count: 0.001 * (2 if count else 1), 1.0, 0.0)
+    assert device.run(2000, 32).count(0) > 1850
+    device.acceptances = (1.0, 1.0, 1.0, 0.0)
+    assert device.run(2000, 32).count(MOST) > 1500
 
 
 def test_a_step_that_hangs_by_chance_changes_nothing() -> None:

@@ -1,24 +1,29 @@
-"""Whether guesses pay: how many each sequence gets, by what steps of as many sequences brought in their time.
+"""Whether guesses pay: how many each sequence gets, by how long a token took in steps of as many sequences.
 
 A row more costs next to nothing while a step is bound by reading the weights, and as much as a token once it computes;
 where that is depends on the model, the device, the context and what the host has to do. So it is measured, not known:
-the number that brings most tokens a second is kept, and the others are tried again now and then (as in the goodput of
-Liu et al., "Optimizing Speculative Decoding for Serving Large Language Models Using Goodput", 2024, without its model
-of a step).
+the number with the shortest mean time a token is kept, and the others are tried again now and then. The mean is over
+sequences, so that those whose text cannot be guessed count as much as those that get most tokens: by the tokens of all,
+a few of the latter would slow down everybody.
+Source: goodput (Liu et al., "Optimizing Speculative Decoding for Serving Large Language Models Using Goodput", 2024),
+without its model of a step, and by sequence.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 WINDOW_STEPS: Final = 6
 """Steps that one estimate is made of. The slowest of them does not count: whatever else the host did is no fault of
 the guesses."""
-SMOOTHING: Final = 0.3
+MIN_WINDOW_STEPS: Final = 3
+"""Steps after which a trial ends that has brought no guessed token."""
+SMOOTHING: Final = 0.5
 """Weight of the newest estimate of what is kept; what is tried anew is judged by that alone."""
 LOST_SHARE: Final = 0.02
 """Of the time, that may be lost by trying what pays less."""
-LEAST_PAUSE_STEPS: Final = 64
+LEAST_PAUSE_STEPS: Final = 32
 """Between trials, also of what pays about as much."""
 LEAST_S: Final = 1e-9
 """A step takes no less, whatever a coarse clock says."""
@@ -32,13 +37,42 @@ class _Estimate:
         rate: tokens a second and sequence; None before it was tried.
         tokens: that the last window brought a sequence.
         tried_at: the step after its last trial.
-        window: tokens a sequence and seconds of each of the latest steps.
+        seconds: of each of the latest steps.
+        steps_of, tokens_of: each sequence's among those.
     """
 
     rate: float | None = None
     tokens: float = 0.0
     tried_at: int = 0
-    window: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    seconds: list[float] = field(default_factory=list[float])
+    steps_of: Counter[Hashable] = field(default_factory=Counter[Hashable])
+    tokens_of: Counter[Hashable] = field(default_factory=Counter[Hashable])
+
+    def add(self, tokens: Mapping[Hashable, int], seconds: float) -> None:
+        """A step."""
+        self.seconds.append(seconds)
+        self.steps_of.update(tokens.keys())
+        self.tokens_of.update(tokens)
+
+    @property
+    def is_fruitless(self) -> bool:
+        """Whether no step has brought a guessed token."""
+        return self.tokens_of.total() == self.steps_of.total()
+
+    def end_window(self) -> float:
+        """The rate of the latest steps, which are forgotten."""
+        counted = sorted(self.seconds)[:-1]
+        # Steps a token, the mean of the sequences.
+        steps = sum(num / self.tokens_of[each] for each, num in self.steps_of.items()) / len(self.steps_of)
+        self.tokens = len(self.seconds) / steps
+        self.clear()
+        return len(counted) / sum(counted) / steps
+
+    def clear(self) -> None:
+        """Forget the latest steps."""
+        self.seconds.clear()
+        self.steps_of.clear()
+        self.tokens_of.clear()
 
     def loss_s(self, best_rate: float) -> float:
         """The time that a trial takes longer than as many tokens of the best would."""
@@ -67,23 +101,22 @@ class _BatchClass:
             self._tried = self._next_trial(allowed)
             if self._tried is None:
                 return _best(allowed)
-            allowed[self._tried].window.clear()
+            allowed[self._tried].clear()
         return self._tried
 
-    def note(self, count: int, tokens: float, seconds: float) -> None:
-        """A step of so many guesses a sequence brought tokens a sequence in that time."""
+    def note(self, count: int, tokens: Mapping[Hashable, int], seconds: float) -> None:
+        """A step of so many guesses a sequence brought each sequence so many tokens in that time."""
         self._num_steps += 1
         estimate = self._estimates[count]
-        estimate.window.append((tokens, seconds))
-        if count != self._tried:
+        estimate.add(tokens, seconds)
+        is_tried = count == self._tried
+        if not is_tried:
             self._may_lose_s += LOST_SHARE * seconds
-        if len(estimate.window) < WINDOW_STEPS:
+        is_hopeless = is_tried and count > 0 and estimate.is_fruitless
+        if len(estimate.seconds) < (MIN_WINDOW_STEPS if is_hopeless else WINDOW_STEPS):
             return
-        counted = sorted(estimate.window, key=lambda step: step[1])[:-1]
-        estimate.tokens = sum(tokens for tokens, _ in estimate.window)
-        rate = sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted)
-        estimate.window.clear()
-        if estimate.rate is None or count == self._tried:
+        rate = estimate.end_window()
+        if estimate.rate is None or is_tried:
             self._end_trial(count, rate)
         else:
             estimate.rate += SMOOTHING * (rate - estimate.rate)
@@ -128,19 +161,17 @@ class Payoff:
         """Guesses for each of so many sequences in the coming step, at most `most`; 0: a step without pays more."""
         return self._class_of(num_sequences).choose(most)
 
-    def note(self, num_sequences: int, count: int, num_tokens: int) -> None:
+    def note(self, count: int, tokens: Mapping[Hashable, int]) -> None:
         """The tokens of a step of single tokens and guesses are there.
 
         Args:
-            num_sequences: in the step.
             count: what was chosen for it.
-            num_tokens: of all sequences.
+            tokens: how many each sequence got; one at least.
         """
         before, self._noted_s = self._noted_s, self._now()
         if before is None:
             return
-        seconds = max(self._noted_s - before, LEAST_S)
-        self._class_of(num_sequences).note(count, num_tokens / num_sequences, seconds)
+        self._class_of(len(tokens)).note(count, tokens, max(self._noted_s - before, LEAST_S))
 
     def pass_over(self) -> None:
         """A step that says nothing about guesses has ended: the next one's time begins here."""
@@ -167,5 +198,5 @@ def _counts(most: int) -> Iterable[int]:
 
 
 def _best(estimates: dict[int, _Estimate]) -> int:
-    """Of the most tokens a second; the first in the order of trials while none is known."""
+    """The one with the shortest time a token; the first in the order of trials while none is known."""
     return max(estimates, key=lambda count: estimates[count].rate or 0.0)

@@ -8,7 +8,7 @@ a later step; a draft is accepted while it is the very token that was sampled be
 verification by equality, not rejection sampling: lossless for a fixed seed, and not only in distribution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Final
@@ -74,7 +74,7 @@ class Speculator:
         self._payoff = payoff
         self._max_rows = max_rows
         self._beside_prompts = beside_prompts
-        self._num_noted = 0  # of the accepted tokens
+        self._accepted: dict[Sequence, int] = {}  # of the step whose drafts are observed
         self._records: WeakKeyDictionary[Sequence, _Record] = WeakKeyDictionary()
 
     def plan(self, batch: Seq[ScheduledSequence]) -> int:
@@ -118,11 +118,14 @@ class Speculator:
 
     def note_step(self, batch: Seq[ScheduledSequence], planned: int) -> None:
         """A step's tokens are there, and its drafts observed; `planned` is what they were planned by."""
-        num_accepted, self._num_noted = self.num_accepted_tokens - self._num_noted, self.num_accepted_tokens
+        accepted, self._accepted = self._accepted, {}
         if self._payoff is None:
             return
         if _is_decode(batch):
-            self._payoff.note(len(batch), planned, len(batch) + num_accepted)
+            tokens: dict[Hashable, int] = {each.sequence: 1 for each in batch}
+            for sequence, num_accepted in accepted.items():
+                tokens[sequence] = 1 + num_accepted
+            self._payoff.note(planned, tokens)
         else:
             self._payoff.pass_over()
 
@@ -135,6 +138,7 @@ class Speculator:
         """A step has verified drafts: keep on, or pause for twice as long as the last time."""
         self.num_draft_tokens += num_drafts
         self.num_accepted_tokens += num_accepted
+        self._accepted[sequence] = num_accepted
         record = self._records.get(sequence)
         if record is None:
             record = self._records[sequence] = _Record()
