@@ -340,7 +340,7 @@ async def test_a_slow_engine_gets_fewer_requests_than_a_fast_one(state_dir: Path
 
 
 async def test_overload_is_turned_away_at_once_and_the_lowest_class_first(state_dir: Path) -> None:
-    async with fleet(state_dir, 2, shed_engine_queue=10) as at:
+    async with fleet(state_dir, 2, shed_engine_queue=10, shed_loop_lag_s=1000.0) as at:
         for upstream in at.pool.upstreams:
             upstream.report = LoadReport(8, 12, 0.5, 0, at.pool.now())
         urgent = at.caller.with_key(at.running.key(tags=["priority:high"]))
