@@ -175,7 +175,8 @@ def _tool(given: Any, path: str) -> Fields:
     tool = as_object(given, path)
     if tool.get("type") != "function":
         kind = str(tool.get("type"))[:50]
-        raise unsupported(f"{path}.type", f"{kind!r} runs on a server that is not here: use 'function'")
+        why = "takes free text" if kind == "custom" else "runs on a server that is not here"
+        raise unsupported(f"{path}.type", f"{kind!r} {why}: use 'function'")
     function: Fields = {"name": as_text(tool.get("name"), f"{path}.name")}
     for name in ("description", "parameters", "strict"):
         if tool.get(name) is not None:
