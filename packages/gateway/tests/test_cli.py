@@ -201,6 +201,28 @@ def test_another_pepper_is_noticed_at_the_start(state: Path, command: Command) -
     assert (status, "pepper is not the one" in error) == (1, True)
 
 
+def test_a_lost_pepper_is_not_replaced_by_another(state: Path, command: Command) -> None:
+    (state / "pepper").unlink()
+    for arguments in (["key", "list"], ["migrate"], ["key", "list"]):
+        status, _, error = command(*arguments, "--state", state)
+        assert (status, "restore it" in error) == (1, True)
+    assert not (state / "pepper").exists()
+
+
+def test_a_store_or_a_folder_that_cannot_be_used_is_named(state: Path, command: Command) -> None:
+    (state / "gateway.sqlite3").write_bytes(b"no database " * 1000)
+    long = state / ("x" * 300)  # no file system has such a name
+    for where, part in (
+        (state, "gateway.sqlite3 cannot be used: file is not a database"),
+        (long, "cannot be used: File"),
+    ):
+        for arguments in (["key", "list"], ["migrate"]):
+            status, _, error = command(*arguments, "--state", where)
+            assert status == 1
+            assert part in error
+            assert str(where) in error
+
+
 def test_two_gateways_cannot_share_a_state_directory(state: Path, command: Command) -> None:
     serve = ("serve", "--state", str(state), "--port", "0", "--upstream", "http://127.0.0.1:9")
     with RunningProcess([*GATEWAY, *serve]) as first:

@@ -24,6 +24,8 @@ def prepare_state(settings: Settings) -> list[Migration]:
         settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         applied = migrate_store(*settings.store_address)
         if settings.key_pepper is None:
+            if not settings.pepper_path.exists():
+                _check_is_new(settings)
             create_pepper(settings.pepper_path)
     except OSError as error:
         raise ConfigurationError(f"{settings.state_dir} cannot be written: {error.strerror}") from error
@@ -57,6 +59,23 @@ def open_vault(settings: Settings) -> Vault | None:
     given = settings.payload_key.get_secret_value() if settings.payload_key is not None else None
     key = load_master_key(settings.payload_key_path, given)
     return None if key is None else Vault(key)
+
+
+def _check_is_new(settings: Settings) -> None:
+    """A store that has hashed keys needs its own pepper; a new one would only look like it.
+
+    Raises:
+        StoreError: it has.
+    """
+    store = open_tables(*settings.store_address)
+    try:
+        if store.meta.get(FINGERPRINT) is not None:
+            raise StoreError(
+                f"{settings.pepper_path} is missing, and the store has keys that were made with it: restore it, or "
+                "GATEWAY_KEY_PEPPER"
+            )
+    finally:
+        store.close()
 
 
 def _check_fingerprint(store: Store, pepper: bytes) -> None:

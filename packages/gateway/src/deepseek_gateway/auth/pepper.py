@@ -23,7 +23,9 @@ def load_pepper(path: Path, given: str | None) -> bytes:
         mode = path.stat().st_mode
         value = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigurationError(f"{path} is missing: run `deepseek-gateway migrate`") from None
+        raise ConfigurationError(
+            f"{path} is missing: restore it, or run `deepseek-gateway migrate` for a new store"
+        ) from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     if mode & 0o077:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from deepseek_gateway.config.toml_lines import TomlLines, TomlPath
+from deepseek_gateway.errors import ConfigurationError
 
 PREFIX = "GATEWAY_"
 CONFIG_VARIABLE = "GATEWAY_CONFIG"
@@ -52,12 +53,19 @@ class Sources:
 
 
 def find_config(given: Path | None, state_dir: Path) -> Path | None:
-    """The file to read: the flag's, the variable's, or the state directory's if there is one."""
+    """The file to read: the flag's, the variable's, or the state directory's if there is one.
+
+    Raises:
+        ConfigurationError: nobody may look into the state directory.
+    """
     named = given or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
     if named is not None:
         return named.expanduser().absolute()
     beside = state_dir / CONFIG_NAME
-    return beside if beside.is_file() else None
+    try:
+        return beside if beside.is_file() else None
+    except OSError as error:
+        raise ConfigurationError(f"{state_dir} cannot be used: {error.strerror}") from error
 
 
 def read_file(path: Path) -> ConfigFile:

@@ -11,7 +11,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from deepseek_gateway.errors import StoreConflictError, StoreSlowError, StoreUnavailableError, StoreValueError
+from deepseek_gateway.errors import (
+    ConfigurationError,
+    StoreConflictError,
+    StoreSlowError,
+    StoreUnavailableError,
+    StoreValueError,
+)
 from deepseek_gateway.storage.database import NAMED, NO_VALUES, Row, Transaction, Values
 
 BUSY_TIMEOUT_S = 5.0
@@ -26,6 +32,15 @@ class SqliteDatabase:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        try:
+            self._open(path)
+        except (StoreUnavailableError, OSError) as error:
+            why = error.__cause__ if isinstance(error, StoreUnavailableError) else error.strerror
+            raise ConfigurationError(f"the store {path} cannot be used: {why}") from error
+        self._reading, self._writing = threading.Lock(), threading.Lock()
+        self._mine = threading.local()
+
+    def _open(self, path: Path) -> None:
         with _translated(), _only_one(path.with_name(f"{path.name}.lock")):
             self._writer = _connect(path)
             path.chmod(0o600)
@@ -36,8 +51,6 @@ class SqliteDatabase:
             self._writer.execute("PRAGMA secure_delete = ON")  # an erased data key must not stay in a free page
             self._reader = _connect(path)
             self._reader.execute("PRAGMA query_only = ON")
-        self._reading, self._writing = threading.Lock(), threading.Lock()
-        self._mine = threading.local()
 
     def read(self, sql: str, values: Values = NO_VALUES) -> list[Row]:
         """All rows of a SELECT."""
