@@ -16,6 +16,7 @@ from deepseek_gateway.money.prices import Price, load_prices
 from deepseek_gateway.money.service import TopUpDraft
 from deepseek_gateway.storage.balances import BalanceError
 from deepseek_gateway.storage.store import Store
+from deepseek_gateway.testing.caller import next_event
 from deepseek_gateway.testing.stack import OPERATOR, Stack, running_stack
 
 PRICES = """
@@ -229,7 +230,10 @@ async def test_whoever_sees_the_end_of_an_answer_finds_it_paid(
     async with running_stack(state_dir, prices=str(prices_path), slice_tokens=32) as stack:
         await top_up(stack, money_text(200 * 100_000), key_id=stack.caller.key_id)
         body = {"prompt": "a", "stream": stream, "fake": {"prompt_tokens": 2, **script}}
-        await stack.caller.post(body=body)
+        async with stack.caller.open("/v1/generate", body) as answer:
+            if answer.status == 200 and stream:  # SDKs leave at the event that ends an answer
+                while (event := await next_event(answer)) != "data: [DONE]" and not event.startswith("event: error"):
+                    pass
         (info,) = (await stack.caller.get("/user/balance")).json["balance_infos"]
         (paid,) = await stack.running.rows(1)
         assert info["total_balance"] == money_text(200 * 100_000 - paid.cost_nano)

@@ -163,14 +163,11 @@ class Exchange(abc.ABC):
 
     async def _cut_off(self, error: ApiError, reason: str) -> None:
         ending = Ending("failed", reason, error.status)
-        if not self.has_begun and reason != "shutdown":  # then there may be no time left to tell it
-            await self._end_upstream()
-            await self.close_books(ending)
-            with contextlib.suppress(CallerGoneError, SlowCallerError, StoppingError):
-                await self.fail(error)
-            return
         async with asyncio.TaskGroup() as group:  # the engine stops now, however slowly the caller reads the error
-            group.create_task(self._end_upstream())
+            ended = group.create_task(self._end_upstream())
+            if reason != "shutdown":  # then there may be no time left to tell it after
+                await ended
+                await self.close_books(ending)
             with contextlib.suppress(CallerGoneError, SlowCallerError, StoppingError):
                 await self.fail(error)
         await self.close_books(ending)
