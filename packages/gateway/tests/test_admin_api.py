@@ -153,10 +153,10 @@ async def test_a_disabled_owner_stops_its_keys(admin: Caller, stack: Stack) -> N
     assert (key["org_id"], key["team_id"]) == (org["id"], team["id"])
     caller = stack.caller.with_key(key["key"])
     assert (await caller.post()).status == 200
-    for kind, owner in (("org", org), ("team", team), ("user", user)):
+    for kind, noun, owner in (("org", "organisation", org), ("team", "team", team), ("user", "user", user)):
         assert (await send(admin, "POST", f"/admin/{kind}s/{owner['id']}/disable")).status == 200
         refused = await caller.post()
-        assert (refused.status, f"the {kind} of the API key" in refused.error["message"]) == (401, True)
+        assert (refused.status, f"the {noun} of the API key" in refused.error["message"]) == (401, True)
         shown = (await admin.get("/admin/keys?state=disabled")).json["data"]
         assert [(found["id"], found["owner_disabled"]) for found in shown] == [(key["id"], kind)]
         assert (await send(admin, "POST", f"/admin/{kind}s/{owner['id']}/enable")).status == 200
