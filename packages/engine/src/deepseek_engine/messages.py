@@ -282,6 +282,8 @@ class Ready(Message, frozen=True, kw_only=True):
     kernels: dict[str, str] = {}
     kv_cache_bytes: int
     max_prefix_len: int | None = None
+    max_draft_rows: int | None = None
+    drafts_beside_prompts: bool = True
     load_s: float
     adapters: tuple[AdapterInfo, ...] = ()
 
