@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from deepseek_gateway.storage.rules import LimitEvent
 from deepseek_gateway.storage.store import open_store
 from deepseek_gateway.testing.caller import until
 from deepseek_gateway.testing.command import Command
-from deepseek_gateway.testing.stack import OPERATOR, Stack
+from deepseek_gateway.testing.stack import OPERATOR, Stack, running_stack
 
 
 @pytest.fixture
@@ -162,3 +163,33 @@ def test_check_reads_the_prices_and_asks_redis(tmp_path: Path, redis_url: str, c
     assert "fault: GATEWAY_REDIS_URL: the server does not answer" in command("check", "--state", state)[1]
     (state / "gateway.toml").write_text(f'redis_url = "{redis_url}"\nredis_timeout_s = 5.0\n')
     assert "REDIS" not in command("check", "--state", state)[1].partition("\n\nfault")[2]
+
+
+@pytest.mark.parametrize("is_shared", [False, True], ids=["local", "redis"])
+async def test_a_rule_that_is_changed_to_count_something_else_begins_anew(
+    state_dir: Path, redis_url: str, is_shared: bool
+) -> None:
+    async with running_stack(state_dir, **({"redis_url": redis_url} if is_shared else {})) as stack:
+        key, other = stack.caller.key_id, stack.with_key()
+
+        async def set_rule(rule_id: str | None, **fields: Any) -> str:
+            rule = await asyncio.to_thread(stack.gateway.limits.set, OPERATOR, LimitDraft(**fields), rule_id)
+            await stack.gateway.rules.refresh()
+            return rule.id
+
+        rule_id = await set_rule(None, kind="requests_per_minute", limit=3, key_id=key)
+        assert (await stack.caller.post()).status == 200
+        for kind, limit in (
+            ("tokens_per_minute", 10_000),
+            ("concurrent_requests", 2),
+            ("tokens_per_day", 10_000),
+            ("tokens_per_month", 10_000),
+            ("requests_per_minute", 100),
+        ):
+            await set_rule(rule_id, kind=kind, limit=limit, key_id=key)
+            assert [(await stack.caller.post()).status for _ in range(4)] == [200] * 4, kind
+        await set_rule(rule_id, kind="tokens_per_day", limit=40, key_id=key)  # what it has used counts
+        assert (await stack.caller.post()).status == 402
+        await set_rule(rule_id, kind="tokens_per_day", limit=40, key_id=other.key_id)
+        assert [(await caller.post()).status for caller in (other, stack.caller)] == [200, 200]
+        assert stack.gateway.limiter.trouble is None

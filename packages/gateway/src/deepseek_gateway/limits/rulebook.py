@@ -133,7 +133,9 @@ def _meter(rule: LimitRule, subject: Subject, tag: str) -> Meter:
         (rule.key_id, subject.key_id),
         (rule.model, subject.model),
     )
-    counter = "\x1f".join([rule.id, *(value for named, value in pairs if named == EACH and value is not None)])
+    what = [] if rule.id.startswith(("key:", "balance:")) else [rule.counted]  # those say it themselves
+    each = [value for named, value in pairs if named == EACH and value is not None]
+    counter = "\x1f".join([rule.id, *what, *each])
     is_of_all = all(named is None for named, _ in pairs[:4])
     return Meter(
         rule, counter, rule.scope(subject), ALL if is_of_all else tag, rule.kind, rule.kind.unit, rule.limit, rule.soft

@@ -1,5 +1,6 @@
 """Rules, whom they concern, and the refusal that names the one reached."""
 
+import hashlib
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Literal, NamedTuple
@@ -185,6 +186,12 @@ class LimitRule:
             key_id=_shared(self.key_id, subject.key_id),
             model=_shared(self.model, subject.model),
         )
+
+    @property
+    def counted(self) -> str:
+        """A name for what it counts, and of whom. One that is changed to count something else begins a new counter."""
+        named = (self.kind, self.org_id, self.team_id, self.user_id, self.key_id, self.model, self.time_zone)
+        return hashlib.blake2b(repr(named).encode(), digest_size=4).hexdigest()
 
     def to_json(self) -> dict[str, object]:
         """All of it, for listings."""
