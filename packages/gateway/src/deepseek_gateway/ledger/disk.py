@@ -27,16 +27,17 @@ class DiskSync:
     Args:
         folder: where the files are.
         written: what is to be synced, as of now; what is written no more is closed then.
-        failed: told in the thread of a disk that refuses.
     """
 
-    def __init__(self, folder: Path, written: Written, failed: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, written: Written) -> None:
         self._folder = folder
         self._written = written
-        self._failed = failed
+        self.failure: str | None = None
+        """Why the last sync failed, or None."""
+        self._doubtful = range(0)
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._synced = 0
-        self._is_busy = self._is_wanted = False
+        self._is_busy = self._is_wanted = self._is_closed = False
         self._lock = threading.Lock()
         """Held while the loop leaves a wish or the thread sees that there is none: no wish falls between the two."""
         self._jobs: SimpleQueue[tuple[asyncio.AbstractEventLoop, int, list[int], int] | None] = SimpleQueue()
@@ -49,12 +50,15 @@ class DiskSync:
         Raises:
             JournalError: the disk refused.
         """
-        if ticket > self._synced:
-            waiter = asyncio.get_running_loop().create_future()
-            with self._lock:
-                self._waiters.append((ticket, waiter))
-            self._go_on()
-            await waiter
+        with self._lock:
+            if ticket in self._doubtful:
+                raise _refusal(self.failure)
+            if ticket <= self._synced:
+                return
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append((ticket, waiter))
+        self._go_on()
+        await waiter
 
     def begin(self) -> None:
         """Let the disk work while the request finds its engine: `durable` then waits less, or not at all."""
@@ -69,6 +73,7 @@ class DiskSync:
 
     async def close(self) -> None:
         """Wait for what was begun, and end the thread."""
+        self._is_closed = True
         if self._grouping is not None:
             self._grouping.cancel()
             self._grouping = None
@@ -84,57 +89,80 @@ class DiskSync:
     def _go_on(self) -> None:
         """Begin a sync, if one is wanted and none is at work."""
         with self._lock:
-            if self._is_busy or not (self._waiters or self._is_wanted):
+            if self._is_busy or self._is_closed or not (self._waiters or self._is_wanted):
                 return
             self._is_busy, self._is_wanted = True, False
+            ticket, retired, current = self._written()
+            if self.failure is not None:
+                # The kernel tells once of a page that it could not write, and drops it: that this sync succeeds will
+                # say nothing about records of before.
+                self._doubtful = range(self._synced + 1, ticket + 1)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
             self._thread.start()
-        self._jobs.put((asyncio.get_running_loop(), *self._written()))
+        self._jobs.put((asyncio.get_running_loop(), ticket, retired, current))
 
     def _run(self) -> None:
+        retired, is_named = list[int](), False
         while (job := self._jobs.get()) is not None:
-            loop, ticket, retired, current = job
+            loop, ticket, more, current = job
+            retired += more  # behind those that an earlier sync failed at
+            is_named = is_named and not more
             error: OSError | None = None
             try:
-                sync_files(retired, current, self._folder)
+                sync_files(retired, current, None if is_named else self._folder)
+                is_named = True
             except OSError as fault:
                 error = fault
-                self._failed(fault.strerror or str(fault))
             with self._lock:
                 if error is None:
-                    self._synced = ticket
+                    self._synced, self.failure = ticket, None
+                else:
+                    self.failure = error.strerror or str(error)
+                    self._doubtful = range(self._synced + 1, ticket + 1)
                 if not (self._waiters or self._is_wanted):
                     self._is_busy = False
                     continue
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._tell, ticket, error)
 
+        for descriptor in retired:
+            os.close(descriptor)
+
     def _tell(self, ticket: int, error: OSError | None) -> None:
         """Wake those who wait for a sync that is over, and begin the next one."""
         with self._lock:
-            done = [waiter for number, waiter in self._waiters if number <= ticket]
+            done = [(number in self._doubtful, waiter) for number, waiter in self._waiters if number <= ticket]
             self._waiters = [(number, waiter) for number, waiter in self._waiters if number > ticket]
             self._is_busy = False
-        for waiter in done:
+        for is_doubtful, waiter in done:
             if waiter.done():
                 continue
-            if error is None:
+            if error is None and not is_doubtful:
                 waiter.set_result(None)
             else:
-                waiter.set_exception(JournalError(f"the journal cannot be synced: {error.strerror}"))
+                waiter.set_exception(_refusal(self.failure))
         self._go_on()
 
 
-def sync_files(retired: list[int], current: int, folder: Path) -> None:
-    """Bring files to the disk, and close those that are written no more."""
+def _refusal(failure: str | None) -> JournalError:
+    return JournalError(f"the journal cannot be synced: {failure or 'a record may be lost'}")
+
+
+def sync_files(retired: list[int], current: int, folder: Path | None) -> None:
+    """Bring files to the disk, and close those that are written no more; with the `folder` where a file is new.
+
+    Raises:
+        OSError: the disk refused; what is left in the list was not brought there.
+    """
     for descriptor in retired:
         os.fdatasync(descriptor)
-        os.close(descriptor)
     os.fdatasync(current)
-    if retired:  # the current file is new: its name must be on the disk too
-        descriptor = os.open(folder, os.O_RDONLY)
+    if folder is not None:  # the current file's name must be on the disk too
+        folder_fd = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            os.fsync(folder_fd)
         finally:
-            os.close(descriptor)
+            os.close(folder_fd)
+    while retired:
+        os.close(retired.pop())

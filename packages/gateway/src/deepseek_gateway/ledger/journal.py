@@ -55,8 +55,14 @@ class Journal:
         self._fd = -1
         self._size = 0
         self._written = 0
-        self.disk = DiskSync(folder, self._to_sync, self._refused)
-        self.failure: str | None = None
+        self.disk = DiskSync(folder, self._to_sync)
+        self._failure: str | None = None
+        self._is_torn = False
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last record could not be written, or brought to the disk; None while all is well."""
+        return self._failure or self.disk.failure
 
     @property
     def size(self) -> int:
@@ -78,11 +84,11 @@ class Journal:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         except OSError as error:
-            self.failure = error.strerror
+            self._failure = error.strerror
             raise JournalError(f"the journal cannot be written: {error.strerror}") from error
         if self._fd >= 0:
             self._retired_fds.append(self._fd)
-        self._fd, self._size = descriptor, 0
+        self._fd, self._size, self._is_torn = descriptor, 0, False
         self._sequence += 1
         for record in carried:
             self.append(record)
@@ -107,14 +113,16 @@ class Journal:
         if self._fd < 0:
             raise JournalError("the journal is closed")
         try:
+            self._cut_back()
             written = os.write(self._fd, data)
             if written != len(data):
                 raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes were written")  # noqa: TRY301  same clean-up
         except OSError as error:
-            self.failure = error.strerror
-            os.ftruncate(self._fd, self._size)
+            self._failure, self._is_torn = error.strerror, True
+            with contextlib.suppress(OSError):  # then the next record waits until it can be cut
+                self._cut_back()
             raise JournalError(f"the journal cannot be written: {error.strerror}") from error
-        self.failure = None
+        self._failure = None
         self._size += len(data)
         self._written += 1
         return self._written
@@ -124,12 +132,14 @@ class Journal:
         if self.failure is None or self._fd < 0:
             return
         try:
+            self._cut_back()
+            self._is_torn = True
             written = os.write(self._fd, _PROBE)
-            self.failure = None if written == len(_PROBE) else os.strerror(errno.ENOSPC)
+            self._cut_back()
+            self._failure = None if written == len(_PROBE) else os.strerror(errno.ENOSPC)
         except OSError as error:
-            self.failure = error.strerror
-        finally:
-            os.ftruncate(self._fd, self._size)
+            self._failure = error.strerror
+        self.disk.begin()
 
     async def sync(self) -> None:
         """Wait until everything written so far is on the disk.
@@ -154,8 +164,15 @@ class Journal:
         retired, self._retired_fds = self._retired_fds, []
         return self._written, retired, self._fd
 
-    def _refused(self, failure: str) -> None:
-        self.failure = failure
+    def _cut_back(self) -> None:
+        """Cut off what a failed write may have left: a reader would take it for the end, and leave out all behind it.
+
+        Raises:
+            OSError: it cannot be cut.
+        """
+        if self._is_torn:
+            os.ftruncate(self._fd, self._size)
+            self._is_torn = False
 
 
 def read_segment(path: Path) -> Iterator[Record]:
