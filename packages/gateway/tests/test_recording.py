@@ -159,3 +159,14 @@ async def test_a_key_is_its_callers_and_its_bodys() -> None:
     assert refusal.value.status == 422
     with contextlib.suppress(LostError):
         made.join(1)
+
+
+async def test_what_is_forgotten_while_nobody_follows_it_counts_no_more_when_it_is_over() -> None:
+    book = ReplayBook(10_000, 10_000, 60, 60)
+    recording = book.start("r", "key", b"d", None, Terms())
+    await recording.send({"type": "http.response.start", "status": 200, "headers": []})
+    assert book.forget_keys({"key"}) == 1
+    await recording.send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
+    recording.end()
+    book.over(recording, is_kept=False)
+    assert (len(book), book.size) == (0, 0)

@@ -291,3 +291,12 @@ async def test_an_erasure_that_no_gateway_was_there_for_is_done_at_the_next_star
             (entry,) = await asyncio.to_thread(gateway.store.audit.acts, DROP, 0, 2**40)
             assert json.loads(entry.after or "")["answers"] == 1
         assert len(engine.bodies) == 1
+
+
+async def test_many_retries_at_once_are_not_taken_for_a_redis_that_is_away(redis_url: str) -> None:
+    shared = SharedAnswers(redis_url, 5.0, 60)
+    recordings = [Recording(f"req-{number}", "k", b"d", Terms(), max_bytes=9, grace_s=0) for number in range(200)]
+    assert set(await asyncio.gather(*(shared.claim(each.request_id, each) for each in recordings))) == {None}
+    again = await asyncio.gather(*(shared.claim(each.request_id, each) for each in recordings))
+    assert [known and known.request_id for known in again] == [each.request_id for each in recordings]
+    await shared.close()

@@ -1,9 +1,10 @@
 """Everything that one gateway process holds, started and stopped in order."""
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Self
@@ -18,6 +19,7 @@ from deepseek_gateway.audit.life import NODE
 from deepseek_gateway.auth.directory import KeyDirectory
 from deepseek_gateway.auth.last_used import LastUsed
 from deepseek_gateway.auth.service import KeyService
+from deepseek_gateway.background import forever
 from deepseek_gateway.clock import ClockWatch
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.dialects.prompt_tokens import PromptTokens
@@ -186,7 +188,8 @@ class Gateway:
         await self.payloads.start()
         await self.erasures.start()
         await self.pool.start()
-        steady = (self._tick_forever(), self.loop_lag.run(), self.last_used.run())
+        ticking = forever(lambda: self.settings.keep_alive_s / 8, self._tick, "looking at the clock")
+        steady = (ticking, self.loop_lag.run(), self.last_used.run())
         self._tasks = [asyncio.create_task(work) for work in steady]
         if settings.worker == 0:
             self._tasks.append(asyncio.create_task(UsageRoller(self.store.rollups, self.page_executor).run()))
@@ -210,26 +213,27 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.replays.close()
-        if self.shared_answers is not None:
-            await self.shared_answers.close()
-        await self.pool.close()
         self.access_log.flush()
-        if self.tracing is not None:
-            await asyncio.to_thread(self.tracing.close)
-        await self.rules.close()
-        if self.classifier is not None:
-            await self.classifier.close()
-        await self.words.close()
-        await self.limiter.close()
-        await self.alerts.close()
-        await self.last_used.flush()
-        await self.erasures.close()
-        await self.payloads.close()
-        await self.ledger.close()
-        await self.sole.close()
+        for end in self._endings():
+            try:
+                await end()
+            except Exception:  # the others must come to their end all the same, the ledger before all
+                logger.exception("a part of the gateway did not end as it should")
         self.executor.shutdown()
         self.page_executor.shutdown()
         self.store.close()
+
+    def _endings(self) -> list[Callable[[], Awaitable[None]]]:
+        """How its parts end, in order."""
+        shared, tracing, classifier = self.shared_answers, self.tracing, self.classifier
+        return [
+            *([] if shared is None else [shared.close]),
+            self.pool.close,
+            *([] if tracing is None else [functools.partial(asyncio.to_thread, tracing.close)]),
+            *([] if classifier is None else [classifier.close]),
+            *(self.rules.close, self.words.close, self.limiter.close, self.alerts.close, self.last_used.flush),
+            *(self.erasures.close, self.payloads.close, self.ledger.close, self.sole.close),
+        ]
 
     async def _end_requests(self) -> None:
         """Nothing runs after a drain; at a second signal, what does settles before the journal is closed."""
@@ -392,12 +396,10 @@ class Gateway:
             return row
         return replace(row, cost_nano=price.cost_nano(row.tokens), price_version=price.version)
 
-    async def _tick_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.keep_alive_s / 8)
-            now_s = time.monotonic()
-            self.replays.expire()
-            self.clock.look()
-            self.ledger.probe()
-            for watch in list(self.watches):
-                watch.tick(now_s)
+    async def _tick(self) -> None:
+        now_s = time.monotonic()
+        for watch in list(self.watches):
+            watch.tick(now_s)
+        self.replays.expire()
+        self.clock.look()
+        self.ledger.probe()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
+from deepseek_gateway.background import forever
 from deepseek_gateway.errors import StoreUnavailableError
 from deepseek_gateway.storage.keys import KeyTable
 
@@ -36,9 +37,7 @@ class LastUsed:
 
     async def run(self) -> None:
         """Write every minute, until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY_S)
-            await self.flush()
+        await forever(lambda: EVERY_S, self.flush, "writing when keys were last used")
 
     async def flush(self) -> None:
         """Write what was gathered; what the store does not take now waits for the next time."""

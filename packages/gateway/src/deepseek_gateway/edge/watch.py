@@ -153,9 +153,9 @@ class RequestWatch:
         try:
             return await wait
         except asyncio.CancelledError:
-            if self._thrown is None or self._task.uncancel() > 0:
-                raise  # somebody else's cancellation
             thrown, self._thrown = self._thrown, None
+            if thrown is None or self._task.uncancel() > 0:
+                raise  # somebody else's cancellation
             raise thrown from None
         finally:
             self._phase = Phase.WORKING

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from deepseek_gateway.background import forever
 from deepseek_gateway.errors import ApiError, GatewayError
 from deepseek_gateway.guard.entries import Level, WordListError
 from deepseek_gateway.guard.events import REASON
@@ -158,7 +159,7 @@ class WordFilter:
     async def start(self) -> None:
         """Load the lists, then follow the store for as long as the loop runs."""
         await self._follow()
-        self._poller = asyncio.create_task(self._poll_forever())
+        self._poller = asyncio.create_task(forever(lambda: POLL_S, self._poll, "following the word lists"))
 
     async def close(self) -> None:
         """Stop following, and write the reviews that wait."""
@@ -206,11 +207,9 @@ class WordFilter:
     async def _follow(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._load)
 
-    async def _poll_forever(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
-            await self._follow()
-            await asyncio.get_running_loop().run_in_executor(self._executor, self._flush)
+    async def _poll(self) -> None:
+        await self._follow()
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._flush)
 
     def _load(self) -> None:
         """Read and compile what changed; every failure leaves what is in force."""

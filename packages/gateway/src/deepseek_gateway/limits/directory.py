@@ -4,7 +4,7 @@ import asyncio
 import logging
 from concurrent.futures import Executor
 
-from deepseek_gateway.errors import GatewayError
+from deepseek_gateway.background import forever
 from deepseek_gateway.limits.rulebook import Rulebook
 from deepseek_gateway.storage.balances import BalanceTable
 from deepseek_gateway.storage.rules import RuleTable
@@ -37,7 +37,7 @@ class RuleDirectory:
     async def start(self) -> None:
         """Read everything, then look for changes for as long as the loop runs."""
         await self.refresh()
-        self._poller = asyncio.create_task(self._poll_forever())
+        self._poller = asyncio.create_task(forever(lambda: POLL_S, self._follow, "reading limit rules"))
 
     async def close(self) -> None:
         """Stop looking."""
@@ -63,12 +63,10 @@ class RuleDirectory:
         self._version = version
         return book
 
-    async def _poll_forever(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
-            try:
-                await self.refresh()
-            except GatewayError as error:
-                if not self.is_stale:
-                    logger.warning("limit rules cannot be read, the last ones stay in force: %s", error)
-                self.is_stale = True
+    async def _follow(self) -> None:
+        try:
+            await self.refresh()
+        except Exception as error:  # whatever it is, such as a rule of a newer gateway: the last ones stay
+            if not self.is_stale:
+                logger.warning("limit rules cannot be read, the last ones stay in force: %s", error)
+            self.is_stale = True

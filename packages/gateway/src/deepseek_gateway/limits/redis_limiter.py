@@ -99,10 +99,12 @@ class RedisLimiter:
         steps = Steps.of(request_id, plan, self._calendar, now.wall_s)
         try:
             reply = await self._admit(steps, ask)
-        except RedisUnavailableError:
+        except (RedisUnavailableError, asyncio.CancelledError) as error:
             # It may have been done all the same: then this undoes it, when it cannot come any more.
             not_before_s = self._clocks().monotonic_s + 2 * self.link.timeout_s
             self._node.put(request_id, Settling(plan.tag, Amounts(), not_before_s))
+            if isinstance(error, asyncio.CancelledError):
+                raise
             return await self._admit_without(request_id, plan, ask)
         left = rooms(reply)
         standings = steps.standings(left, now.wall_s)

@@ -198,7 +198,9 @@ class RedisNode:
         """Keep a settlement until it is delivered."""
         if len(self.settling) >= MAX_WAITING:
             oldest = next(iter(self.settling))
-            self.settling.pop(oldest).done.cancel()
+            done = self.settling.pop(oldest).done
+            if not done.done():  # to cancel it would cancel the request that waits for it
+                done.set_result(None)
             self.live.pop(oldest, None)
         self.settling[request_id] = settling
 

@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING
 
+from deepseek_gateway.background import forever
 from deepseek_gateway.errors import ConfigurationError, StoreUnavailableError
 from deepseek_gateway.settings import Settings
 
@@ -85,7 +86,8 @@ class SoleCounter:
         await self._wait_for(partial(self._take, claim), deadline, self._explanation, WAY_OUT)
         if self._shares:
             await self._wait_for(partial(self._show, claim, if_alone=True), deadline, APART, ONE_WAY_OUT)
-        self._keeper = asyncio.create_task(self._keep(claim))
+        keep = partial(self._keep, claim)
+        self._keeper = asyncio.create_task(forever(lambda: CHECK_S, keep, "claiming the store"))
 
     async def close(self) -> None:
         """Let others count."""
@@ -123,17 +125,15 @@ class SoleCounter:
 
     async def _keep(self, claim: "Claim") -> None:
         """Claim it again when PostgreSQL was restarted; tell when another one was faster, or counts apart."""
-        while True:
-            await asyncio.sleep(CHECK_S)
-            try:
-                is_held = await self._take(claim)
-                is_one = not (is_held and self._shares) or await self._show(claim)
-            except StoreUnavailableError:  # told of elsewhere; nobody else can claim it meanwhile
-                continue
-            if not is_held and self.trouble is None:
-                logger.error("%s: %s", self._explanation, WAY_OUT)
-            self.trouble = None if is_held else self._explanation
-            self._num_apart = 0 if is_one else self._num_apart + 1
-            if self._num_apart == PATIENCE:
-                logger.error("%s: %s", APART, ONE_WAY_OUT)
-            self.apart = APART if self._num_apart >= PATIENCE else None
+        try:
+            is_held = await self._take(claim)
+            is_one = not (is_held and self._shares) or await self._show(claim)
+        except StoreUnavailableError:  # told of elsewhere; nobody else can claim it meanwhile
+            return
+        if not is_held and self.trouble is None:
+            logger.error("%s: %s", self._explanation, WAY_OUT)
+        self.trouble = None if is_held else self._explanation
+        self._num_apart = 0 if is_one else self._num_apart + 1
+        if self._num_apart == PATIENCE:
+            logger.error("%s: %s", APART, ONE_WAY_OUT)
+        self.apart = APART if self._num_apart >= PATIENCE else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deepseek_gateway.background import forever
 from deepseek_gateway.config.effective import waiting_for_a_start
 from deepseek_gateway.config.load import LoadedConfig
 from deepseek_gateway.errors import ConfigurationError
@@ -71,14 +72,16 @@ class ConfigReloader:
         loop = asyncio.get_running_loop()
         self._stamps = await loop.run_in_executor(self._executor, self._stamp, current())
         await self.reload(current())  # the file may have changed since the start read it
-        while True:
-            await asyncio.sleep(current().settings.reload_poll_s)
+
+        async def look() -> None:
             stamps = await loop.run_in_executor(self._executor, self._stamp, current())
             # What a broken configuration waits for may be a file that only it names: prices, a secret, a certificate.
             is_changed = stamps != self._stamps
             if is_changed or self.fault is not None:
                 self._stamps = stamps
                 await self.reload(current(), is_retry=not is_changed)
+
+        await forever(lambda: current().settings.reload_poll_s, look, "reading the configuration")
 
     async def reload(self, current: Snapshot, *, is_retry: bool = False) -> bool:
         """Read now; False when the old configuration stays in force because the new one is broken.

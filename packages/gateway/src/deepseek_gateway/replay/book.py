@@ -96,7 +96,8 @@ class ReplayBook:
         """An exchange ended. What is not kept is forgotten: the next request with its key is a new one."""
         request_id = recording.request_id
         entry = self._entries.get(request_id)
-        if entry is None:
+        if entry is None:  # forgotten while it was made
+            recording.close()
             return
         if not is_kept:
             self._forget(request_id)

@@ -16,6 +16,8 @@ import orjson
 from deepseek_gateway.audit.actor import GATEWAY
 from deepseek_gateway.audit.chain import Entry
 from deepseek_gateway.audit.retention import DROP, ERASE, MAX_DROPS
+from deepseek_gateway.background import forever
+from deepseek_gateway.errors import StoreUnavailableError
 from deepseek_gateway.replay.book import ReplayBook
 from deepseek_gateway.replay.shared import SharedAnswers
 from deepseek_gateway.storage.audit import AuditFilter
@@ -60,7 +62,8 @@ class Erasures:
     async def start(self) -> None:
         """Begin at the log's end, or where an erasure stands that no gateway was there for."""
         self._seen = await asyncio.get_running_loop().run_in_executor(self._executor, self._begin)
-        self._task = asyncio.create_task(self._look_forever())
+        looking = forever(lambda: LOOK_S, self._look_if_there, "dropping answers of who was erased")
+        self._task = asyncio.create_task(looking)
 
     async def close(self) -> None:
         """Look no more."""
@@ -88,11 +91,9 @@ class Erasures:
             self._seen = entry.sequence
         self._seen = until
 
-    async def _look_forever(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            with contextlib.suppress(Exception):  # the store is away: the log will still be there
-                await self.look()
+    async def _look_if_there(self) -> None:
+        with contextlib.suppress(StoreUnavailableError):  # the log will still be there
+            await self.look()
 
     def _begin(self) -> int:
         head = self._store.audit.head().sequence

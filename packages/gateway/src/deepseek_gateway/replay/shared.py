@@ -32,6 +32,7 @@ REST_S = 2.0
 
 ANSWER_TIMEOUT_S = 2.0
 FINISH_TRIES = 3
+MAX_CONNECTIONS = 16
 WARM_S = 2.0
 """Seconds that a start waits for the server."""
 
@@ -120,13 +121,16 @@ class SharedAnswers:
 
     def __init__(self, url: str, timeout_s: float, ttl_s: float) -> None:
         try:
-            from redis.asyncio import Redis  # an extra
+            from redis.asyncio import BlockingConnectionPool, Redis  # an extra
             from redis.exceptions import RedisError
         except ImportError as error:
             message = "GATEWAY_REDIS_URL needs an extra: pip install 'deepseek-gateway[redis]'"
             raise ConfigurationError(message) from error
         # `_ask` has the time limit; the client's own can swallow a cancellation (see `limits.redis_link`).
-        self._client: Any = Redis.from_url(url, socket_timeout=None, socket_connect_timeout=WARM_S, max_connections=16)
+        # A pool that does not wait would take many retries at once for a server that is away.
+        limits = {"max_connections": MAX_CONNECTIONS, "timeout": ANSWER_TIMEOUT_S}
+        pool = BlockingConnectionPool.from_url(url, socket_timeout=None, socket_connect_timeout=WARM_S, **limits)
+        self._client: Any = Redis(connection_pool=pool)
         self._errors = (RedisError, OSError, TimeoutError)
         self._timeout_s = max(timeout_s, STEP_TIMEOUT_S)
         self._ttl_ms = int(ttl_s * 1000)
@@ -183,6 +187,7 @@ class SharedAnswers:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
+        await self._client.connection_pool.disconnect()
 
     async def _eval(self, script: str, keys: list[str], arguments: list[Any], timeout_s: float | None = None) -> Any:
         return await self._ask(self._client.eval(script, len(keys), *keys, *arguments), timeout_s or self._timeout_s)

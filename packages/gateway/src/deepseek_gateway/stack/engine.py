@@ -101,9 +101,8 @@ class EngineProcess:
                 await asyncio.sleep(POLL_S)
 
     async def wait(self) -> int:
-        """Wait until it ends; gives its status."""
-        assert self._process is not None
-        return await self._process.wait()
+        """Wait until it ends; gives its status, -1 of one that could not be started."""
+        return -1 if self._process is None else await self._process.wait()
 
     async def stop(self) -> None:
         """Let it end by itself; the guard kills it after its grace."""

@@ -73,6 +73,6 @@ class EngineSupervisor:
             try:
                 await self._launch(lambda _: None)
                 logger.info("the engine is ready again")
-            except EngineError as error:
+            except (EngineError, OSError) as error:  # of the system, when there is no memory, or no room for a log
                 logger.error("%s", error)  # noqa: TRY400  the message says it all
                 await self._engine.stop()

@@ -66,12 +66,7 @@ class Workers:
         failures = 0
         while not self._stop.is_set():
             began_s = time.monotonic()
-            process = await self._start(number)
-            announced = await _announced(process)
-            if announced is not None and not url.done():
-                url.set_result(announced)
-            status = await process.wait()
-            del self._processes[number]
+            status, announced = await self._live(number, url)
             if self._stop.is_set():
                 self._status = self._status or status
                 return
@@ -85,6 +80,20 @@ class Workers:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause_s)
 
+    async def _live(self, number: int, url: "asyncio.Future[str]") -> tuple[int, str | None]:
+        """Run one worker once; gives its status, and its URL if it came so far."""
+        try:
+            process = await self._start(number)
+        except OSError as error:
+            logger.error("worker %d cannot be started: %s", number, error)  # noqa: TRY400  the message says it all
+            return 1, None
+        announced = await _announced(process)
+        if announced is not None and not url.done():
+            url.set_result(announced)
+        status = await process.wait()
+        del self._processes[number]
+        return status, announced
+
     async def _start(self, number: int) -> asyncio.subprocess.Process:
         port = str(self._holder.getsockname()[1])
         process = await asyncio.create_subprocess_exec(
@@ -94,6 +103,8 @@ class Workers:
             start_new_session=True,  # Ctrl-C reaches the parent alone, which tells each of them once
         )
         self._processes[number] = process
+        if self._stop.is_set():  # told while it was being started
+            self._pass_on(signal.SIGTERM)
         return process
 
     def _end(self, number: int) -> None:

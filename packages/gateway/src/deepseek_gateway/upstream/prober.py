@@ -5,6 +5,7 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
+from deepseek_gateway.background import forever
 from deepseek_gateway.config.sections import UpstreamKind
 from deepseek_gateway.errors import UpstreamError
 from deepseek_gateway.route.load import parse_load
@@ -30,11 +31,17 @@ class Prober:
 
     def __init__(self, pool: "UpstreamPool") -> None:
         self._pool = pool
+        self._turns = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin."""
-        self._tasks = [asyncio.create_task(self._probe_forever()), asyncio.create_task(self._weigh_forever())]
+        settings = lambda: self._pool.snapshot.settings  # noqa: E731
+        loops = (
+            forever(lambda: settings().upstream_probe_s, self._probe, "looking whether engines are ready"),
+            forever(lambda: settings().upstream_load_s, self._weigh_all, "asking engines for their load"),
+        )
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def close(self) -> None:
         """Stop."""
@@ -69,11 +76,10 @@ class Prober:
             self._pool.metrics.ejected(upstream.name, "probe")
             logger.warning("upstream %s is down: %s", upstream.name, reason)
 
-    async def _probe_forever(self) -> None:
-        for turn in itertools.count(1):
-            await asyncio.sleep(self._pool.snapshot.settings.upstream_probe_s)
-            due = [upstream for upstream in self._pool.upstreams if self._is_due(upstream, turn)]
-            await asyncio.gather(*(self.look(upstream, learn=turn % LEARN_EVERY == 0) for upstream in due))
+    async def _probe(self) -> None:
+        turn = next(self._turns)
+        due = [upstream for upstream in self._pool.upstreams if self._is_due(upstream, turn)]
+        await asyncio.gather(*(self.look(upstream, learn=turn % LEARN_EVERY == 0) for upstream in due))
 
     def _is_due(self, upstream: Upstream, turn: int) -> bool:
         if not upstream.breaker.may_probe(self._pool.now()):
@@ -93,11 +99,9 @@ class Prober:
             upstream.models = models
             self._pool.models_changed()
 
-    async def _weigh_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._pool.snapshot.settings.upstream_load_s)
-            upstreams = [one for one in self._pool.upstreams if one.is_up and one.kind != "deepseek-cloud"]
-            await asyncio.gather(*(self._weigh(upstream) for upstream in upstreams))
+    async def _weigh_all(self) -> None:
+        upstreams = [one for one in self._pool.upstreams if one.is_up and one.kind != "deepseek-cloud"]
+        await asyncio.gather(*(self._weigh(upstream) for upstream in upstreams))
 
     async def _weigh(self, upstream: Upstream) -> None:
         """Ask for its load. One that has no figures is weighed by what we sent it."""
@@ -121,5 +125,5 @@ def model_names(body: bytes) -> tuple[str, ...]:
     try:
         data: Any = json.loads(body)["data"]
         return tuple(str(model["id"]) for model in data)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ()

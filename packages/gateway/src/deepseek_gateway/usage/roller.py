@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
+from deepseek_gateway.background import forever
+from deepseek_gateway.errors import StoreUnavailableError
 from deepseek_gateway.storage.rollups import RollupTable
 from deepseek_gateway.usage.zones import HOUR_S
 
@@ -36,10 +38,12 @@ class UsageRoller:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        while True:
-            await asyncio.sleep(ROLL_EVERY_S * random.uniform(0.5, 1.0))  # noqa: S311  so that gateways take turns
-            with contextlib.suppress(Exception):  # the store is away: later, answers come from the rows meanwhile
-                await self.roll()
+        pause_s = lambda: ROLL_EVERY_S * random.uniform(0.5, 1.0)  # noqa: E731, S311  so that gateways take turns
+        await forever(pause_s, self._roll_if_there, "adding up hours")
+
+    async def _roll_if_there(self) -> None:
+        with contextlib.suppress(StoreUnavailableError):  # later: answers come from the rows meanwhile
+            await self.roll()
 
     async def roll(self) -> int:
         """Make the sums of all hours that are due; gives how many."""
