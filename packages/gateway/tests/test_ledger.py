@@ -303,3 +303,58 @@ async def test_what_was_spent_is_whole_once_the_rows_of_its_scope_are_brought_in
                 ledger.settle(settled)
         await ledger.flush_of(scope)
         assert store.ledger.spent(scope, "tokens", 0, 2e9) == expected
+
+
+async def test_a_kill_at_any_moment_as_segments_are_replaced_finds_every_request_once(
+    tmp_path: Path, store: Store, monkeypatch
+) -> None:
+    """What the files and the store say is looked at after every write, before and after every commit and deletion."""
+    monkeypatch.setattr(ledger_module, "SEGMENT_BYTES", 1500)
+    folder, looks = tmp_path / "j", 0
+    admitted: set[str] = set()
+    settled: dict[str, LedgerRow] = {}
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        found = {each.row.request_id: each.row for each in recovered(records_on_disk(folder))}
+        kept = {each.request_id: each for each in store.ledger.rows()}
+        assert admitted <= {*found, *kept}
+        for name, whole in settled.items():
+            assert kept.get(name, whole) == whole
+            # One that is in both is the same attempt, which the store takes once.
+            assert name in kept or found[name] == whole
+            assert name not in found or found[name].attempt == whole.attempt
+
+    write, unlink, keep = os.write, Path.unlink, Books.keep
+
+    def looked_at(call):
+        def run(*arguments):
+            look()
+            result = call(*arguments)
+            look()
+            return result
+
+        return run
+
+    async with opened(folder, store) as (ledger, _):
+        ledger.admit(admission("long"))
+        admitted.add("long")
+        monkeypatch.setattr(os, "write", looked_at(write))
+        monkeypatch.setattr(Path, "unlink", looked_at(unlink))
+        monkeypatch.setattr(Books, "keep", looked_at(keep))
+        for number in range(12):
+            name = f"r{number}"
+            ledger.admit(admission(name))
+            admitted.add(name)
+            ledger.observe("long", 1, TokenCounts(9, number, 0))
+            ledger.settle(row(name, attempt=1 + number % 2))
+            settled[name] = row(name, attempt=1 + number % 2)
+            if number % 3 == 2:
+                await ledger.flush()
+        ledger.settle(row("long"))
+        settled["long"] = row("long")
+    look()
+    monkeypatch.undo()
+    assert looks > 60
+    assert {each.request_id: each for each in store.ledger.rows()} == settled

@@ -1,6 +1,7 @@
 """The store goes away, the disk fills up, the clock jumps: nothing accepted is lost, and all heals by itself."""
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -170,3 +171,25 @@ async def test_a_clock_that_is_set_back_or_forth_stops_no_observation(tmp_path: 
         seen = [record["tokens"]["completion"] for record in journal.read() if record["kind"] == "observe"]
         await ledger.close()
     assert seen == [1, 2, 4]
+
+
+async def test_a_key_that_is_looked_up_in_a_store_that_hangs_is_refused_in_time(
+    state_dir: Path, own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepseek_gateway.auth.directory.LOOK_UP_S", 0.2)
+    async with running_stack(state_dir, store_url=own_postgres.new_database()) as stack:
+        unknown = stack.with_key()
+        server = own_postgres.process
+        assert server is not None
+        children = await asyncio.to_thread(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text)
+        sessions = [int(pid) for pid in children.split()]
+        for pid in sessions:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            reply = await unknown.post()
+        finally:
+            for pid in sessions:
+                os.kill(pid, signal.SIGCONT)
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        monkeypatch.undo()
+        assert (await unknown.post()).status == 200

@@ -20,6 +20,9 @@ MAX_CACHED = 10_000
 
 MAX_STALE_S = 5.0
 """While the store cannot be read, what it said last counts for so long: no revoked key works on for longer."""
+LOOK_UP_S = 10.0
+"""Seconds that a look-up may take where nothing is known of the key: a store that hangs does not even refuse."""
+
 STALE_AFTER_S = 0.5
 """Seconds that a store has to answer before what it said last is used."""
 
@@ -104,7 +107,7 @@ class KeyDirectory:
                 self._refresh(handle, key)
             return entry
         loading = self._refresh(handle, key)
-        may_wait_s = None if entry is None or age_s >= MAX_STALE_S else min(STALE_AFTER_S, MAX_STALE_S - age_s)
+        may_wait_s = LOOK_UP_S if entry is None or age_s >= MAX_STALE_S else min(STALE_AFTER_S, MAX_STALE_S - age_s)
         try:
             try:
                 async with asyncio.timeout(may_wait_s):
