@@ -34,11 +34,6 @@ GATEWAY = Actor("gateway")
 """The gateway itself: timers, recovery, a reload of its configuration file."""
 
 
-def cli_actor() -> Actor:
-    """Whoever runs this command."""
-    return Actor(f"cli:{os_user()}")
-
-
 def os_user() -> str:
     """The login name of this process's owner."""
     try:

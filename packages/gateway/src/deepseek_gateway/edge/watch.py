@@ -77,11 +77,6 @@ class RequestWatch:
             if self._caller.disconnected:
                 self._caller_left()
 
-    @property
-    def is_caller_gone(self) -> bool:
-        """Whether the caller left."""
-        return isinstance(self._ending, CallerGoneError)
-
     def reading(self, wait: Awaitable[Result]) -> Awaitable[Result]:
         """Wait for the engine.
 

@@ -47,11 +47,6 @@ class Plan:
     tightest_tokens: int | None
     tightest_nano: int | None
 
-    @property
-    def needs_price(self) -> bool:
-        """Whether money counts, if only for an alert."""
-        return any(meter.unit == "money" for meter in self.meters)
-
 
 class Rulebook:
     """Rules and prepaid credits, indexed.

@@ -104,11 +104,6 @@ class Recording:
         self._is_closing = False
 
     @property
-    def is_followed(self) -> bool:
-        """Whether any caller follows."""
-        return bool(self._followers)
-
-    @property
     def next(self) -> int:
         """The number that the next piece gets."""
         return self._first + len(self._pieces)
