@@ -64,7 +64,7 @@ async def test_requests_behind_one_that_runs_do_not_pile_up(stack: Stack) -> Non
         writer.write(HEALTH * 5000)
         await writer.drain()
     gc.collect()
-    assert sum(isinstance(each, CallerCycle) for each in gc.get_objects()) < 100
+    assert sum(type(each) is CallerCycle for each in gc.get_objects()) < 100
     stack.engine.allow(2)
     async with asyncio.timeout(30):
         answer = await reader.read()
@@ -80,7 +80,7 @@ async def test_a_flood_of_small_requests_is_answered_or_ended_without_piling_up(
     async def look() -> None:
         nonlocal most
         while True:
-            most = max(most, sum(isinstance(each, CallerCycle) for each in gc.get_objects()))
+            most = max(most, sum(type(each) is CallerCycle for each in gc.get_objects()))
             await asyncio.sleep(0.01)
 
     looking = asyncio.create_task(look())

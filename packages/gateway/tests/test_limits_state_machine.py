@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 import redis
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -232,7 +232,7 @@ class RedisLimiterMachine(LimiterMachine):
 
 
 class TestRedisLimiter(RedisLimiterMachine.TestCase):
-    settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+    settings = settings(max_examples=20, stateful_step_count=25, deadline=None, phases=(Phase.explicit, Phase.generate))
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -246,5 +246,7 @@ class TestRedisLimiter(RedisLimiterMachine.TestCase):
         cls.context.close()
 
 
-LimiterMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+LimiterMachine.TestCase.settings = settings(
+    max_examples=50, stateful_step_count=40, deadline=None, phases=(Phase.explicit, Phase.generate)
+)
 TestLocalLimiter = LimiterMachine.TestCase

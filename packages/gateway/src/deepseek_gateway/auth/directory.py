@@ -1,6 +1,7 @@
 """Look-up of the key that a request carries, cached for a few seconds."""
 
 import asyncio
+import contextlib
 import hmac
 import math
 import time
@@ -107,16 +108,16 @@ class KeyDirectory:
                 self._refresh(handle, key)
             return entry
         loading = self._refresh(handle, key)
-        may_wait_s = LOOK_UP_S if entry is None or age_s >= MAX_STALE_S else min(STALE_AFTER_S, MAX_STALE_S - age_s)
         try:
-            try:
-                async with asyncio.timeout(may_wait_s):
-                    return await asyncio.shield(loading)
-            except TimeoutError:
-                if entry is not None and self._monotonic() - entry.loaded < MAX_STALE_S:
+            if entry is not None and age_s < MAX_STALE_S:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(STALE_AFTER_S, MAX_STALE_S - age_s)):
+                        return await asyncio.shield(loading)
+                if self._monotonic() - entry.loaded < MAX_STALE_S:
                     return entry
-                return await asyncio.shield(loading)  # a store that is slow is not away
-        except StoreUnavailableError as error:
+            async with asyncio.timeout(LOOK_UP_S):  # a store that is slow is not away; one that hangs is
+                return await asyncio.shield(loading)
+        except (StoreUnavailableError, TimeoutError) as error:
             if entry is not None and self._monotonic() - entry.loaded < MAX_STALE_S:
                 return entry
             raise ApiError(503, "keys cannot be looked up now", headers={"retry-after": "1"}) from error
