@@ -6,11 +6,13 @@ Source: RFC 9112, sections 3 (targets and Host) and 6 (lengths); RFC 9110, secti
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
+_READ = LENGTHS | {b"host", b"expect"}
 VERSIONS = frozenset({"1.0", "1.1"})
 
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
@@ -59,6 +61,12 @@ class Target:
         return unquote(path) if "%" in path else path
 
 
+@lru_cache(256)
+def is_host(value: bytes) -> bool:
+    """Whether this is a name or an address, with a port or without."""
+    return _HOST.fullmatch(value) is not None
+
+
 def read_target(url: bytes) -> Target:
     """The target of a request line.
 
@@ -71,7 +79,7 @@ def read_target(url: bytes) -> Target:
         path, _, query = url.partition(b"?")
         return Target(path, query)
     found = _ABSOLUTE.fullmatch(url)
-    if found is None or _HOST.fullmatch(found[1]) is None:
+    if found is None or not is_host(found[1]):
         raise RefusalError(400, "a request's target is a path, or an http or https URL without a user")
     return Target(found[2] or b"/", found[3] or b"", found[1])
 
@@ -89,6 +97,8 @@ def check_head(method: bytes, version: str, headers: Headers) -> bool:
     must_wait, hosts, lengths = False, list[bytes](), list[tuple[bytes, bytes]]()
     for header in headers:
         name = header[0]
+        if name not in _READ:
+            continue
         if name in LENGTHS:
             lengths.append(header)
         elif name == b"host":
@@ -97,7 +107,7 @@ def check_head(method: bytes, version: str, headers: Headers) -> bool:
             must_wait = version != "1.0" and header[1].lower() == b"100-continue"
     if len(hosts) != 1 and not (not hosts and version == "1.0"):
         raise RefusalError(400, f"a request has one Host header, not {len(hosts)}")
-    if hosts and _HOST.fullmatch(hosts[0]) is None:
+    if hosts and not is_host(hosts[0]):
         raise RefusalError(400, "the Host header is no host: write name:port")
     if len(lengths) > 1:
         raise RefusalError(400, "a request has one Content-Length or one Transfer-Encoding, not both or several")

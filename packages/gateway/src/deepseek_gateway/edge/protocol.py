@@ -98,11 +98,17 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """The request line, or a part of it."""
         self.url += url
-        self._count(len(url))
+        self._has_progress = True
+        self._head_bytes += len(url)
+        if self._head_bytes > self.limits.max_bytes:
+            self._stop_parsing(self.limits.too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; behind a body it is a trailer, which counts and says nothing: see RFC 9110, section 6.5.1."""
-        self._count(len(name) + len(value) + 4)
+        self._has_progress = True
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.limits.max_bytes:
+            self._stop_parsing(self.limits.too_large())
         if self._in_head:
             self.headers.append((name.lower(), value))
             if len(self.headers) > self.limits.max_headers:
@@ -294,12 +300,6 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         self.flow.resume_reading()
         self._start_timer(LINGER_S)
-
-    def _count(self, size: int) -> None:
-        self._has_progress = True
-        self._head_bytes += size
-        if self._head_bytes > self.limits.max_bytes:
-            self._stop_parsing(self.limits.too_large())
 
     def _stop_parsing(self, refusal: RefusalError) -> Never:
         self._refusal = refusal  # the parser has its own exception for whatever is raised here

@@ -34,9 +34,14 @@ class Reservation:
     @property
     def left(self) -> Amounts:
         """What its rules had left beside it when it was let in; nothing of what none of them limits."""
-        rules = [(standing.rule.kind.unit, standing.remaining) for standing in self.standings]
-        tokens = [remaining for unit, remaining in rules if unit == "tokens"]
-        return Amounts(min(tokens, default=0), min([left for unit, left in rules if unit == "money"], default=0))
+        tokens = nano = None
+        for rule, remaining, _ in self.standings:
+            unit = rule.kind.unit
+            if unit == "tokens":
+                tokens = remaining if tokens is None or remaining < tokens else tokens
+            elif unit == "money":
+                nano = remaining if nano is None or remaining < nano else nano
+        return Amounts(tokens or 0, nano or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from deepseek_gateway.errors import ApiError, JournalError, UpstreamError
 from deepseek_gateway.foreign import native_refusal
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import TokenCounts
+from deepseek_gateway.limits.headers import rate_limit_headers
 from deepseek_gateway.relay.model_name import renamed
 from deepseek_gateway.relay.request import GenerationRequest
 from deepseek_gateway.relay.settlement import Ending, Settlement
@@ -45,7 +46,6 @@ class ExchangeParts:
     ledger: Ledger
     ticket: int | None
     send: Send
-    headers: dict[str, str]
     stages: tuple[Stage, ...] = ()
 
     @property
@@ -126,6 +126,13 @@ class Exchange(abc.ABC):
         """Wait until the journal's admission is on the disk, where nothing may leave before: see `journal_wait`."""
         if self.parts.ticket is not None:
             await self.parts.ledger.durable(self.parts.ticket)
+
+    def limit_headers(self) -> dict[str, str]:
+        """How the limits stand: what was held and not used is free again once the books are closed."""
+        allowance = self.parts.settlement.allowance
+        reservation = allowance.reservation
+        is_over = reservation.is_settled
+        return rate_limit_headers(allowance.limiter.standings(reservation) if is_over else reservation.standings)
 
     async def close_books(self, ending: Ending) -> None:
         """Settle, and wait until all know it: whoever sees the answer's end finds its place free, and its bill."""

@@ -22,10 +22,7 @@ _DIGITS = b"0123456789"
 _BYTES_AROUND = 3
 """What a string costs beside its text: a role, a separator."""
 
-_BYTES_AROUND_KEY = 6
-"""The same for the name of a field, in the JSON of a tool: quotes, a colon, a comma, spaces."""
-
-_PROMPT_FIELDS = ("prompt", "suffix", "messages", "tools", "input")
+_PROMPT_FIELDS = ("prompt", "suffix", "messages", "input")
 
 MAX_CHOICES = 128
 MAX_MODEL = 256
@@ -178,14 +175,16 @@ def read_request(dialect: Dialect, fields: dict[str, Any], wish: UsageWish | Non
         wish=wish,
         max_tokens=max_tokens,
         choices=min(prompts * (_positive(fields.get("n")) or 1), MAX_CHOICES),
-        prompt=size_of_prompt([fields.get(name) for name in _PROMPT_FIELDS]),
+        prompt=size_of_prompt([fields[name] for name in _PROMPT_FIELDS if name in fields], fields.get("tools")),
     )
 
 
-def size_of_prompt(value: Any) -> PromptSize:
-    """Tokens of the text in a JSON value, from its bytes; a number in a list is a token id."""
-    size, digits, ids, around = 0, 0, 0, 0
+def size_of_prompt(value: Any, tools: Any = None) -> PromptSize:
+    """Tokens of the text in a JSON value, from its bytes; a number in a list is a token id. Tools are shown as JSON."""
+    size, digits, ids = 0, 0, 0
     waiting: list[Any] = [value]
+    if tools:
+        waiting.append(orjson.dumps(tools).decode())
     while waiting:
         item = waiting.pop()
         if isinstance(item, str):
@@ -195,13 +194,11 @@ def size_of_prompt(value: Any) -> PromptSize:
         elif isinstance(item, list):
             waiting.extend(item)  # pyright: ignore[reportUnknownArgumentType]  JSON
         elif isinstance(item, dict):
-            named = cast("dict[str, Any]", item)
-            around += sum([len(name) + _BYTES_AROUND_KEY for name in named])
-            waiting.extend(named.values())
+            waiting.extend(item.values())  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(item, int):
             ids += 1
     estimate = (size - digits) // BYTES_PER_TOKEN + digits + ids + 1
-    most = estimate if size == 0 else size + around + ids + 1
+    most = estimate if size == 0 else size + ids + 1
     return PromptSize(min(estimate, MAX_ESTIMATE), min(most, MAX_ESTIMATE))
 
 

@@ -199,7 +199,7 @@ class StreamExchange(Exchange):
         watch, send = self.parts.watch, self.parts.send
         if not self.has_begun:
             self.has_begun = True
-            await watch.sending(start_stream(send, self.parts.headers))
+            await watch.sending(start_stream(send, self.limit_headers()))
         await watch.sending(send_part(send, data))
         if self._note_first_text() and self.stages is None and (wire := wire_of(send)) is not None:
             self._wire, self.parts.call.answer.taker = wire, self._pass_at_once
@@ -274,4 +274,4 @@ class StreamExchange(Exchange):
             await self.parts.watch.sending(send_part(self.parts.send, self.parts.errors.event(body)))
             await self.parts.watch.sending(end_stream(self.parts.send))
             return
-        await self.parts.watch.sending(send_body(self.parts.send, status, body, headers=self.parts.headers))
+        await self.parts.watch.sending(send_body(self.parts.send, status, body, headers=self.limit_headers()))

@@ -10,7 +10,6 @@ from deepseek_gateway.edge.watch import QuietError
 from deepseek_gateway.errors import ApiError, UpstreamCutError
 from deepseek_gateway.foreign import Fields, error_in, json_object
 from deepseek_gateway.ledger.records import TokenCounts
-from deepseek_gateway.limits.headers import rate_limit_headers
 from deepseek_gateway.relay.exchange import Exchange, ExchangeParts, send_failure
 from deepseek_gateway.relay.request import size_of_prompt
 from deepseek_gateway.relay.settlement import Ending
@@ -53,13 +52,10 @@ class UnaryExchange(Exchange):
         else:
             body, ending = self.relayed(status, body), Ending("failed", "rejected", status)
         await self.close_books(ending)
-        parts, allowance = self.parts, self.parts.settlement.allowance
-        if parts.headers:  # of limits: what was held and not used is free again, so they say what is left now
-            parts.headers.update(rate_limit_headers(allowance.limiter.standings(allowance.reservation)))
         self.has_begun = True
-        content_type = kind.encode("latin-1")
-        if not send_at_once(parts.send, status, body, content_type, parts.headers):
-            await parts.watch.sending(send_body(parts.send, status, body, content_type, parts.headers))
+        parts, headers, content_type = self.parts, self.limit_headers(), kind.encode("latin-1")
+        if not send_at_once(parts.send, status, body, content_type, headers):
+            await parts.watch.sending(send_body(parts.send, status, body, content_type, headers))
 
     def _answered(self, body: bytes) -> tuple[int, bytes, Ending]:
         """An answer as the caller gets it: its status, its body, and how it ended.

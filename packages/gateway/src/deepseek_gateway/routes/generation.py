@@ -18,7 +18,6 @@ from deepseek_gateway.gateway import Gateway
 from deepseek_gateway.guard.guard import WordGuard
 from deepseek_gateway.guard.policy import NO_LISTS_VERSION
 from deepseek_gateway.ledger.records import TokenCounts
-from deepseek_gateway.limits.headers import rate_limit_headers
 from deepseek_gateway.limits.limiter import Reservation
 from deepseek_gateway.limits.rules import LimitReached, LimitsUnavailable, Subject
 from deepseek_gateway.relay.allowance import Allowance, clamp_of
@@ -155,15 +154,12 @@ class GenerationRoute:
                 span = None if context.span is None else context.span.header
                 call_plan = self._plan(asked, route, key, clamp_of(request, reservation, price), span)
                 watch = RequestWatch(receive, settings.keep_alive_s, settings.send_timeout_s)
-                headers = rate_limit_headers(reservation.standings)
                 call = UpstreamCall(gateway.pool, call_plan)
                 # What is kept is what the caller gets, in the engine's dialect.
                 captured = () if context.keeping is None else (context.keeping.answer,)
                 stages = (*self._stages(route), *_filters(guard), *kept, *captured, *asked.stages)
                 ticket = ticket if is_awaited else None
-                parts = ExchangeParts(
-                    request, settings, call, watch, settlement, gateway.ledger, ticket, send, headers, stages
-                )
+                parts = ExchangeParts(request, settings, call, watch, settlement, gateway.ledger, ticket, send, stages)
                 exchange: Exchange = StreamExchange(parts) if request.stream else UnaryExchange(parts)
                 gateway.watches.add(watch)
                 try:
