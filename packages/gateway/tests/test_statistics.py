@@ -1,6 +1,5 @@
 """What the ledger adds up to, in both stores."""
 
-import itertools
 from collections import Counter
 from random import Random
 
@@ -13,34 +12,14 @@ from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.storage.database import Database
 from deepseek_gateway.storage.statistics import BIN_BOUNDS_MS, MEASURED, StatisticsTable, percentile
 from deepseek_gateway.storage.store import Store
+from deepseek_gateway.testing.rows import ledger_row
 from deepseek_gateway.usage.lines import safe_cell
 
 DAY = 1_800_000_000 // 86400 * 86400
-NUMBERS = itertools.count()
 
 
 def row(**values: object) -> LedgerRow:
-    given_values = {
-        "request_id": f"req-{next(NUMBERS)}",
-        "attempt": 1,
-        "key_id": "key-a",
-        "route": "/v1/generate",
-        "model": "m",
-        "upstream": "http://e",
-        "stream": True,
-        "status": "finished",
-        "end_reason": "stop",
-        "http_status": 200,
-        "prompt_tokens": 10,
-        "completion_tokens": 5,
-        "cached_tokens": 4,
-        "accuracy": "exact",
-        "latency_ms": 100.0,
-        "ttft_ms": 10.0,
-        "created": float(DAY),
-        **values,
-    }
-    return LedgerRow(**given_values)
+    return ledger_row(**{"created": float(DAY), **values})
 
 
 @pytest.fixture

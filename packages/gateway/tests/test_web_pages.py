@@ -11,40 +11,16 @@ from urllib.parse import quote
 
 import pytest
 
-from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.storage.store import Store
 from deepseek_gateway.storage.words import ReviewRow
 from deepseek_gateway.testing.caller import Reply
+from deepseek_gateway.testing.rows import ledger_row
 from deepseek_gateway.testing.stack import Stack
 from deepseek_gateway.testing.visitor import Visitor, form_token
 from deepseek_gateway.web import formats
 from deepseek_gateway.web.figures import Range, figures_of
 
 pytestmark = pytest.mark.usefixtures("cheap_passwords")
-
-
-def ledger_row(**values: object) -> LedgerRow:
-    given = {
-        "request_id": "req-1",
-        "attempt": 1,
-        "key_id": "key-a",
-        "route": "/v1/generate",
-        "model": "m",
-        "upstream": "http://e",
-        "stream": True,
-        "status": "finished",
-        "end_reason": "stop",
-        "http_status": 200,
-        "prompt_tokens": 10,
-        "completion_tokens": 5,
-        "cached_tokens": 4,
-        "accuracy": "exact",
-        "latency_ms": 100.0,
-        "ttft_ms": 10.0,
-        "created": 0.0,
-        **values,
-    }
-    return LedgerRow(**given)
 
 
 def key_in(reply: Reply) -> str:

@@ -32,17 +32,16 @@ from deepseek_gateway.ledger.journal import Journal
 from deepseek_gateway.ledger.ledger import Ledger
 from deepseek_gateway.ledger.records import LedgerRow
 from deepseek_gateway.limits.alerts import Alerts
+from deepseek_gateway.limits.budgets import BudgetReader
 from deepseek_gateway.limits.directory import RuleDirectory
 from deepseek_gateway.limits.limiter import Limiter
 from deepseek_gateway.limits.local import LocalLimiter
 from deepseek_gateway.limits.redis_limiter import RedisLimiter
 from deepseek_gateway.limits.redis_link import RedisLink
 from deepseek_gateway.limits.redis_node import RedisTimes
-from deepseek_gateway.limits.rulebook import Meter, Plan
-from deepseek_gateway.limits.rules import Kind
+from deepseek_gateway.limits.rulebook import Plan
 from deepseek_gateway.limits.service import LimitService
 from deepseek_gateway.limits.sole import SoleCounter
-from deepseek_gateway.limits.windows import Window
 from deepseek_gateway.metrics import GatewayMetrics, HealthFigures, LimitFigures
 from deepseek_gateway.money.prices import Price, Prices
 from deepseek_gateway.money.service import BalanceService
@@ -368,26 +367,15 @@ class Gateway:
 
     def _limiter(self, settings: Settings) -> Limiter:
         """Where limits are kept: in this process, or where other gateways share them."""
+        spent = BudgetReader(self.ledger, self.store, self.executor)
         if settings.redis_url is None:
-            return LocalLimiter(self._spent)
+            return LocalLimiter(spent)
         link = RedisLink(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
         times = RedisTimes(settings.redis_beat_s, settings.redis_lease_s, 3 * settings.redis_beat_s)
-        return RedisLimiter(link, self._spent, self.ledger.flush, times=times, crossed=self.alerts.note)
+        return RedisLimiter(link, spent, self.ledger.flush, times=times, crossed=self.alerts.note)
 
     def _redis_memory(self) -> str | None:
         return self.limiter.memory if isinstance(self.limiter, RedisLimiter) else None
-
-    async def _spent(self, meter: Meter, window: Window) -> int:
-        """What was spent of a budget, with all that this gateway has settled."""
-        loop, table = asyncio.get_running_loop(), self.store.ledger
-        if meter.kind is Kind.BALANCE:
-            await self.ledger.flush()
-            account = meter.rule.id.removeprefix("balance:")
-            balance = await loop.run_in_executor(self.executor, self.store.balances.find, account)
-            return 0 if balance is None else balance.spent_nano
-        await self.ledger.flush_of(meter.scope)
-        arguments = meter.scope, meter.kind.unit, window.start, window.end
-        return await loop.run_in_executor(self.executor, table.spent, *arguments)
 
     def _priced(self, row: LedgerRow) -> LedgerRow:
         """A recovered row with its cost, by the price of its day."""
